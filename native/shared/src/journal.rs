@@ -1,0 +1,163 @@
+//! Session journals. Format: docs/architecture.md, "Journals". The TypeScript twin is src/audit/journal.ts;
+//! both are held to test/fixtures/journal.
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use serde::Serialize;
+
+/// First bytes of every journal.
+pub const MAGIC: &[u8; 8] = b"AMBITJ1\n";
+/// Longest payload, bytes.
+pub const MAX_PAYLOAD: usize = 1 << 20;
+
+/// An append-only journal. One writer process; several threads may append.
+///
+/// After the first failed write or sync the journal is dead: every later call fails, and its owner must stop
+/// (fail closed; a retried fsync would lie, CASES.md A-05).
+pub struct Journal {
+    file: Mutex<File>,
+    written: AtomicU64,
+    synced: AtomicU64,
+    sync_turn: Mutex<()>,
+    dead: AtomicBool,
+}
+
+/// Wall clock in milliseconds and monotonic clock in microseconds, as facts carry them.
+pub fn clocks() -> (u64, u64) {
+    fn read(id: libc::clockid_t) -> libc::timespec {
+        let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: ts is a valid timespec; both clocks always exist on Linux.
+        unsafe { libc::clock_gettime(id, &mut ts) };
+        ts
+    }
+    let wall = read(libc::CLOCK_REALTIME);
+    let mono = read(libc::CLOCK_MONOTONIC);
+    (
+        wall.tv_sec as u64 * 1000 + wall.tv_nsec as u64 / 1_000_000,
+        mono.tv_sec as u64 * 1_000_000 + mono.tv_nsec as u64 / 1000,
+    )
+}
+
+#[derive(Serialize)]
+struct Stamped<'a, T: Serialize> {
+    #[serde(flatten)]
+    body: &'a T,
+    t: u64,
+    m: u64,
+}
+
+impl Journal {
+    /// Opens or creates the journal at `path` (mode 0600) and cuts an incomplete tail.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW)
+            .open(path)?;
+        let end = valid_length(&mut file)?;
+        file.set_len(end)?;
+        file.seek(SeekFrom::Start(end))?;
+        if end == 0 {
+            file.write_all(MAGIC)?;
+        }
+        file.sync_all()?;
+        if let Some(parent) = path.parent() {
+            File::open(parent)?.sync_all()?;
+        }
+        let length = end.max(MAGIC.len() as u64);
+        Ok(Self {
+            file: Mutex::new(file),
+            written: AtomicU64::new(length),
+            synced: AtomicU64::new(length),
+            sync_turn: Mutex::new(()),
+            dead: AtomicBool::new(false),
+        })
+    }
+
+    /// Appends one fact, stamped with both clocks. It is in the kernel when this returns, not yet durable.
+    pub fn append<T: Serialize>(&self, fact: &T) -> io::Result<()> {
+        let (t, m) = clocks();
+        let payload = serde_json::to_vec(&Stamped { body: fact, t, m })?;
+        if payload.is_empty() || payload.len() > MAX_PAYLOAD {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "fact too large for the journal"));
+        }
+        let mut record = Vec::with_capacity(payload.len() + 8);
+        record.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+        record.extend_from_slice(&crc32fast::hash(&payload).to_le_bytes());
+        record.extend_from_slice(&payload);
+        self.alive()?;
+        let mut file = self.file.lock().map_err(|_| broken())?;
+        file.write_all(&record).inspect_err(|_| self.die())?;
+        self.written.fetch_add(record.len() as u64, Ordering::Release);
+        Ok(())
+    }
+
+    /// Makes everything appended before this call durable. Concurrent callers share one fdatasync.
+    pub fn sync(&self) -> io::Result<()> {
+        self.alive()?;
+        let want = self.written.load(Ordering::Acquire);
+        let _turn = self.sync_turn.lock().map_err(|_| broken())?;
+        if self.synced.load(Ordering::Acquire) >= want {
+            return self.alive();
+        }
+        let covered = self.written.load(Ordering::Acquire);
+        let fd = {
+            use std::os::fd::AsRawFd;
+            self.file.lock().map_err(|_| broken())?.as_raw_fd()
+        };
+        // SAFETY: the fd belongs to self.file and lives as long as self.
+        if unsafe { libc::fdatasync(fd) } != 0 {
+            let error = io::Error::last_os_error();
+            self.die();
+            return Err(error);
+        }
+        self.synced.store(covered, Ordering::Release);
+        Ok(())
+    }
+
+    fn die(&self) {
+        self.dead.store(true, Ordering::Release);
+    }
+
+    fn alive(&self) -> io::Result<()> {
+        if self.dead.load(Ordering::Acquire) { Err(broken()) } else { Ok(()) }
+    }
+}
+
+fn broken() -> io::Error {
+    io::Error::other("journal failed earlier; nothing more is recorded")
+}
+
+/// Length of the longest valid prefix: 0 for an empty or torn header, an error for another file.
+fn valid_length(file: &mut File) -> io::Result<u64> {
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(0))?;
+    file.read_to_end(&mut bytes)?;
+    if bytes.len() < MAGIC.len() {
+        return if MAGIC.starts_with(&bytes) { Ok(0) } else { Err(foreign()) };
+    }
+    if &bytes[..MAGIC.len()] != MAGIC {
+        return Err(foreign());
+    }
+    let mut at = MAGIC.len();
+    while let Some(header) = bytes.get(at..at + 8) {
+        let length = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
+        let sum = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
+        match bytes.get(at + 8..at + 8 + length) {
+            Some(payload) if (1..=MAX_PAYLOAD).contains(&length) && crc32fast::hash(payload) == sum => at += 8 + length,
+            _ => break,
+        }
+    }
+    Ok(at as u64)
+}
+
+fn foreign() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "not an Ambit journal")
+}

@@ -1,0 +1,65 @@
+/**
+ * Facts: the compact records that enforcement points append to a session's journals. `ambitd` maps each to one
+ * OCSF event when it sequences the journals into the log (audit/ocsf.ts). Rust writes the same JSON.
+ *
+ * Strings such as path, host, argv are attacker-controlled; they are stored as they are (JSON-escaped) and made
+ * printable only where a person reads them. Secrets never enter a fact. Sizes are bytes; digests are lower-case hex.
+ */
+import type { Label } from '../profile/plan.ts'
+
+interface Base {
+  /** Wall clock, epoch milliseconds, as claimed by this machine. */
+  readonly t: number
+  /** CLOCK_MONOTONIC, nanoseconds / 1000 (a safe integer). Orders facts of one boot across journals. */
+  readonly m: number
+}
+
+export type Effect = 'allow' | 'deny' | 'ask'
+
+export interface Control {
+  /** e.g. `network-namespace`, `seccomp`, `landlock`, `memory-limit`. */
+  readonly control: string
+  readonly state: 'fully' | 'partly' | 'not'
+  readonly detail: string
+}
+
+export interface TlsFacts {
+  readonly version: string
+  readonly subject: string
+  readonly issuer: string
+  readonly sha256: string
+  readonly notAfter: string
+}
+
+export type FactBody =
+  | { k: 'session.start'; user: string; uid: number; profile: string; planDigest: string; sheetDigest: string; runtime: string; argv: string[]; agent: { name: string; version: string | null; digest: string | null }; cwd: string }
+  | { k: 'session.enforced'; controls: Control[] }
+  | { k: 'session.end'; outcome: 'ended' | 'failed' | 'killed' | 'refused' | 'timeout'; exit: number; reason: string | null }
+  | { k: 'session.freeze'; by: string } | { k: 'session.thaw'; by: string }
+  | { k: 'session.stalled'; reason: string }
+  | { k: 'process.launch'; pid: number; ppid: number; path: string; digest: string | null; argv: string[]; cwd: string; truncated: boolean }
+  | { k: 'process.exit'; pid: number; code: number | null }
+  | { k: 'process.denied'; pid: number; path: string; reason: string }
+  | { k: 'file.open'; path: string; mode: 'read' | 'write'; size: number; sha256: string | null; label: Label }
+  | { k: 'file.write'; path: string; size: number; sha256: string | null; label: Label }
+  | { k: 'file.create'; path: string; type: 'file' | 'dir' | 'link' | 'other' }
+  | { k: 'file.delete'; path: string }
+  | { k: 'file.rename'; path: string; to: string }
+  | { k: 'file.attributes'; path: string }
+  | { k: 'file.hash'; path: string; size: number; sha256: string }
+  | { k: 'file.denied'; path: string; op: string; reason: 'hidden' | 'protected' | 'read-only' | 'outside' | 'hard-link' | 'quota' | 'unsupported'; rule: string }
+  | { k: 'dns.query'; name: string; type: string; answer: string | null; reason: string | null; rule: string | null }
+  | { k: 'net.open'; flow: number; host: string; address: string; port: number; rule: string | null; tls: TlsFacts | null }
+  | { k: 'net.close'; flow: number; host: string; bytesOut: number; bytesIn: number; ms: number }
+  | { k: 'net.denied'; flow: number; host: string; address: string; port: number; reason: string; rule: string | null }
+  | { k: 'http.request'; flow: number; request: number; method: string; host: string; port: number; path: string; rule: string; credential: string | null; label: Label; bytes: number }
+  | { k: 'http.response'; flow: number; request: number; status: number; bytesOut: number; bytesIn: number; ms: number; scrubbed: number }
+  | { k: 'http.denied'; flow: number; method: string; host: string; port: number; path: string; reason: string; rule: string | null; status: number }
+  | { k: 'credential.injected'; name: string; host: string; request: number }
+  | { k: 'credential.foreign'; host: string; header: string; fingerprint: string }
+  | { k: 'decision'; action: string; effect: Effect; reason: string; rule: string | null; target: string }
+  | { k: 'review.applied'; path: string; sha256: string | null } | { k: 'review.dropped'; path: string }
+  | { k: 'gap'; journal: string; reason: string }
+
+export type FactKind = FactBody['k']
+export type Fact = FactBody & Base

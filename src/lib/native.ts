@@ -1,0 +1,46 @@
+import { createRequire } from 'node:module'
+import { join } from 'node:path'
+import { installRoot } from './paths.ts'
+
+/** The napi addon (native/node): what Node lacks. All fds are plain numbers owned by the caller. */
+export interface Native {
+  /** AF_UNIX SOCK_SEQPACKET pair, both CLOEXEC. */
+  socketpair(): [number, number]
+  /** Waits (thread pool) for one message with up to 16 fds; rejects on EOF or after `timeoutMs`. */
+  receiveFds(socket: number, timeoutMs: number): Promise<{ data: string; fds: number[] }>
+  sendFds(socket: number, data: string, fds: number[]): void
+  /** SO_ORIGINAL_DST (or getsockname when there was no redirect) of an accepted TCP socket. */
+  originalDestination(fd: number): { address: string; port: number }
+  /** SO_PEERCRED. */
+  peerCredentials(fd: number): { pid: number; uid: number; gid: number }
+  /** flock(2), non-blocking. False when another process holds it. Freed by death. */
+  tryLock(fd: number): boolean
+  /** Issues a CA and leaves with rcgen. Keys are P-256, PEM. `notBefore`/`notAfter` epoch seconds. */
+  createCa(name: string, notBefore: number, notAfter: number): { cert: string; key: string }
+  createLeaf(
+    ca: { cert: string; key: string },
+    host: string,
+    notBefore: number,
+    notAfter: number,
+  ): { cert: string; key: string }
+  /** In-process Rego (regorus). */
+  RegoEngine: new () => RegoEngine
+}
+
+export interface RegoEngine {
+  /** Throws with file, line and column when the module does not parse. */
+  addPolicy(path: string, text: string): void
+  addDataJson(json: string): void
+  /** Value of a rule path such as `data.ambit.admission.decision`, as JSON; null when undefined. Throws when evaluation fails. */
+  evalRule(rule: string, inputJson: string): string | null
+  /** Names of the loaded packages and rules, for `policy check`. */
+  rules(): string[]
+}
+
+let loaded: Native | undefined
+
+/** Loads the addon once. */
+export function native(): Native {
+  loaded ??= createRequire(import.meta.url)(join(installRoot(), '.build', 'native.node')) as Native
+  return loaded
+}

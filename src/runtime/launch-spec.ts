@@ -1,0 +1,44 @@
+/**
+ * What `ambit-launch` is told: it executes, it decides nothing. Written as JSON to a 0600 file in the session's run
+ * directory; the Rust side (native/launch/src/spec.rs) refuses unknown fields and another version.
+ */
+export interface LaunchSpec {
+  readonly version: 1
+  readonly session: string
+  /** Absolute paths of the host tools. */
+  readonly tools: { readonly bwrap: string; readonly nft: string }
+  /** Host uid and gid that the agent's processes have. The caller's own; a dedicated non-zero one when root calls. */
+  readonly host: { readonly uid: number; readonly gid: number }
+  /** What the agent sees as its own uid and gid. */
+  readonly inside: { readonly uid: number; readonly gid: number }
+  readonly hostname: string
+  /** In order; later ones lie over earlier ones. */
+  readonly mounts: readonly LaunchMount[]
+  readonly argv: readonly string[]
+  readonly env: Readonly<Record<string, string>>
+  readonly cwd: string
+  /** True: stdin and stdout are terminals, the agent gets a pty of its own with filtered sequences. */
+  readonly terminal: boolean
+  /** Ports of the listening sockets inside the namespace. */
+  readonly ports: { readonly tcp: number; readonly dns: number; readonly proxy: number }
+  readonly limits: {
+    readonly processes: number
+    readonly memory: number
+    readonly cpus: number
+    readonly wallclock: number
+    readonly openFiles: number
+  }
+  /** Journal that the exec sensor appends to. */
+  readonly journal: string
+}
+
+export type LaunchMount =
+  /** Root `root` of the view, at `target`. */
+  | { readonly kind: 'view'; readonly root: number; readonly target: string }
+  | { readonly kind: 'bind'; readonly source: string; readonly target: string; readonly write: boolean }
+  /** `size` in bytes. */
+  | { readonly kind: 'tmpfs'; readonly target: string; readonly size: number; readonly mode: number }
+  | { readonly kind: 'dir'; readonly target: string; readonly mode: number }
+  | { readonly kind: 'symlink'; readonly target: string; readonly link: string }
+  /** A small generated read-only file (`/etc/passwd`, the CA bundle). */
+  | { readonly kind: 'file'; readonly target: string; readonly content: string; readonly mode: number }
