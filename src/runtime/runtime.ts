@@ -1,0 +1,44 @@
+/** The one interface behind which os-sandbox, container and microvm stand. Nothing of Linux in it but fds. */
+import type { Control } from '../audit/fact.ts'
+import type { RuntimeName } from '../profile/plan.ts'
+import type { LaunchSpec } from './launch-spec.ts'
+
+export type Exit =
+  | { readonly kind: 'code'; readonly code: number }
+  | { readonly kind: 'signal'; readonly signal: number }
+  | { readonly kind: 'timeout' }
+  | { readonly kind: 'over-limit'; readonly limit: string }
+  /** The runtime itself broke: Ambit's failure, not the agent's. */
+  | { readonly kind: 'failed'; readonly what: string; readonly why: string; readonly remedy: string | null }
+
+/** Listening sockets inside the session's network, held by the gate. */
+export interface GateSockets {
+  readonly tcp: number
+  readonly dns: number
+  readonly dnsTcp: number
+  readonly proxy: number
+}
+
+/** A session's world, in the order of its life. */
+export interface World {
+  readonly sockets: GateSockets
+  /** `/dev/fuse` fd of the view's mount; the caller owns it. */
+  readonly fuse: number
+  /** Makes the cell (the view must serve by now). Resolves with what is enforced; the command waits. */
+  build(): Promise<readonly Control[]>
+  /** Starts the command. */
+  exec(): Promise<void>
+  /** Settles once, whatever ends the world. Never rejects. */
+  readonly exited: Promise<Exit>
+  freeze(): void
+  thaw(): void
+  signal(signal: number): void
+  /** Kills everything inside; `exited` follows. */
+  kill(): void
+}
+
+export interface Runtime {
+  readonly name: RuntimeName
+  /** Makes the namespaces and sockets. Throws AmbitError ERR_RUNTIME_MISSING or ERR_RUNTIME_FAILED. */
+  open(spec: LaunchSpec, specPath: string): Promise<World>
+}
