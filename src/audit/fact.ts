@@ -32,33 +32,127 @@ export interface TlsFacts {
 }
 
 export type FactBody =
-  | { k: 'session.start'; user: string; uid: number; profile: string; planDigest: string; sheetDigest: string; runtime: string; argv: string[]; agent: { name: string; version: string | null; digest: string | null }; cwd: string }
+  | {
+      k: 'session.start'
+      user: string
+      uid: number
+      profile: string
+      planDigest: string
+      sheetDigest: string
+      runtime: string
+      argv: string[]
+      agent: { name: string; version: string | null; digest: string | null }
+      cwd: string
+    }
   | { k: 'session.enforced'; controls: Control[] }
-  | { k: 'session.end'; outcome: 'ended' | 'failed' | 'killed' | 'refused' | 'timeout'; exit: number; reason: string | null }
-  | { k: 'session.freeze'; by: string } | { k: 'session.thaw'; by: string }
+  | {
+      k: 'session.end'
+      outcome: 'ended' | 'failed' | 'killed' | 'refused' | 'timeout'
+      exit: number
+      reason: string | null
+    }
+  | { k: 'session.freeze'; by: string }
+  | { k: 'session.thaw'; by: string }
   | { k: 'session.stalled'; reason: string }
-  | { k: 'process.launch'; pid: number; ppid: number; path: string; digest: string | null; argv: string[]; cwd: string; truncated: boolean }
+  | {
+      k: 'process.launch'
+      pid: number
+      ppid: number
+      path: string
+      digest: string | null
+      argv: string[]
+      cwd: string
+      truncated: boolean
+    }
   | { k: 'process.exit'; pid: number; code: number | null }
   | { k: 'process.denied'; pid: number; path: string; reason: string }
-  | { k: 'file.open'; path: string; mode: 'read' | 'write'; size: number; sha256: string | null; label: Label }
+  | {
+      k: 'file.open'
+      path: string
+      mode: 'read' | 'write'
+      size: number
+      sha256: string | null
+      label: Label
+    }
   | { k: 'file.write'; path: string; size: number; sha256: string | null; label: Label }
   | { k: 'file.create'; path: string; type: 'file' | 'dir' | 'link' | 'other' }
   | { k: 'file.delete'; path: string }
   | { k: 'file.rename'; path: string; to: string }
   | { k: 'file.attributes'; path: string }
   | { k: 'file.hash'; path: string; size: number; sha256: string }
-  | { k: 'file.denied'; path: string; op: string; reason: 'hidden' | 'protected' | 'read-only' | 'outside' | 'hard-link' | 'quota' | 'unsupported'; rule: string }
-  | { k: 'dns.query'; name: string; type: string; answer: string | null; reason: string | null; rule: string | null }
-  | { k: 'net.open'; flow: number; host: string; address: string; port: number; rule: string | null; tls: TlsFacts | null }
+  | {
+      k: 'file.denied'
+      path: string
+      op: string
+      reason: 'hidden' | 'protected' | 'read-only' | 'outside' | 'hard-link' | 'quota' | 'unsupported'
+      rule: string
+    }
+  | {
+      k: 'dns.query'
+      name: string
+      type: string
+      answer: string | null
+      reason: string | null
+      rule: string | null
+    }
+  | {
+      k: 'net.open'
+      flow: number
+      host: string
+      address: string
+      port: number
+      rule: string | null
+      tls: TlsFacts | null
+    }
   | { k: 'net.close'; flow: number; host: string; bytesOut: number; bytesIn: number; ms: number }
-  | { k: 'net.denied'; flow: number; host: string; address: string; port: number; reason: string; rule: string | null }
-  | { k: 'http.request'; flow: number; request: number; method: string; host: string; port: number; path: string; rule: string; credential: string | null; label: Label; bytes: number }
-  | { k: 'http.response'; flow: number; request: number; status: number; bytesOut: number; bytesIn: number; ms: number; scrubbed: number }
-  | { k: 'http.denied'; flow: number; method: string; host: string; port: number; path: string; reason: string; rule: string | null; status: number }
+  | {
+      k: 'net.denied'
+      flow: number
+      host: string
+      address: string
+      port: number
+      reason: string
+      rule: string | null
+    }
+  | {
+      k: 'http.request'
+      flow: number
+      request: number
+      method: string
+      host: string
+      port: number
+      path: string
+      rule: string
+      credential: string | null
+      label: Label
+      bytes: number
+    }
+  | {
+      k: 'http.response'
+      flow: number
+      request: number
+      status: number
+      bytesOut: number
+      bytesIn: number
+      ms: number
+      scrubbed: number
+    }
+  | {
+      k: 'http.denied'
+      flow: number
+      method: string
+      host: string
+      port: number
+      path: string
+      reason: string
+      rule: string | null
+      status: number
+    }
   | { k: 'credential.injected'; name: string; host: string; request: number }
   | { k: 'credential.foreign'; host: string; header: string; fingerprint: string }
   | { k: 'decision'; action: string; effect: Effect; reason: string; rule: string | null; target: string }
-  | { k: 'review.applied'; path: string; sha256: string | null } | { k: 'review.dropped'; path: string }
+  | { k: 'review.applied'; path: string; sha256: string | null }
+  | { k: 'review.dropped'; path: string }
   | { k: 'gap'; journal: string; reason: string }
 
 export type FactKind = FactBody['k']

@@ -1,0 +1,141 @@
+/** The reading side of session journals: stops at the first incomplete or wrong record, never guesses beyond it. */
+import * as fs from 'node:fs'
+import { crc32 } from 'node:zlib'
+import { AmbitError, messageOf } from '../lib/errors.ts'
+import type { Fact } from './fact.ts'
+import { parseFact } from './parse-fact.ts'
+
+/** First bytes of every journal. */
+export const MAGIC: Uint8Array = Buffer.from('AMBITJ1\n')
+/** Longest payload, bytes. */
+export const MAX_PAYLOAD = 1 << 20
+const HEAD = 8
+const CHUNK = 1 << 18
+
+/** One whole record: `[offset, next)` of the file. */
+export interface RawRecord {
+  readonly offset: number
+  readonly next: number
+  readonly payload: Buffer
+}
+
+/** `fact` is null when the bytes are whole but say nothing this version understands; `reason` says why. */
+export interface JournalRecord extends RawRecord {
+  readonly fact: Fact | null
+  readonly reason: string | null
+}
+
+/**
+ * Why reading stopped at `offset`. `end`: nothing more; `torn`: a record that is not all there (yet);
+ * `corrupt`: bytes that no writer of ours left; `foreign`: not a journal.
+ */
+export interface JournalEnd {
+  readonly offset: number
+  readonly why: 'end' | 'torn' | 'corrupt' | 'foreign'
+}
+
+/** Reads whole records of an open journal from byte `from` (0 or the `next` of a record). */
+export function* scanJournal(fd: number, from = 0): Generator<RawRecord, JournalEnd> {
+  const source = new Window(fd)
+  if (from < MAGIC.length) {
+    const head = source.take(0, MAGIC.length)
+    if (!head.equals(MAGIC.subarray(0, head.length))) return { offset: 0, why: 'foreign' }
+    if (head.length < MAGIC.length) return { offset: 0, why: head.length ? 'torn' : 'end' }
+  }
+  for (let at = Math.max(from, MAGIC.length); ; ) {
+    const head = source.take(at, HEAD)
+    if (head.length < HEAD) return { offset: at, why: head.length ? 'torn' : 'end' }
+    const length = head.readUInt32LE(0)
+    const sum = head.readUInt32LE(4)
+    if (length === 0 || length > MAX_PAYLOAD) return { offset: at, why: 'corrupt' }
+    const payload = source.take(at + HEAD, length)
+    if (payload.length < length) return { offset: at, why: 'torn' }
+    if (crc32(payload) !== sum) return { offset: at, why: 'corrupt' }
+    const next = at + HEAD + length
+    yield { offset: at, next, payload }
+    at = next
+  }
+}
+
+/** Length of the longest valid prefix; 0 for an empty or torn header. Throws ERR_JOURNAL_CORRUPT for another file. */
+export function endOfJournal(fd: number): number {
+  const scan = scanJournal(fd)
+  for (let step = scan.next(); ; step = scan.next()) {
+    if (!step.done) continue
+    if (step.value.why !== 'foreign') return step.value.offset
+    throw new AmbitError(
+      'ERR_JOURNAL_CORRUPT',
+      'could not open a journal',
+      'the file is not an Ambit journal',
+    )
+  }
+}
+
+/** Facts of the journal at `path` from byte `from`. Throws ERR_JOURNAL_CORRUPT when the file cannot be read at all. */
+export function* readJournal(path: string, from = 0): Generator<JournalRecord, JournalEnd> {
+  const fd = openJournal(path)
+  try {
+    return yield* readFacts(fd, from)
+  } finally {
+    fs.closeSync(fd)
+  }
+}
+
+/** The same of an open journal. */
+export function* readFacts(fd: number, from = 0): Generator<JournalRecord, JournalEnd> {
+  const scan = scanJournal(fd, from)
+  for (let step = scan.next(); ; step = scan.next()) {
+    if (step.done) return step.value
+    yield { ...step.value, ...understand(step.value.payload) }
+  }
+}
+
+function understand(payload: Buffer): { fact: Fact | null; reason: string | null } {
+  try {
+    return { fact: parseFact(payload), reason: null }
+  } catch (error) {
+    return { fact: null, reason: messageOf(error) }
+  }
+}
+
+export function openJournal(path: string): number {
+  try {
+    return fs.openSync(path, fs.constants.O_RDONLY | fs.constants.O_NOFOLLOW)
+  } catch (error) {
+    const options = { cause: error }
+    throw new AmbitError(
+      'ERR_JOURNAL_CORRUPT',
+      `could not read the journal ${path}`,
+      messageOf(error),
+      undefined,
+      options,
+    )
+  }
+}
+
+/** A buffered window on a file; holds one chunk, so that journals of any size stream. */
+class Window {
+  readonly #fd: number
+  #start = 0
+  #bytes: Buffer = Buffer.alloc(0)
+
+  constructor(fd: number) {
+    this.#fd = fd
+  }
+
+  /** Up to `length` bytes at `at`; fewer only at the end of the file. Valid beyond the next call. */
+  take(at: number, length: number): Buffer {
+    const inside = at >= this.#start && at + length <= this.#start + this.#bytes.length
+    if (!inside) this.#fill(at, Math.max(length, CHUNK))
+    return this.#bytes.subarray(at - this.#start, at - this.#start + length)
+  }
+
+  #fill(at: number, length: number): void {
+    const bytes = Buffer.allocUnsafe(length)
+    let got = 0
+    for (let n = 1; got < length && n > 0; got += n)
+      n = fs.readSync(this.#fd, bytes, got, length - got, at + got)
+    this.#start = at
+    this.#bytes = bytes.subarray(0, got)
+  }
+}

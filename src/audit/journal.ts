@@ -1,0 +1,164 @@
+/**
+ * The writing side of a session journal. Format: docs/architecture.md, "Journals". Its Rust twin is
+ * native/shared/src/journal.rs; both are held to test/fixtures/journal.
+ */
+import * as fs from 'node:fs'
+import { dirname } from 'node:path'
+import { crc32 } from 'node:zlib'
+import { AmbitError, errnoOf, messageOf } from '../lib/errors.ts'
+import type { FactBody } from './fact.ts'
+import { MAGIC, MAX_PAYLOAD, endOfJournal } from './journal-reader.ts'
+
+const { O_RDWR, O_CREAT, O_NOFOLLOW } = fs.constants
+
+/**
+ * An append-only journal with one writer process.
+ *
+ * After the first failed write or sync the journal is dead: every later call throws ERR_JOURNAL_FAILED and its owner
+ * must stop. A retried fsync would lie: the kernel reports a lost page once (CASES.md A-05).
+ */
+export class Journal {
+  readonly path: string
+  readonly #fd: number
+  #written: number
+  #synced: number
+  #turn: Promise<void> | undefined
+  #failure: AmbitError | undefined
+  #closed = false
+
+  private constructor(path: string, fd: number, length: number) {
+    this.path = path
+    this.#fd = fd
+    this.#written = length
+    this.#synced = length
+  }
+
+  /** Opens or creates the journal at `path` (mode 0600), cuts an incomplete tail, makes file and name durable. */
+  static open(path: string): Journal {
+    try {
+      const fd = fs.openSync(path, O_RDWR | O_CREAT | O_NOFOLLOW, 0o600)
+      try {
+        return new Journal(path, fd, prepare(fd, path))
+      } catch (error) {
+        fs.closeSync(fd)
+        throw error
+      }
+    } catch (error) {
+      throw asFailure(path, error)
+    }
+  }
+
+  /** Bytes in the journal. */
+  get length(): number {
+    return this.#written
+  }
+
+  /** Appends one fact, stamped with both clocks. In the kernel when this returns, not yet durable. */
+  append(fact: FactBody): void {
+    this.#alive()
+    const stamp = { t: Date.now(), m: Number(process.hrtime.bigint() / 1000n) }
+    const record = frame(Buffer.from(JSON.stringify({ ...fact, ...stamp })))
+    try {
+      writeFully(this.#fd, record, this.#written)
+    } catch (error) {
+      throw this.#die(error)
+    }
+    this.#written += record.length
+  }
+
+  /** Makes everything appended before this call durable. Concurrent callers share one fdatasync. */
+  async sync(): Promise<void> {
+    const want = this.#written
+    this.#alive()
+    while (this.#synced < want) {
+      this.#turn ??= this.#flush().finally(() => {
+        this.#turn = undefined
+      })
+      await this.#turn
+    }
+    this.#alive()
+  }
+
+  /** Makes the journal durable and closes it. */
+  async close(): Promise<void> {
+    if (this.#closed) return
+    try {
+      if (!this.#failure) await this.sync()
+    } finally {
+      await this.#turn?.catch(() => undefined)
+      this.#closed = true
+      fs.closeSync(this.#fd)
+    }
+  }
+
+  async #flush(): Promise<void> {
+    const covered = this.#written
+    try {
+      await fdatasync(this.#fd)
+    } catch (error) {
+      throw this.#die(error)
+    }
+    this.#synced = covered
+  }
+
+  #die(error: unknown): AmbitError {
+    this.#failure ??= asFailure(this.path, error)
+    return this.#failure
+  }
+
+  #alive(): void {
+    if (this.#failure) throw this.#failure
+    if (this.#closed) throw new TypeError('journal is closed')
+  }
+}
+
+/** One record as it lies in the file. */
+export function frame(payload: Uint8Array): Buffer {
+  if (payload.length === 0 || payload.length > MAX_PAYLOAD)
+    throw new TypeError('fact too large for the journal')
+  const record = Buffer.allocUnsafe(payload.length + 8)
+  record.writeUInt32LE(payload.length, 0)
+  record.writeUInt32LE(crc32(payload), 4)
+  record.set(payload, 8)
+  return record
+}
+
+/** fdatasync off the event loop, on any descriptor of the file: durability belongs to the file, not to the fd. */
+export function fdatasync(fd: number): Promise<void> {
+  return new Promise((resolve, reject) => fs.fdatasync(fd, (error) => (error ? reject(error) : resolve())))
+}
+
+function prepare(fd: number, path: string): number {
+  if (!fs.fstatSync(fd).isFile()) throw new Error('not a regular file')
+  let end = endOfJournal(fd)
+  fs.ftruncateSync(fd, end)
+  if (end === 0) {
+    writeFully(fd, MAGIC, 0)
+    end = MAGIC.length
+  }
+  fs.fsyncSync(fd)
+  const dir = fs.openSync(dirname(path), fs.constants.O_RDONLY | fs.constants.O_DIRECTORY)
+  try {
+    fs.fsyncSync(dir)
+  } finally {
+    fs.closeSync(dir)
+  }
+  return end
+}
+
+function writeFully(fd: number, bytes: Uint8Array, position: number): void {
+  for (let done = 0; done < bytes.length; )
+    done += fs.writeSync(fd, bytes, done, bytes.length - done, position + done)
+}
+
+function asFailure(path: string, error: unknown): AmbitError {
+  if (error instanceof AmbitError) return error
+  const full = ['ENOSPC', 'EDQUOT', 'EFBIG'].includes(errnoOf(error) ?? '')
+  return new AmbitError(
+    'ERR_JOURNAL_FAILED',
+    `could not write the journal ${path}`,
+    messageOf(error),
+    full ? 'free some space and start again' : undefined,
+    { cause: error },
+  )
+}

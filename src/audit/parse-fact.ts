@@ -1,0 +1,158 @@
+/**
+ * Reads one fact from a journal record. The structure is ours, the strings (paths, hosts, arguments) are the
+ * agent's: so every length is bounded and no field that we do not know passes.
+ */
+import { z } from 'zod'
+import { LABELS } from '../profile/plan.ts'
+import type { Fact } from './fact.ts'
+
+const text = z.string().max(1 << 20)
+const word = z.string().max(256)
+const count = z.number().int().min(0).max(Number.MAX_SAFE_INTEGER)
+const pid = z
+  .number()
+  .int()
+  .min(0)
+  .max(2 ** 32)
+const port = z.number().int().min(0).max(65535)
+const label = z.enum(LABELS)
+const digest = z.string().regex(/^[0-9a-f]{64}$/)
+const argv = z.array(text).max(4096)
+const rule = text.nullable()
+const base = { t: count, m: count }
+
+const control = z.strictObject({ control: word, state: z.enum(['fully', 'partly', 'not']), detail: text })
+const tls = z.strictObject({ version: word, subject: text, issuer: text, sha256: word, notAfter: word })
+const agent = z.strictObject({ name: text, version: text.nullable(), digest: text.nullable() })
+const outcome = z.enum(['ended', 'failed', 'killed', 'refused', 'timeout'])
+const fileType = z.enum(['file', 'dir', 'link', 'other'])
+const fileRefusal = z.enum([
+  'hidden',
+  'protected',
+  'read-only',
+  'outside',
+  'hard-link',
+  'quota',
+  'unsupported',
+])
+const effect = z.enum(['allow', 'deny', 'ask'])
+
+const kind = <K extends string, S extends z.ZodRawShape>(k: K, shape: S) =>
+  z.strictObject({ k: z.literal(k), ...shape, ...base })
+
+const flow = { flow: count }
+const peer = { host: text, address: word, port }
+const http = { method: text, host: text, port, path: text }
+
+const FACT = z.discriminatedUnion('k', [
+  kind('session.start', {
+    user: text,
+    uid: count,
+    profile: text,
+    planDigest: word,
+    sheetDigest: word,
+    runtime: word,
+    argv,
+    agent,
+    cwd: text,
+  }),
+  kind('session.enforced', { controls: z.array(control).max(256) }),
+  kind('session.end', {
+    outcome,
+    exit: z
+      .number()
+      .int()
+      .min(-1)
+      .max(2 ** 31),
+    reason: text.nullable(),
+  }),
+  kind('session.freeze', { by: text }),
+  kind('session.thaw', { by: text }),
+  kind('session.stalled', { reason: text }),
+  kind('process.launch', {
+    pid,
+    ppid: pid,
+    path: text,
+    digest: digest.nullable(),
+    argv,
+    cwd: text,
+    truncated: z.boolean(),
+  }),
+  kind('process.exit', {
+    pid,
+    code: z
+      .number()
+      .int()
+      .min(-(2 ** 31))
+      .max(2 ** 32)
+      .nullable(),
+  }),
+  kind('process.denied', { pid, path: text, reason: text }),
+  kind('file.open', {
+    path: text,
+    mode: z.enum(['read', 'write']),
+    size: count,
+    sha256: digest.nullable(),
+    label,
+  }),
+  kind('file.write', { path: text, size: count, sha256: digest.nullable(), label }),
+  kind('file.create', { path: text, type: fileType }),
+  kind('file.delete', { path: text }),
+  kind('file.rename', { path: text, to: text }),
+  kind('file.attributes', { path: text }),
+  kind('file.hash', { path: text, size: count, sha256: digest }),
+  kind('file.denied', { path: text, op: word, reason: fileRefusal, rule: text }),
+  kind('dns.query', { name: text, type: word, answer: text.nullable(), reason: text.nullable(), rule }),
+  kind('net.open', { ...flow, ...peer, rule, tls: tls.nullable() }),
+  kind('net.close', { ...flow, host: text, bytesOut: count, bytesIn: count, ms: count }),
+  kind('net.denied', { ...flow, ...peer, reason: text, rule }),
+  kind('http.request', {
+    ...flow,
+    request: count,
+    ...http,
+    rule: text,
+    credential: text.nullable(),
+    label,
+    bytes: count,
+  }),
+  kind('http.response', {
+    ...flow,
+    request: count,
+    status: count,
+    bytesOut: count,
+    bytesIn: count,
+    ms: count,
+    scrubbed: count,
+  }),
+  kind('http.denied', { ...flow, ...http, reason: text, rule, status: count }),
+  kind('credential.injected', { name: text, host: text, request: count }),
+  kind('credential.foreign', { host: text, header: text, fingerprint: text }),
+  kind('decision', { action: word, effect, reason: text, rule, target: text }),
+  kind('review.applied', { path: text, sha256: digest.nullable() }),
+  kind('review.dropped', { path: text }),
+  kind('gap', { journal: word, reason: text }),
+])
+
+// Both directions: the build fails when fact.ts and this table part ways.
+type Parsed = z.infer<typeof FACT>
+type Same<A, B> = [A] extends [B] ? ([B] extends [A] ? true : false) : false
+const inStep: Same<Parsed, Fact> = true
+void inStep
+
+const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
+
+/** Parses the payload of a record. Throws with the place and kind of the fault; never with the agent's text. */
+export function parseFact(payload: Uint8Array): Fact {
+  const result = FACT.safeParse(parseJson(payload))
+  if (result.success) return result.data
+  const issue = result.error.issues[0]
+  throw new Error(`not a fact: ${issue?.code ?? 'unknown'} at ${issue?.path.join('.').slice(0, 80) || 'top'}`)
+}
+
+function parseJson(payload: Uint8Array): unknown {
+  try {
+    return JSON.parse(utf8.decode(payload))
+  } catch (error) {
+    throw new Error('not a fact: not JSON in UTF-8', { cause: error })
+  }
+}
