@@ -1,0 +1,89 @@
+//! Rego in-process: regorus with the built-ins that neither reach out nor depend on the moment.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use napi::Result;
+use napi_derive::napi;
+use regorus::unstable::{Rule, RuleHead};
+use regorus::utils::limits::ExecutionTimerConfig;
+use regorus::{Engine, Value};
+
+use crate::failed;
+
+/// A decision that takes longer than this is no decision; the caller then denies.
+const TIME_LIMIT: Duration = Duration::from_secs(2);
+
+#[napi]
+pub struct RegoEngine {
+    engine: Engine,
+}
+
+#[napi]
+impl RegoEngine {
+    #[napi(constructor)]
+    #[allow(clippy::new_without_default)] // napi wants a constructor, nothing else makes one
+    pub fn new() -> Self {
+        let mut engine = Engine::new();
+        // OPA would make a failing built-in undefined, and `not f(x)` true with it. Here it is an error: denied.
+        engine.set_strict_builtin_errors(true);
+        let check_interval = NonZeroU32::MIN.saturating_add(255);
+        engine.set_execution_timer_config(ExecutionTimerConfig {
+            limit: TIME_LIMIT,
+            check_interval,
+        });
+        Self { engine }
+    }
+
+    /// Throws with file, line and column when the module does not parse.
+    #[napi]
+    pub fn add_policy(&mut self, path: String, text: String) -> Result<()> {
+        self.engine.add_policy(path, text).map(drop).map_err(wrong)
+    }
+
+    /// Merged into `data`; a value that contradicts an earlier one is an error.
+    #[napi]
+    pub fn add_data_json(&mut self, json: String) -> Result<()> {
+        self.engine.add_data_json(&json).map_err(wrong)
+    }
+
+    /// The rule's value as JSON; null when undefined. Throws when there is no such rule or evaluation fails.
+    #[napi]
+    pub fn eval_rule(&mut self, rule: String, input_json: String) -> Result<Option<String>> {
+        self.engine.set_input_json(&input_json).map_err(wrong)?;
+        match self.engine.eval_rule(rule).map_err(wrong)? {
+            Value::Undefined => Ok(None),
+            value => value.to_json_str().map(Some).map_err(wrong),
+        }
+    }
+
+    /// Every rule that the loaded modules declare, e.g. `data.ambit.admission.decision`; sorted, each once.
+    #[napi]
+    pub fn rules(&mut self) -> Vec<String> {
+        let mut names = BTreeSet::new();
+        for module in self.engine.get_modules() {
+            let package = module.package.refr.span().text().to_owned();
+            for rule in &module.policy {
+                names.insert(format!("data.{package}.{}", head_of(rule)));
+            }
+        }
+        names.into_iter().collect()
+    }
+}
+
+fn head_of(rule: &Rule) -> String {
+    let refr = match rule {
+        Rule::Default { refr, .. } => refr,
+        Rule::Spec { head, .. } => match head {
+            RuleHead::Compr { refr, .. }
+            | RuleHead::Set { refr, .. }
+            | RuleHead::Func { refr, .. } => refr,
+        },
+    };
+    refr.span().text().to_owned()
+}
+
+fn wrong(error: impl std::fmt::Display) -> napi::Error {
+    failed("rego", error)
+}
