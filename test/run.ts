@@ -1,0 +1,93 @@
+/**
+ * `./dev test [--all] [PATTERN…]`: lint, Rust, TypeScript and Rego tests, then the case table and one last line
+ * `N passed, N failed, N skipped`. The exit status is non-zero on any failure, on zero tests, and when a case that
+ * the product claims did not run.
+ */
+import { spawnSync } from 'node:child_process'
+import { existsSync, globSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { run } from 'node:test'
+import { caseTable, missingCases } from './support/case-table.ts'
+import { OBSERVED, type Observation } from './support/case.ts'
+import { watch, type Outcome } from './support/results.ts'
+import { openFuse } from './support/users.ts'
+
+const root = join(import.meta.dirname, '..')
+const args = process.argv.slice(2)
+const patterns = args.filter((arg) => !arg.startsWith('--'))
+const all = args.includes('--all')
+const whole = patterns.length === 0
+const scratch = mkdtempSync(join(tmpdir(), 'ambit-test-'))
+const observed = join(scratch, 'observed')
+process.env[OBSERVED] = observed
+
+const started = performance.now()
+const complaints: string[] = []
+const note = openFuse()
+if (note) console.log(`· ${note}`)
+
+if (whole) {
+  step('lint', process.execPath, ['test/lint.ts'], root)
+  step(
+    'cargo test',
+    'cargo',
+    ['test', '--release', '--locked', '--workspace', '--quiet'],
+    join(root, 'native'),
+  )
+}
+const outcomes = await runTests(chosenFiles())
+if (whole) regoTests()
+
+const observations = readObservations()
+const skipped = outcomes.filter((outcome) => outcome.state === 'skipped')
+if (whole || outcomes.some((outcome) => /^[A-Z]-\d\d /.test(outcome.name)))
+  console.log(`\n${caseTable(outcomes, observations)}`)
+if (skipped.length) {
+  console.log('\nskipped:')
+  for (const { name, reason } of skipped) console.log(`  ${name}: ${reason || 'no reason given'}`)
+}
+if (whole) for (const id of missingCases(outcomes)) complaints.push(`case ${id} did not run`)
+if (outcomes.length === 0) complaints.push('no test ran')
+for (const complaint of complaints) console.log(`✗ ${complaint}`)
+
+const count = (state: Outcome['state']): number => outcomes.filter((one) => one.state === state).length
+const failures = count('failed') + complaints.length
+rmSync(scratch, { recursive: true, force: true })
+console.log(`\n${Math.round((performance.now() - started) / 1000)} s`)
+console.log(`${count('passed')} passed, ${failures} failed, ${skipped.length} skipped`)
+process.exit(failures > 0 ? 1 : 0)
+
+function chosenFiles(): string[] {
+  return globSync('test/**/*.test.ts', { cwd: root })
+    .filter((file) => !file.includes('/fixtures/'))
+    .filter((file) => all || patterns.some((pattern) => file === pattern) || !file.endsWith('.all.test.ts'))
+    .filter((file) => whole || patterns.some((pattern) => file.includes(pattern)))
+    .sort()
+    .map((file) => join(root, file))
+}
+
+/** Two files at a time: sessions mostly wait, but two cores is what CI has. */
+async function runTests(files: string[]): Promise<readonly Outcome[]> {
+  if (files.length === 0) return []
+  return await watch(run({ files, cwd: root, concurrency: 2, timeout: 300_000, execArgv: [] }), root)
+}
+
+/** Runs one program whose exit status is its verdict. */
+function step(name: string, program: string, argv: readonly string[], cwd: string): void {
+  console.log(`— ${name}`)
+  const { status, error } = spawnSync(program, [...argv], { cwd, stdio: 'inherit' })
+  if (status !== 0) complaints.push(`${name} failed${error ? `: ${error.message}` : ''}`)
+}
+
+function regoTests(): void {
+  if (globSync('policies/**/*_test.rego', { cwd: root }).length === 0) return
+  if (!existsSync(join(root, '.build/ambit.mjs'))) complaints.push('the product is not built: no Rego tests')
+  else step('Rego tests', join(root, 'ambit'), ['policy', 'test'], root)
+}
+
+function readObservations(): readonly Observation[] {
+  if (!existsSync(observed)) return []
+  const lines = readFileSync(observed, 'utf8').split('\n').filter(Boolean)
+  return lines.map((line) => JSON.parse(line) as Observation)
+}

@@ -1,0 +1,55 @@
+/** The table that a test run ends with: every claimed case, what was expected and what was seen, by kind of user. */
+import { EXPECTED, LATER } from '../cases/catalogue.ts'
+import type { Observation } from './case.ts'
+import type { Outcome } from './results.ts'
+import type { As } from './users.ts'
+
+/** Outcomes of one case by one kind of user. */
+function outcomesOf(outcomes: readonly Outcome[], id: string, as: As): readonly Outcome[] {
+  return outcomes.filter((outcome) => outcome.name.startsWith(`${id} ${as}: `))
+}
+
+/** Ids that are claimed and of which no test ran or was skipped with a reason. */
+export function missingCases(outcomes: readonly Outcome[]): readonly string[] {
+  return Object.keys(EXPECTED).filter(
+    (id) => outcomesOf(outcomes, id, 'user').length === 0 || outcomesOf(outcomes, id, 'root').length === 0,
+  )
+}
+
+/** The table as text. */
+export function caseTable(outcomes: readonly Outcome[], observations: readonly Observation[]): string {
+  const got = (id: string, as: As): string => {
+    const own = outcomesOf(outcomes, id, as)
+    if (own.length === 0) return 'not run'
+    if (own.some((one) => one.state === 'failed')) return 'FAILED'
+    if (own.every((one) => one.state === 'skipped')) return 'skipped'
+    const seen = observations.filter((one) => one.id === id && one.as === as).map((one) => one.got)
+    return seen.join('; ') || 'held'
+  }
+  const rows = Object.entries(EXPECTED).map(([id, expected]) => [
+    id,
+    expected,
+    got(id, 'user'),
+    got(id, 'root'),
+  ])
+  const table = columns([['case', 'expected', 'got (user)', 'got (root)'], ...rows])
+  return `${table}\n\nnot yet (${LATER.length}): ${LATER.join(' ')}`
+}
+
+const WIDEST = [4, 48, 52, 52]
+
+function columns(rows: readonly (readonly string[])[]): string {
+  const clipped = rows.map((row) => row.map((cell, column) => clip(cell, WIDEST[column] ?? 40)))
+  const widths = WIDEST.map((_, column) => Math.max(...clipped.map((row) => row[column]?.length ?? 0)))
+  return clipped
+    .map((row) =>
+      row
+        .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+        .join('  ')
+        .trimEnd(),
+    )
+    .join('\n')
+}
+
+const clip = (text: string, limit: number): string =>
+  text.length <= limit ? text : `${text.slice(0, limit - 1)}…`

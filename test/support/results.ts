@@ -1,0 +1,70 @@
+/** Follows a node:test run: one line a file while it goes, failures in full, and every outcome for the tables. */
+import { relative } from 'node:path'
+import type { run } from 'node:test'
+import { inspect } from 'node:util'
+
+export interface Outcome {
+  readonly file: string
+  readonly name: string
+  readonly state: 'passed' | 'failed' | 'skipped'
+  /** Of a skip. */
+  readonly reason: string
+}
+
+interface Result {
+  readonly name: string
+  readonly file?: string | undefined
+  readonly skip?: string | boolean | undefined
+  readonly todo?: string | boolean | undefined
+  readonly details: {
+    readonly type?: string | undefined
+    readonly duration_ms: number
+    readonly error?: Error
+  }
+}
+
+/** Resolves when the run is over. Suites are not counted, only tests; a file that dies counts as a failed test. */
+export async function watch(stream: ReturnType<typeof run>, root: string): Promise<readonly Outcome[]> {
+  const outcomes: Outcome[] = []
+  const add = (result: Result, passed: boolean): void => {
+    // A suite fails for its tests, which are counted; only its own set-up failing is news.
+    if (result.details.type === 'suite' && (passed || isEcho(result.details.error))) return
+    const file = relative(root, result.file ?? '')
+    const outcome = outcomeOf(result, passed, file)
+    outcomes.push(outcome)
+    if (outcome.state === 'failed') printFailure(outcome, result.details.error)
+  }
+  stream.on('test:pass', (result) => add(result, true))
+  stream.on('test:fail', (result) => add(result, false))
+  stream.on('test:stderr', ({ message }) => process.stderr.write(message))
+  stream.on('test:stdout', ({ message }) => process.stdout.write(message))
+  stream.on('test:summary', ({ file, duration_ms, success }) => {
+    if (file) printFile(relative(root, file), duration_ms, success, outcomes)
+  })
+  stream.resume()
+  await new Promise<void>((resolve, reject) => stream.once('end', resolve).once('error', reject))
+  return outcomes
+}
+
+function outcomeOf(result: Result, passed: boolean, file: string): Outcome {
+  const skip = result.skip ?? result.todo
+  if (skip !== undefined && skip !== false)
+    return { file, name: result.name, state: 'skipped', reason: typeof skip === 'string' ? skip : '' }
+  return { file, name: result.name, state: passed ? 'passed' : 'failed', reason: '' }
+}
+
+const isEcho = (error: Error | undefined): boolean =>
+  (error as { failureType?: string } | undefined)?.failureType === 'subtestsFailed'
+
+function printFile(file: string, ms: number, success: boolean, outcomes: readonly Outcome[]): void {
+  const own = outcomes.filter((outcome) => outcome.file === file)
+  const ran = own.filter((outcome) => outcome.state !== 'skipped').length
+  const skips = own.length - ran ? `, ${own.length - ran} skipped` : ''
+  console.log(`${success ? '✓' : '✗'} ${file} (${ran} tests${skips}, ${(ms / 1000).toFixed(1)}s)`)
+}
+
+function printFailure({ file, name }: Outcome, error: Error | undefined): void {
+  const cause = (error as { cause?: unknown } | undefined)?.cause ?? error
+  const text = cause instanceof Error ? (cause.stack ?? cause.message) : inspect(cause)
+  console.log(`✗ ${file}: ${name}\n${text.replace(/^/gm, '    ')}`)
+}
