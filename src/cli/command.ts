@@ -1,0 +1,92 @@
+/** What a command file exports; `main.ts` does the rest. No logic lives here. */
+import { parseArgs, type ParseArgsOptionsConfig } from 'node:util'
+import { AmbitError, messageOf } from '../lib/errors.ts'
+import type { Paths } from '../lib/paths.ts'
+
+export interface Context {
+  readonly paths: Paths
+  readonly env: NodeJS.ProcessEnv
+  readonly cwd: string
+  /** Colours: only on a terminal, and NO_COLOR wins. */
+  readonly color: boolean
+  out(text: string): void
+  err(text: string): void
+}
+
+export interface Option {
+  readonly type: 'string' | 'boolean'
+  readonly short?: string
+  readonly value?: string
+  readonly help: string
+}
+
+export interface Command {
+  readonly name: string
+  /** After `ambit `, e.g. `run [OPTIONS] -- CMD…`. */
+  readonly usage: string
+  readonly summary: string
+  /** Man-page body: what it does, files, exit status, examples. */
+  readonly details: string
+  readonly options: Readonly<Record<string, Option>>
+  run(args: Arguments, context: Context): Promise<number>
+}
+
+export interface Arguments {
+  readonly flags: Readonly<Record<string, string | boolean | undefined>>
+  readonly words: readonly string[]
+  /** What stands after `--`; null when there was none. */
+  readonly rest: readonly string[] | null
+}
+
+/** Parses `argv` for `command`. @throws AmbitError ERR_USAGE */
+export function parseArguments(command: Command, argv: readonly string[]): Arguments {
+  const cut = argv.indexOf('--')
+  const own = cut < 0 ? argv : argv.slice(0, cut)
+  const options: ParseArgsOptionsConfig = { help: { type: 'boolean', short: 'h' } }
+  for (const [name, option] of Object.entries(command.options)) {
+    options[name] = { type: option.type, ...(option.short ? { short: option.short } : {}) }
+  }
+  try {
+    const parsed = parseArgs({ args: [...own], options, allowPositionals: true, strict: true })
+    return {
+      flags: parsed.values as Arguments['flags'],
+      words: parsed.positionals,
+      rest: cut < 0 ? null : argv.slice(cut + 1),
+    }
+  } catch (error) {
+    throw usageError(command, messageOf(error).split('. ')[0] ?? 'wrong arguments')
+  }
+}
+
+export const usageError = (command: Pick<Command, 'name'>, why: string): AmbitError =>
+  new AmbitError('ERR_USAGE', command.name, why, `see ambit ${command.name} --help`)
+
+/** The value of a string option, or undefined. */
+export const text = (args: Arguments, name: string): string | undefined => {
+  const value = args.flags[name]
+  return typeof value === 'string' ? value : undefined
+}
+
+export const flag = (args: Arguments, name: string): boolean => args.flags[name] === true
+
+/** Man-page-like help of one command. */
+export function helpOf(command: Command): string {
+  const rows = Object.entries(command.options).map(([name, option]) => {
+    const short = option.short ? `-${option.short}, ` : '    '
+    const value = option.type === 'string' ? ` ${option.value ?? 'VALUE'}` : ''
+    return [`  ${short}--${name}${value}`, option.help] as const
+  })
+  rows.push(['  -h, --help', 'this text'])
+  const width = Math.max(...rows.map(([left]) => left.length)) + 2
+  return [
+    `ambit ${command.name}: ${command.summary}`,
+    '',
+    `usage: ambit ${command.usage}`,
+    '',
+    command.details.trim(),
+    '',
+    'options:',
+    ...rows.map(([left, help]) => left.padEnd(width) + help),
+    '',
+  ].join('\n')
+}

@@ -1,0 +1,23 @@
+import { resolveSession } from '../session/resolve.ts'
+import { sheetOf } from '../session/show.ts'
+import { type Command, flag } from './command.ts'
+import { SESSION_OPTIONS, sessionRequest } from './run.ts'
+
+export const command: Command = {
+  name: 'explain',
+  usage: 'explain [--profile P] [--project DIR] [--json] [-- CMD…]',
+  summary: 'print the grant sheet, without running',
+  details: `
+Says in plain words what a session would be allowed, the risky lines first. Nothing is started.
+Without a command it explains the profile for /bin/sh.
+`,
+  options: { ...SESSION_OPTIONS, json: { type: 'boolean', help: 'the sheet and the compiled plan as JSON' } },
+  run: async (args, context) => {
+    const request = sessionRequest(command, args, context)
+    const resolved = resolveSession({ ...request, argv: request.argv.length > 0 ? request.argv : ['/bin/sh'] })
+    const sheet = sheetOf(resolved, context.color && Boolean(process.stdout.isTTY))
+    if (!flag(args, 'json')) context.out(sheet.text)
+    else context.out(JSON.stringify({ digest: sheet.digest, lines: sheet.lines, plan: resolved.plan }, null, 2))
+    return 0
+  },
+}

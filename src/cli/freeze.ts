@@ -1,0 +1,7 @@
+import { orderCommand } from './order.ts'
+
+export const command = orderCommand(
+  'freeze',
+  'stop a session, keeping its state',
+  'Stops every process of the session and everything on its way out. ambit thaw ID lets it go on.',
+)

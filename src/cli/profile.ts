@@ -1,0 +1,60 @@
+import { AmbitError } from '../lib/errors.ts'
+import { compilePlan } from '../profile/compile.ts'
+import { listProfiles, loadProfile } from '../profile/load.ts'
+import { profileJsonSchema } from '../profile/schema.ts'
+import { type Arguments, type Command, type Context, flag, usageError } from './command.ts'
+
+export const command: Command = {
+  name: 'profile',
+  usage: 'profile ls | show P | check FILE… | schema',
+  summary: 'list, show and check profiles',
+  details: `
+ls            the profiles by name: yours (in the configuration directory) before the shipped ones
+show P        the resolved document, "extends" applied; --json for JSON
+check FILE…   says what is wrong, with line and column; exit 1 when anything is
+schema        the JSON Schema, for editors
+`,
+  options: { json: { type: 'boolean', help: 'JSON' } },
+  run: async (args, context) => {
+    const [verb, ...names] = args.words
+    if (verb === 'ls') return list(args, context)
+    if (verb === 'show' && names.length === 1) return show(names[0] ?? '', args, context)
+    if (verb === 'check' && names.length > 0) return check(names, context)
+    if (verb === 'schema') return print(context, profileJsonSchema())
+    throw usageError(command, 'say ls, show P, check FILE or schema')
+  },
+}
+
+function print(context: Context, value: unknown): number {
+  context.out(JSON.stringify(value, null, 2))
+  return 0
+}
+
+function list(args: Arguments, context: Context): number {
+  const profiles = listProfiles(context.paths)
+  if (flag(args, 'json')) return print(context, profiles)
+  for (const profile of profiles) context.out(`${profile.name.padEnd(12)} ${profile.source.padEnd(8)} ${profile.title}`)
+  return 0
+}
+
+function show(name: string, args: Arguments, context: Context): number {
+  const document = loadProfile(name, context.paths)
+  return print(context, flag(args, 'json') ? document : document.resolved)
+}
+
+function check(files: readonly string[], context: Context): number {
+  let failed = 0
+  for (const file of files) {
+    try {
+      const document = loadProfile(file, context.paths)
+      const home = context.env.HOME ?? '/'
+      compilePlan(document, { project: context.cwd, workspace: `${home}/ambit/check`, home }, context.paths)
+      context.out(`${file}: ok`)
+    } catch (error) {
+      if (!(error instanceof AmbitError)) throw error
+      failed++
+      context.err(`ambit: ${error.message}`)
+    }
+  }
+  return failed > 0 ? 1 : 0
+}

@@ -1,0 +1,62 @@
+import { resolve } from 'node:path'
+import { RUNTIMES, type RuntimeName } from '../profile/plan.ts'
+import { runSession } from '../session/run.ts'
+import type { SessionRequest } from '../session/request.ts'
+import { type Arguments, type Command, type Context, flag, type Option, text, usageError } from './command.ts'
+
+export const SESSION_OPTIONS: Readonly<Record<string, Option>> = {
+  profile: { type: 'string', short: 'p', value: 'P', help: 'profile name or file (default: writer)' },
+  project: { type: 'string', value: 'DIR', help: 'what ${project} means (default: the current directory)' },
+  workspace: { type: 'string', value: 'DIR', help: 'what ${workspace} means (default: one per project in ~/ambit)' },
+  runtime: { type: 'string', value: 'R', help: `at least this isolation: ${RUNTIMES.join(', ')}` },
+}
+
+export const command: Command = {
+  name: 'run',
+  usage: 'run [--profile P] [--project DIR] [--workspace DIR] [--runtime R] [--yes] [--summary FILE] -- CMD…',
+  summary: 'run an agent inside its ambit',
+  details: `
+Shows the grant sheet, asks once per grant, and runs CMD confined: it sees only the files of its profile, reaches
+only the hosts of its profile, holds no credential, and every action is recorded in the signed log. Changes under
+review wait for: ambit review ID.
+
+exit status:
+  the command's own; 128+n when signal n ended it; 125 Ambit failed or stopped it; 126 refused; 127 not found.
+  The summary's "outcome" is authoritative.
+
+examples:
+  ambit run -- claude
+  ambit run --profile reader --project ~/work/ledger -- codex exec "summarise the ledgers"
+`,
+  options: {
+    ...SESSION_OPTIONS,
+    yes: { type: 'boolean', short: 'y', help: 'accept the grant sheet (never an approval)' },
+    summary: { type: 'string', value: 'FILE', help: 'write the summary as JSON' },
+    quiet: { type: 'boolean', short: 'q', help: 'no sheet and no summary on the terminal (needs --yes)' },
+  },
+  run: async (args, context) => runSession(sessionRequest(command, args, context), context),
+}
+
+/** The session that `args` ask for. Shared with `ambit explain`. */
+export function sessionRequest(own: Command, args: Arguments, context: Context): SessionRequest {
+  const argv = args.rest ?? args.words
+  if (args.rest !== null && args.words.length > 0) throw usageError(own, 'put the command after --')
+  const runtime = text(args, 'runtime')
+  if (runtime !== undefined && !(RUNTIMES as readonly string[]).includes(runtime)) {
+    throw usageError(own, `--runtime is one of ${RUNTIMES.join(', ')}`)
+  }
+  const workspace = text(args, 'workspace')
+  return {
+    argv,
+    profile: text(args, 'profile') ?? 'writer',
+    project: resolve(context.cwd, text(args, 'project') ?? '.'),
+    workspace: workspace === undefined ? null : resolve(context.cwd, workspace),
+    runtime: (runtime as RuntimeName | undefined) ?? null,
+    accepted: flag(args, 'yes'),
+    summaryFile: text(args, 'summary') ?? null,
+    quiet: flag(args, 'quiet'),
+    cwd: context.cwd,
+    env: context.env,
+    paths: context.paths,
+  }
+}

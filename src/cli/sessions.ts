@@ -1,0 +1,33 @@
+import { connectDaemon } from '../daemon/client.ts'
+import { printable } from '../lib/printable.ts'
+import { type Command, flag } from './command.ts'
+
+export const command: Command = {
+  name: 'sessions',
+  usage: 'sessions [--all] [--json]',
+  summary: 'list sessions',
+  details: 'Lists the sessions that run; --all lists the ended ones too, newest last.',
+  options: {
+    all: { type: 'boolean', short: 'a', help: 'ended sessions too' },
+    json: { type: 'boolean', help: 'one JSON array' },
+  },
+  run: async (args, context) => {
+    const daemon = await connectDaemon(context.paths)
+    try {
+      const answer = await daemon.call('sessions', { all: flag(args, 'all') })
+      const sessions = answer.sessions as Record<string, unknown>[]
+      if (flag(args, 'json')) {
+        context.out(JSON.stringify(sessions, null, 2))
+        return 0
+      }
+      if (sessions.length === 0) context.err('ambit: no sessions run; ambit sessions --all lists ended ones')
+      for (const session of sessions) {
+        const cell = (key: string, width: number): string => printable(String(session[key] ?? '-'), 60).padEnd(width)
+        context.out(`${cell('id', 17)}  ${cell('state', 9)} ${cell('profile', 10)} ${cell('agent', 16)} ${cell('project', 0)}`)
+      }
+      return 0
+    } finally {
+      daemon.close()
+    }
+  },
+}

@@ -1,0 +1,130 @@
+/** Step 6: drain, record, sign, tell. */
+import { rmSync, writeFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { readJournal } from '../audit/journal.ts'
+import { AmbitError, errnoOf, messageOf } from '../lib/errors.ts'
+import { journalDir } from '../lib/paths.ts'
+import type { Exit } from '../runtime/runtime.ts'
+import { type Change, listChanges } from '../view/review.ts'
+import type { Registered } from './register.ts'
+import { ActivityFold, type SessionActivity } from './summary.ts'
+import type { Ending } from './supervise.ts'
+import type { Wired } from './wire.ts'
+
+export interface Outcome {
+  readonly outcome: 'ended' | 'failed' | 'killed' | 'timeout'
+  /** Exit status of `ambit run`. */
+  readonly exit: number
+  readonly reason: string | null
+}
+
+export interface Summary extends Outcome, SessionActivity {
+  readonly version: 1
+  readonly session: string
+  readonly profile: string
+  readonly runtime: string
+  readonly agent: string
+  readonly project: string
+  readonly workspace: string
+  readonly startedAt: string
+  readonly endedAt: string
+  /** Changes that wait for `ambit review`. */
+  readonly pending: readonly Change[]
+  readonly log: { readonly dir: string; readonly size: number } | null
+}
+
+/** Ends a session that ran. Everything recorded is signed in the log when this resolves. */
+export async function endSession(session: Registered, wired: Wired, ending: Ending): Promise<Summary> {
+  await wired.gate.close(2000)
+  await wired.view.stop()
+  wired.labels.close()
+  const outcome = outcomeOf(ending)
+  const log = await closeRecord(session, ending, outcome)
+  await wired.barrier.close()
+  rmSync(session.run, { recursive: true, force: true })
+  return summaryOf(session, outcome, log)
+}
+
+/** Ends a session that never ran its command; the failure is recorded and stays the caller's to report. */
+export async function abandonSession(session: Registered, error: unknown): Promise<void> {
+  const exit = error instanceof AmbitError ? error.exitCode : 125
+  try {
+    session.journal.append({ k: 'session.end', outcome: exit === 126 ? 'refused' : 'failed', exit, reason: messageOf(error) })
+    await session.journal.sync()
+    await session.daemon.call('session.close', { id: session.id })
+  } finally {
+    session.daemon.close()
+    session.journal.close()
+    rmSync(session.run, { recursive: true, force: true })
+  }
+}
+
+async function closeRecord(session: Registered, ending: Ending, outcome: Outcome): Promise<Summary['log']> {
+  try {
+    session.journal.append({ k: 'session.end', outcome: outcome.outcome, exit: outcome.exit, reason: outcome.reason })
+    await session.journal.sync()
+    session.journal.close()
+    const answer = await ending.daemon.call('session.close', { id: session.id })
+    return { dir: join(session.request.paths.state, 'log'), size: Number(answer.size) }
+  } catch {
+    // The session is over and its journals are durable: the next ambitd sequences them. The summary says log: null.
+    return null
+  } finally {
+    ending.daemon.close()
+  }
+}
+
+export function outcomeOf({ exit, stopped }: Pick<Ending, 'exit' | 'stopped'>): Outcome {
+  if (stopped !== null) return { outcome: 'killed', exit: 125, reason: stopped }
+  switch (exit.kind) {
+    case 'code':
+      return { outcome: 'ended', exit: exit.code, reason: null }
+    case 'signal':
+      return { outcome: 'ended', exit: 128 + exit.signal, reason: `ended by signal ${exit.signal}` }
+    case 'timeout':
+      return { outcome: 'timeout', exit: 125, reason: 'the wall clock of the profile ran out' }
+    case 'over-limit':
+      return { outcome: 'killed', exit: 125, reason: `over the limit of the profile: ${exit.limit}` }
+    case 'failed':
+      return { outcome: 'failed', exit: 125, reason: describeFailure(exit) }
+  }
+}
+
+const describeFailure = (exit: Extract<Exit, { kind: 'failed' }>): string =>
+  `${exit.what}: ${exit.why}${exit.remedy ? `; ${exit.remedy}` : ''}`
+
+function summaryOf(session: Registered, outcome: Outcome, log: Summary['log']): Summary {
+  const summary: Summary = {
+    version: 1,
+    session: session.id,
+    profile: session.plan.profile.name,
+    runtime: session.runtime,
+    agent: session.agent.name,
+    project: session.request.project,
+    workspace: session.workspace,
+    startedAt: new Date(session.startedAt).toISOString(),
+    endedAt: new Date().toISOString(),
+    ...outcome,
+    ...activityOf(session.request.paths, session.id),
+    pending: listChanges(session.dir, session.plan.roots),
+    log,
+  }
+  writeFileSync(join(session.dir, 'summary.json'), JSON.stringify(summary), { mode: 0o600 })
+  if (session.request.summaryFile) {
+    writeFileSync(resolve(session.request.cwd, session.request.summaryFile), `${JSON.stringify(summary, null, 2)}\n`)
+  }
+  return summary
+}
+
+/** Folds the journals of a session, ended or not. */
+export function activityOf(paths: Registered['request']['paths'], id: string): SessionActivity {
+  const fold = new ActivityFold()
+  for (const name of ['run', 'view', 'launch']) {
+    try {
+      for (const { fact } of readJournal(join(journalDir(paths, id), `${name}.wal`))) fold.add(fact)
+    } catch (error) {
+      if (errnoOf(error) !== 'ENOENT') throw error
+    }
+  }
+  return fold.result()
+}

@@ -1,0 +1,49 @@
+/** The summary a person reads. Every name in it may come from the agent, so each goes through `printable`. */
+import { printable } from '../lib/printable.ts'
+import { formatBytes } from '../lib/units.ts'
+import type { Screen } from './show.ts'
+import type { Summary } from './end.ts'
+
+const SHOWN = 8
+
+export function printSummary(summary: Summary, screen: Screen): void {
+  screen.err(renderSummary(summary, screen.color))
+}
+
+export function renderSummary(summary: Summary, color: boolean): string {
+  const paint = (code: string, text: string): string => (color ? `\x1b[${code}m${text}\x1b[0m` : text)
+  const bold = (text: string): string => paint('1', text)
+  const lines = [
+    '',
+    bold(`ambit: session ${summary.session} ${summary.outcome}, exit ${summary.exit}`) +
+      (summary.reason ? paint('31', ` (${printable(summary.reason)})`) : ''),
+    `  ${summary.commandsTotal} commands, ${summary.filesRead} files read, ${summary.filesChangedTotal} changed, ` +
+      `${formatBytes(summary.bytesOut)} out`,
+  ]
+  for (const host of summary.hosts.slice(0, SHOWN)) {
+    lines.push(
+      `  → ${printable(host.host, 100)}: ${host.requests} requests, ${formatBytes(host.bytesOut)} out, ${formatBytes(host.bytesIn)} in`,
+    )
+  }
+  if (summary.refusalsTotal > 0) {
+    lines.push(bold(paint('33', `  ${summary.refusalsTotal} refused`)) + ` (ambit why ${summary.session} says more)`)
+    for (const refusal of summary.refusals.slice(0, SHOWN)) {
+      const times = refusal.count > 1 ? ` ×${refusal.count}` : ''
+      lines.push(`    ✗ ${refusal.kind} ${printable(refusal.target, 100)}: ${printable(refusal.reason, 80)}${times}`)
+    }
+    if (summary.refusals.length > SHOWN) lines.push(`    … and ${summary.refusals.length - SHOWN} more`)
+  }
+  if (summary.pending.length > 0) {
+    lines.push(bold(`  ${summary.pending.length} changes wait for review: ambit review ${summary.session}`))
+    const risky = summary.pending.filter((change) => change.executableConfig)
+    for (const change of risky.slice(0, SHOWN)) {
+      lines.push(paint('31', `    ! ${change.kind} ${printable(change.path, 120)} can run code on your machine`))
+    }
+  }
+  lines.push(
+    summary.log
+      ? `  recorded and signed: ${summary.log.size} events in the log`
+      : paint('33', '  recorded; signing waits for ambitd: the next ambit command does it'),
+  )
+  return `${lines.join('\n')}\n`
+}

@@ -1,0 +1,71 @@
+/** Step 3: the session gets a name, a directory, its journal and the daemon's ear, before anything is built. */
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { Journal } from '../audit/journal.ts'
+import { connectDaemon, type DaemonClient } from '../daemon/client.ts'
+import { journalDir, sessionDir } from '../lib/paths.ts'
+import { newSessionId, type SessionId } from './id.ts'
+import type { Resolved } from './resolve.ts'
+
+export interface Registered extends Resolved {
+  readonly id: SessionId
+  /** Durable: plan, journals, upper layers. */
+  readonly dir: string
+  /** Private and short-lived: specs. Removed at the end. */
+  readonly run: string
+  readonly journal: Journal
+  readonly daemon: DaemonClient
+  readonly startedAt: number
+}
+
+/** Opens the record of the session. `session.start` is durable when this resolves. */
+export async function registerSession(resolved: Resolved, sheetDigest: string): Promise<Registered> {
+  const { request, plan, agent } = resolved
+  const id = newSessionId()
+  const dir = sessionDir(request.paths, id)
+  const run = join(request.paths.run, 'sessions', id)
+  mkdirSync(journalDir(request.paths, id), { recursive: true, mode: 0o700 })
+  mkdirSync(run, { recursive: true, mode: 0o700 })
+  const startedAt = Date.now()
+  try {
+    const planText = JSON.stringify(plan)
+    writeFileSync(join(dir, 'plan.json'), planText, { mode: 0o600 })
+    writeFileSync(join(dir, 'session.json'), JSON.stringify(descriptionOf(resolved, id, startedAt)), { mode: 0o600 })
+    const journal = Journal.open(join(journalDir(request.paths, id), 'run.wal'))
+    journal.append({
+      k: 'session.start',
+      user: resolved.user.name,
+      uid: resolved.user.uid,
+      profile: plan.profile.name,
+      planDigest: plan.profile.digest,
+      sheetDigest,
+      runtime: resolved.runtime,
+      argv: [...request.argv],
+      agent: { name: agent.name, version: agent.version, digest: agent.digest },
+      cwd: request.cwd,
+    })
+    await journal.sync()
+    const daemon = await connectDaemon(request.paths)
+    await daemon.call('session.open', openArguments(resolved, id, dir, startedAt))
+    return { ...resolved, id, dir, run, journal, daemon, startedAt }
+  } catch (error) {
+    rmSync(run, { recursive: true, force: true })
+    throw error
+  }
+}
+
+/** What `ambitd` is told; also after it was restarted in mid-session. */
+export function openArguments(resolved: Resolved, id: SessionId, dir: string, startedAt: number): Record<string, unknown> {
+  return { ...descriptionOf(resolved, id, startedAt), dir, pid: process.pid }
+}
+
+function descriptionOf(resolved: Resolved, id: SessionId, startedAt: number): Record<string, unknown> {
+  return {
+    id,
+    profile: resolved.plan.profile.name,
+    runtime: resolved.runtime,
+    agent: resolved.agent.name,
+    project: resolved.request.project,
+    startedAt,
+  }
+}

@@ -1,0 +1,68 @@
+/** Step 1: what the request means on this machine, before anything is built. */
+import { createHash } from 'node:crypto'
+import { hostname, userInfo } from 'node:os'
+import { basename, join } from 'node:path'
+import { AmbitError } from '../lib/errors.ts'
+import { type Admission, decideAdmission } from '../policy/admission.ts'
+import { compilePlan } from '../profile/compile.ts'
+import { loadProfile } from '../profile/load.ts'
+import { type Plan, RUNTIMES, type RuntimeName } from '../profile/plan.ts'
+import { type Agent, resolveAgent } from '../runtime/closure.ts'
+import type { SessionRequest } from './request.ts'
+
+export interface Resolved {
+  readonly request: SessionRequest
+  readonly agent: Agent
+  readonly plan: Plan
+  readonly admission: Admission
+  /** The strongest of profile, policy and command line. */
+  readonly runtime: RuntimeName
+  readonly workspace: string
+  readonly user: { readonly name: string; readonly uid: number }
+}
+
+/** @throws AmbitError when the command, the profile or the policy does not allow a session. */
+export function resolveSession(request: SessionRequest): Resolved {
+  const command = request.argv[0]
+  if (!command) throw new AmbitError('ERR_USAGE', 'run', 'no command', 'ambit run -- CMD…')
+  const user = { name: userInfo().username, uid: userInfo().uid }
+  const workspace = request.workspace ?? defaultWorkspace(request)
+  const document = loadProfile(request.profile, request.paths)
+  const plan = compilePlan(
+    document,
+    { project: request.project, workspace, home: homeOf(request) },
+    request.paths,
+  )
+  const agent = resolveAgent(command, request.env)
+  const admission = decideAdmission(
+    {
+      user,
+      device: { hostname: hostname(), os: process.platform },
+      agent: { name: agent.name, version: agent.version, digest: agent.digest, path: agent.executable },
+      plan,
+      accepted: request.accepted,
+    },
+    request.paths,
+  )
+  if (admission.effect === 'deny') {
+    throw new AmbitError(
+      'ERR_POLICY_DENIED',
+      `profile ${plan.profile.name}`,
+      admission.reasons.join(', ') || 'policy gave no decision, which denies',
+      'ask whoever keeps the policy, or choose another profile',
+    )
+  }
+  const needed = [plan.isolation.runtime, admission.runtime, request.runtime].filter((name) => name !== null)
+  return { request, agent, plan, admission, runtime: strongest(needed), workspace, user }
+}
+
+export const homeOf = (request: SessionRequest): string => request.env.HOME || userInfo().homedir
+
+/** One visible directory per project, outside it and outside Ambit's own state. */
+function defaultWorkspace(request: SessionRequest): string {
+  const mark = createHash('sha256').update(request.project).digest('hex').slice(0, 6)
+  return join(homeOf(request), 'ambit', `${basename(request.project) || 'root'}-${mark}`)
+}
+
+const strongest = (names: readonly RuntimeName[]): RuntimeName =>
+  RUNTIMES[Math.max(...names.map((name) => RUNTIMES.indexOf(name)))] ?? 'microvm'

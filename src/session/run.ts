@@ -1,0 +1,26 @@
+import { printSummary } from './print.ts'
+import { registerSession } from './register.ts'
+import type { SessionRequest } from './request.ts'
+import { resolveSession } from './resolve.ts'
+import { acceptSheet, type Screen } from './show.ts'
+import { abandonSession, endSession } from './end.ts'
+import { superviseSession } from './supervise.ts'
+import { wireSession } from './wire.ts'
+
+/**
+ * The life of a session: resolve, show, register, wire, run, end. @returns the exit status of `ambit run`.
+ * @throws AmbitError when the session does not start; then nothing of it is left.
+ */
+export async function runSession(request: SessionRequest, screen: Screen): Promise<number> {
+  const resolved = resolveSession(request)
+  const sheetDigest = await acceptSheet(resolved, screen)
+  const session = await registerSession(resolved, sheetDigest)
+  const wired = await wireSession(session).catch(async (error: unknown) => {
+    await abandonSession(session, error)
+    throw error
+  })
+  const ending = await superviseSession(session, wired)
+  const summary = await endSession(session, wired, ending)
+  if (!request.quiet) printSummary(summary, screen)
+  return summary.exit
+}

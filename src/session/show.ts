@@ -1,0 +1,69 @@
+/** Step 2: the grant sheet, and a person's yes to it. */
+import { createHash } from 'node:crypto'
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline/promises'
+import { AmbitError } from '../lib/errors.ts'
+import type { Paths } from '../lib/paths.ts'
+import { type Sheet, renderSheet } from '../profile/sheet.ts'
+import type { Resolved } from './resolve.ts'
+
+export interface Screen {
+  readonly color: boolean
+  err(text: string): void
+}
+
+export function sheetOf(resolved: Resolved, color: boolean): Sheet {
+  return renderSheet(resolved.plan, {
+    agent: resolved.agent,
+    argv: resolved.request.argv,
+    runtime: resolved.runtime,
+    color,
+  })
+}
+
+/**
+ * Shows the sheet and gets it accepted: by `--yes` where policy lets that count, by an earlier yes to the very same
+ * sheet, or at the terminal. Never reads an answer from a pipe.
+ *
+ * @returns the sheet's digest. @throws AmbitError ERR_SHEET_REFUSED
+ */
+export async function acceptSheet(resolved: Resolved, screen: Screen): Promise<string> {
+  const sheet = sheetOf(resolved, screen.color)
+  const { request, admission } = resolved
+  if (request.accepted) {
+    if (admission.acceptance === 'terminal') {
+      throw refused('policy does not let --yes accept this grant', 'run it at a terminal without --yes')
+    }
+    if (!request.quiet) screen.err(sheet.text)
+    return sheet.digest
+  }
+  const known = acceptanceFile(request.paths, sheet.digest)
+  if (admission.acceptance !== 'terminal' && existsSync(known)) {
+    screen.err(`ambit: profile ${resolved.plan.profile.name}: the same grant as accepted before (ambit explain shows it)`)
+    return sheet.digest
+  }
+  screen.err(sheet.text)
+  if (!process.stdin.isTTY) {
+    throw refused('nobody is at a terminal to accept the grant sheet', 'add --yes to accept it on the command line')
+  }
+  if (!(await askYes('Run it within these bounds? [y/N] '))) throw refused('the grant sheet was not accepted', 'nothing ran')
+  mkdirSync(join(request.paths.state, 'accepted'), { recursive: true, mode: 0o700 })
+  writeFileSync(known, `${new Date().toISOString()}\n`, { mode: 0o600 })
+  return sheet.digest
+}
+
+const refused = (why: string, remedy: string): AmbitError =>
+  new AmbitError('ERR_SHEET_REFUSED', 'grant sheet', why, remedy)
+
+const acceptanceFile = (paths: Paths, digest: string): string =>
+  join(paths.state, 'accepted', createHash('sha256').update(digest).digest('hex').slice(0, 32))
+
+async function askYes(question: string): Promise<boolean> {
+  const reader = createInterface({ input: process.stdin, output: process.stderr })
+  try {
+    return /^y(es)?$/i.test((await reader.question(question)).trim())
+  } finally {
+    reader.close()
+  }
+}

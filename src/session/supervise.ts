@@ -1,0 +1,120 @@
+/** Step 5: waits for the end, whatever it is, and keeps the session closed while a part it depends on is gone. */
+import { connectDaemon, type DaemonClient } from '../daemon/client.ts'
+import { messageOf } from '../lib/errors.ts'
+import type { Exit } from '../runtime/runtime.ts'
+import { openArguments, type Registered } from './register.ts'
+import type { Wired } from './wire.ts'
+
+/** How long a session waits, frozen, for its daemon to come back. */
+const DAEMON_GRACE_MS = 15_000
+/** Between a polite signal and the kill. */
+const SIGNAL_GRACE_MS = 5_000
+
+export interface Ending {
+  readonly exit: Exit
+  /** Why Ambit ended it; null when the command ended by itself. */
+  readonly stopped: string | null
+  /** The daemon of the end: another one when it was restarted. */
+  readonly daemon: DaemonClient
+}
+
+export async function superviseSession(session: Registered, wired: Wired): Promise<Ending> {
+  const watch = new Watch(session, wired)
+  try {
+    await wired.world.exec()
+    const exit = await wired.world.exited
+    return { exit, stopped: watch.stopped, daemon: watch.daemon }
+  } finally {
+    watch.close()
+  }
+}
+
+class Watch {
+  daemon: DaemonClient
+  stopped: string | null = null
+  readonly #session: Registered
+  readonly #wired: Wired
+  readonly #signals: [NodeJS.Signals, () => void][] = []
+  #closed = false
+
+  constructor(session: Registered, wired: Wired) {
+    this.#session = session
+    this.#wired = wired
+    this.daemon = session.daemon
+    this.#follow(session.daemon)
+    void wired.view.exited.then(() => this.#stop('the view died; without it there are no files'))
+    session.journal.onFailure((error) => this.#stop(`the journal failed: ${messageOf(error)}`))
+    for (const [name, number] of [['SIGTERM', 15], ['SIGINT', 2], ['SIGHUP', 1]] as const) {
+      const handler = (): void => this.#pass(number)
+      process.on(name, handler)
+      this.#signals.push([name, handler])
+    }
+  }
+
+  close(): void {
+    this.#closed = true
+    for (const [name, handler] of this.#signals) process.off(name, handler)
+  }
+
+  #pass(signal: number): void {
+    this.#wired.world.signal(signal)
+    setTimeout(() => this.#wired.world.kill(), SIGNAL_GRACE_MS).unref()
+  }
+
+  #stop(reason: string): void {
+    if (this.#closed || this.stopped !== null) return
+    this.stopped = reason
+    this.#wired.state.stop('ended', reason)
+    this.#wired.gate.pause(reason)
+    this.#wired.world.kill()
+  }
+
+  #follow(daemon: DaemonClient): void {
+    daemon.onPush((order) => this.#obey(order.op, typeof order.by === 'string' ? order.by : 'ambitd'))
+    daemon.onLost(() => void this.#daemonLost())
+  }
+
+  #obey(op: string, by: string): void {
+    if (this.#closed) return
+    if (op === 'session.kill') this.#stop(`killed by ${by}`)
+    else if (op === 'session.freeze') this.#freeze('freeze', `frozen by ${by}`, by)
+    else if (op === 'session.thaw') this.#thaw('freeze', by)
+  }
+
+  #freeze(key: string, reason: string, by: string): void {
+    this.#wired.state.stop(key, reason)
+    this.#wired.gate.pause(reason)
+    this.#wired.world.freeze()
+    this.#session.journal.append({ k: 'session.freeze', by })
+  }
+
+  #thaw(key: string, by: string): void {
+    this.#wired.state.resume(key)
+    if (this.#wired.state.stopped) return
+    this.#session.journal.append({ k: 'session.thaw', by })
+    this.#wired.world.thaw()
+    this.#wired.gate.resume()
+  }
+
+  /** No daemon, no effects: everything stands still until it is back, or the session ends. */
+  async #daemonLost(): Promise<void> {
+    if (this.#closed) return
+    this.#freeze('daemon', 'ambitd is gone; nothing goes out until it is back', 'ambitd-lost')
+    const deadline = Date.now() + DAEMON_GRACE_MS
+    while (!this.#closed && Date.now() < deadline) {
+      try {
+        const daemon = await connectDaemon(this.#session.request.paths)
+        const { id, dir, startedAt } = this.#session
+        await daemon.call('session.open', openArguments(this.#session, id, dir, startedAt))
+        this.daemon = daemon
+        this.#follow(daemon)
+        this.#thaw('daemon', 'ambitd-back')
+        return
+      } catch {
+        // Tried again until the deadline; then the session ends with the reason below.
+        await new Promise((resolve) => setTimeout(resolve, 500))
+      }
+    }
+    this.#stop('ambitd died and did not come back')
+  }
+}

@@ -1,0 +1,155 @@
+/** Step 4: gate, world, view and cell, in the order that lets none of them run without the others. */
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { isAbsolute, join, relative } from 'node:path'
+import type { Barrier } from '../audit/barrier.ts'
+import { createGate, type Gate } from '../gate/gate.ts'
+import { journalDir } from '../lib/paths.ts'
+import type { Plan } from '../profile/plan.ts'
+import { requireEnforced } from '../runtime/enforcement.ts'
+import { agentHome } from '../runtime/home.ts'
+import { buildLaunchSpec, osSandbox } from '../runtime/os-sandbox.ts'
+import type { LaunchSpec } from '../runtime/launch-spec.ts'
+import type { Runtime, World } from '../runtime/runtime.ts'
+import { startView, type View } from '../view/view.ts'
+import type { ViewSpec } from '../view/view-spec.ts'
+import { AmbitError } from '../lib/errors.ts'
+import { LabelWatch, openBarrier } from './durability.ts'
+import type { Registered } from './register.ts'
+import { homeOf } from './resolve.ts'
+import { readSecrets, type Secrets } from './secrets.ts'
+import { LiveState } from './state.ts'
+
+export interface Wired {
+  readonly state: LiveState
+  readonly barrier: Barrier
+  readonly labels: LabelWatch
+  readonly gate: Gate
+  readonly view: View
+  readonly world: World
+}
+
+/** Builds the session's world up to the point where the command waits for `world.exec()`. */
+export async function wireSession(session: Registered): Promise<Wired> {
+  const state = new LiveState()
+  const secrets = readSecrets(session.plan.credentials, session.request.env)
+  const barrier = openBarrier(session.request.paths, session.id, session.journal)
+  const labels = new LabelWatch(session.request.paths, session.id)
+  const gate = await openGate(session, secrets, state, barrier, labels)
+  let world: World | null = null
+  let view: View | null = null
+  try {
+    const launch = launchSpec(session, gate.caPem, secrets)
+    world = await runtimeNamed(session.runtime).open(launch, writeSpec(session, 'launch', launch))
+    await gate.listen(world.sockets)
+    const spec = viewSpec(session, launch)
+    view = await startView({ spec, specPath: writeSpec(session, 'view', spec), fuse: world.fuse })
+    const controls = await world.build()
+    session.journal.append({ k: 'session.enforced', controls: [...controls] })
+    await session.journal.sync()
+    requireEnforced(controls, session.plan.isolation)
+    return { state, barrier, labels, gate, view, world }
+  } catch (error) {
+    world?.kill()
+    await view?.stop()
+    await gate.close(0)
+    await world?.exited
+    labels.close()
+    throw error
+  }
+}
+
+function runtimeNamed(name: Registered['runtime']): Runtime {
+  if (name === 'os-sandbox') return osSandbox
+  throw new AmbitError(
+    'ERR_RUNTIME_MISSING',
+    `runtime ${name}`,
+    'this version of Ambit has only os-sandbox, and a weaker runtime is never used instead',
+    'choose a profile that asks for os-sandbox',
+  )
+}
+
+function openGate(
+  session: Registered,
+  secrets: Secrets,
+  state: LiveState,
+  barrier: Barrier,
+  labels: LabelWatch,
+): Promise<Gate> {
+  return createGate({
+    plan: session.plan,
+    secrets: secrets.values,
+    placeholders: secrets.placeholders,
+    record: (fact) => session.journal.append(fact),
+    barrier: () => barrier.sync(),
+    state: () => {
+      for (const label of labels.poll()) state.raiseLabel(label)
+      return state.snapshot()
+    },
+    upstream: { proxy: session.request.env.AMBIT_UPSTREAM_PROXY ?? null, roots: [] },
+  })
+}
+
+function launchSpec(session: Registered, caPem: string, secrets: Secrets): LaunchSpec {
+  const { request, plan, agent, id } = session
+  return buildLaunchSpec({
+    plan,
+    agent,
+    session: id,
+    argv: request.argv,
+    cwd: request.cwd,
+    caPem,
+    placeholders: secrets.placeholders,
+    terminal: Boolean(process.stdin.isTTY && process.stdout.isTTY),
+    journal: join(journalDir(request.paths, id), 'launch.wal'),
+    home: { inside: homeOf(request), outside: agentHome(request.paths, agent, request.project) },
+    env: request.env,
+  })
+}
+
+function viewSpec(session: Registered, launch: LaunchSpec): ViewSpec {
+  const { plan, request, id, dir } = session
+  const quota = { bytes: plan.isolation.disk, inodes: Math.max(10_000, Math.floor(plan.isolation.disk / 8192)) }
+  return {
+    version: 1,
+    session: id,
+    journal: join(journalDir(request.paths, id), 'view.wal'),
+    // The outer namespace calls the session's host uid 0; files of the caller appear as the agent's own.
+    owner: { hostUid: process.getuid?.() ?? 0, hostGid: process.getgid?.() ?? 0, uid: 0, gid: 0 },
+    quota,
+    roots: plan.roots.map((root, index) => ({
+      index,
+      path: root.path,
+      access: root.access,
+      label: root.label,
+      hide: root.hide,
+      protect: root.protect,
+      review: root.review,
+      upper: upperOf(dir, index, root),
+      nested: nestedIn(plan, root.path, launch),
+    })),
+  }
+}
+
+function upperOf(dir: string, index: number, root: Plan['roots'][number]): string | null {
+  if (root.access !== 'review' && root.review.length === 0) return null
+  const upper = join(dir, 'upper', String(index))
+  mkdirSync(join(upper, 'files'), { recursive: true, mode: 0o700 })
+  mkdirSync(join(upper, 'meta'), { recursive: true, mode: 0o700 })
+  return upper
+}
+
+/** Names under `root` that something else is mounted over: they must stay where they are. */
+function nestedIn(plan: Plan, root: string, launch: LaunchSpec): string[] {
+  const others = [...plan.roots.map((other) => other.path), ...launch.mounts.map((mount) => mount.target)]
+  const inside = others
+    .filter((path) => path !== root)
+    .map((path) => relative(root, path))
+    .filter((path) => path !== '' && !path.startsWith('..') && !isAbsolute(path))
+  return [...new Set(inside)]
+}
+
+function writeSpec(session: Registered, name: string, spec: unknown): string {
+  const path = join(session.run, `${name}.json`)
+  writeFileSync(path, JSON.stringify(spec), { mode: 0o600 })
+  return path
+}
