@@ -33,7 +33,14 @@ export function resolveSession(request: SessionRequest): Resolved {
     { project: request.project, workspace, home: homeOf(request) },
     request.paths,
   )
-  const agent = resolveAgent(command, request.env)
+  const agent = resolveAgent(command, {
+    cwd: request.cwd,
+    env: request.env,
+    home: homeOf(request),
+    own: [request.paths.config, request.paths.state, request.paths.run],
+    roots: plan.roots.map((root) => root.path),
+    cache: join(request.paths.state, 'cache', 'closures'),
+  })
   const admission = decideAdmission(
     {
       user,

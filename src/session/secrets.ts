@@ -1,10 +1,12 @@
 /** Reads credential sources outside the sandbox and makes the placeholders that stand for them inside. */
-import { randomBytes } from 'node:crypto'
 import { readFileSync, statSync } from 'node:fs'
 import { AmbitError, messageOf } from '../lib/errors.ts'
 import type { CredentialPlan } from '../profile/plan.ts'
+import { placeholderFor } from '../runtime/placeholders.ts'
 
 const MAX_SECRET = 8192
+/** Shapes the placeholder of a credential whose source is absent; requests that need it are refused. */
+const ABSENT = 'ambit-000000000000000000000000'
 
 export interface Secrets {
   /** Values by credential name; only the gate sees this map. A credential whose source is absent is not in it. */
@@ -19,7 +21,7 @@ export function readSecrets(credentials: readonly CredentialPlan[], env: NodeJS.
   for (const credential of credentials) {
     const value = readSource(credential, env)
     if (value !== null) values.set(credential.name, value)
-    placeholders.set(credential.name, placeholderFor(value))
+    placeholders.set(credential.name, placeholderFor(value ?? ABSENT))
   }
   return { values, placeholders }
 }
@@ -53,19 +55,3 @@ function readSecretFile(name: string, path: string): string | undefined {
     })
   }
 }
-
-/**
- * A random stand-in with the shape of `value` (vendor prefix, length, alphabet), so that clients which check a key's
- * form accept it. It carries nothing of the secret but its public prefix (CASES.md K-01).
- */
-export function placeholderFor(value: string | null): string {
-  const prefix = value === null ? 'ambit-' : (/^[A-Za-z]{2,10}[-_](?:[a-z0-9]{2,8}[-_])*/.exec(value)?.[0] ?? '')
-  const length = Math.max(value?.length ?? 0, prefix.length + 24)
-  const alphabet = value !== null && /^[0-9a-f]+$/.test(value) ? HEX : BASE62
-  let body = ''
-  for (const byte of randomBytes(length - prefix.length)) body += alphabet[byte % alphabet.length] ?? '0'
-  return prefix + body
-}
-
-const HEX = '0123456789abcdef'
-const BASE62 = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789'
