@@ -1,7 +1,8 @@
 import { printSummary } from './print.ts'
+import { isRefusal, recordRefusal } from './refuse.ts'
 import { registerSession } from './register.ts'
 import type { SessionRequest } from './request.ts'
-import { resolveSession } from './resolve.ts'
+import { type Resolved, resolveSession } from './resolve.ts'
 import { acceptSheet, type Screen } from './show.ts'
 import { abandonSession, endSession } from './end.ts'
 import { superviseSession } from './supervise.ts'
@@ -12,8 +13,7 @@ import { wireSession } from './wire.ts'
  * @throws AmbitError when the session does not start; then nothing of it is left.
  */
 export async function runSession(request: SessionRequest, screen: Screen): Promise<number> {
-  const resolved = resolveSession(request)
-  const sheetDigest = await acceptSheet(resolved, screen)
+  const { resolved, sheetDigest } = await admit(request, screen)
   const session = await registerSession(resolved, sheetDigest)
   const wired = await wireSession(session).catch(async (error: unknown) => {
     await abandonSession(session, error)
@@ -23,4 +23,15 @@ export async function runSession(request: SessionRequest, screen: Screen): Promi
   const summary = await endSession(session, wired, ending)
   if (!request.quiet) printSummary(summary, screen)
   return summary.exit
+}
+
+/** Resolve and show: everything that may say no before anything is built. A no is recorded. */
+async function admit(request: SessionRequest, screen: Screen): Promise<{ resolved: Resolved; sheetDigest: string }> {
+  try {
+    const resolved = resolveSession(request)
+    return { resolved, sheetDigest: await acceptSheet(resolved, screen) }
+  } catch (error) {
+    if (isRefusal(error)) await recordRefusal(request, error)
+    throw error
+  }
 }
