@@ -1,5 +1,6 @@
 /** The reading side of session journals: stops at the first incomplete or wrong record, never guesses beyond it. */
 import * as fs from 'node:fs'
+import { basename } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { AmbitError, messageOf } from '../lib/errors.ts'
 import type { Fact } from './fact.ts'
@@ -19,10 +20,9 @@ export interface RawRecord {
   readonly payload: Buffer
 }
 
-/** `fact` is null when the bytes are whole but say nothing this version understands; `reason` says why. */
+/** A record that is whole but says nothing this version understands reads as a `gap` fact: never skipped in silence. */
 export interface JournalRecord extends RawRecord {
-  readonly fact: Fact | null
-  readonly reason: string | null
+  readonly fact: Fact
 }
 
 /**
@@ -71,47 +71,42 @@ export function endOfJournal(fd: number): number {
   }
 }
 
-/** Facts of the journal at `path` from byte `from`. Throws ERR_JOURNAL_CORRUPT when the file cannot be read at all. */
+/**
+ * Facts of the journal at `path` from byte `from`. System errors (ENOENT: nobody wrote yet) come as they are.
+ * The generator's return value says why it stopped.
+ */
 export function* readJournal(path: string, from = 0): Generator<JournalRecord, JournalEnd> {
   const fd = openJournal(path)
   try {
-    return yield* readFacts(fd, from)
+    return yield* readFacts(fd, basename(path, '.wal'), from)
   } finally {
     fs.closeSync(fd)
   }
 }
 
-/** The same of an open journal. */
-export function* readFacts(fd: number, from = 0): Generator<JournalRecord, JournalEnd> {
+/** The same of an open journal; `journal` is its name in `gap` facts. */
+export function* readFacts(fd: number, journal: string, from = 0): Generator<JournalRecord, JournalEnd> {
   const scan = scanJournal(fd, from)
+  let clocks = { t: 0, m: 0 }
   for (let step = scan.next(); ; step = scan.next()) {
     if (step.done) return step.value
-    yield { ...step.value, ...understand(step.value.payload) }
+    const fact = understand(step.value, journal, clocks)
+    clocks = { t: fact.t, m: fact.m }
+    yield { ...step.value, fact }
   }
 }
 
-function understand(payload: Buffer): { fact: Fact | null; reason: string | null } {
+function understand(record: RawRecord, journal: string, clocks: { t: number; m: number }): Fact {
   try {
-    return { fact: parseFact(payload), reason: null }
+    return parseFact(record.payload)
   } catch (error) {
-    return { fact: null, reason: messageOf(error) }
+    return { k: 'gap', journal, reason: `record at byte ${record.offset}: ${messageOf(error)}`, ...clocks }
   }
 }
 
-export function openJournal(path: string): number {
-  try {
-    return fs.openSync(path, fs.constants.O_RDONLY | fs.constants.O_NOFOLLOW)
-  } catch (error) {
-    const options = { cause: error }
-    throw new AmbitError(
-      'ERR_JOURNAL_CORRUPT',
-      `could not read the journal ${path}`,
-      messageOf(error),
-      undefined,
-      options,
-    )
-  }
-}
+/** Opens for reading; never through a symbolic link. */
+export const openJournal = (path: string): number =>
+  fs.openSync(path, fs.constants.O_RDONLY | fs.constants.O_NOFOLLOW)
 
 /** A buffered window on a file; holds one chunk, so that journals of any size stream. */
 class Window {

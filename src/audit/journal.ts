@@ -9,6 +9,8 @@ import { AmbitError, errnoOf, messageOf } from '../lib/errors.ts'
 import type { FactBody } from './fact.ts'
 import { MAGIC, MAX_PAYLOAD, endOfJournal } from './journal-reader.ts'
 
+export { readJournal } from './journal-reader.ts'
+
 const { O_RDWR, O_CREAT, O_NOFOLLOW } = fs.constants
 
 /**
@@ -25,6 +27,7 @@ export class Journal {
   #turn: Promise<void> | undefined
   #failure: AmbitError | undefined
   #closed = false
+  readonly #mourners: ((error: AmbitError) => void)[] = []
 
   private constructor(path: string, fd: number, length: number) {
     this.path = path
@@ -79,16 +82,18 @@ export class Journal {
     this.#alive()
   }
 
-  /** Makes the journal durable and closes it. */
-  async close(): Promise<void> {
+  /** Calls back once when the journal dies, at once if it has. Its owner must stop: nothing more is recorded. */
+  onFailure(callback: (error: AmbitError) => void): void {
+    if (this.#failure) callback(this.#failure)
+    else this.#mourners.push(callback)
+  }
+
+  /** Closes the file; `sync` first, for this promises no durability. */
+  close(): void {
     if (this.#closed) return
-    try {
-      if (!this.#failure) await this.sync()
-    } finally {
-      await this.#turn?.catch(() => undefined)
-      this.#closed = true
-      fs.closeSync(this.#fd)
-    }
+    this.#closed = true
+    if (!this.#turn) return fs.closeSync(this.#fd)
+    void this.#turn.catch(() => undefined).finally(() => fs.closeSync(this.#fd))
   }
 
   async #flush(): Promise<void> {
@@ -102,7 +107,9 @@ export class Journal {
   }
 
   #die(error: unknown): AmbitError {
-    this.#failure ??= asFailure(this.path, error)
+    if (this.#failure) return this.#failure
+    this.#failure = asFailure(this.path, error)
+    for (const callback of this.#mourners) callback(this.#failure)
     return this.#failure
   }
 

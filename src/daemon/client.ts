@@ -1,0 +1,148 @@
+/** The way to `ambitd`: connects, and starts it when nobody answers. */
+import { spawn } from 'node:child_process'
+import * as fs from 'node:fs'
+import { type Socket, connect } from 'node:net'
+import { basename, dirname, join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { AmbitError, errnoOf, messageOf } from '../lib/errors.ts'
+import { type Paths, daemonSocket, installRoot } from '../lib/paths.ts'
+import { PRODUCT } from '../audit/product.ts'
+import { malformed } from './frames.ts'
+import { Link, unreachable } from './link.ts'
+import { type Op, type Order, PROTOCOL, type Values, parseOrder } from './messages.ts'
+import { checkPeer } from './peer.ts'
+import { checkDir, claimDir, withAddress } from './socket-dir.ts'
+
+export type * from './messages.ts'
+
+/** Executes an order of the daemon; what it throws travels to the person who asked. */
+export type OrderHandler = (order: Order) => void | Promise<void>
+
+export interface DaemonClient {
+  /** Product version of the daemon, and its process. */
+  readonly daemon: { readonly version: string; readonly pid: number }
+  /** Arguments: `ARGS[op]` of messages.ts. Rejects with the daemon's AmbitError, or ERR_DAEMON_UNREACHABLE. */
+  call<O extends Op>(op: O, args: Readonly<Record<string, unknown>>, timeoutMs?: number): Promise<Values[O]>
+  /** Called once when the daemon is gone. A session must then let nothing more out. */
+  onLost(callback: (error: AmbitError) => void): void
+  /** Takes the daemon's orders for the session that this link opened. */
+  onPush(handler: OrderHandler): void
+  /** Lets the process end although the link stands. */
+  unref(): void
+  close(): void
+}
+
+export interface ConnectOptions {
+  /** Start the daemon when none answers. */
+  readonly start?: boolean
+  readonly deadlineMs?: number
+}
+
+/**
+ * Connects to the daemon of `paths`; starts it on demand. Throws ERR_DAEMON_UNREACHABLE, ERR_DAEMON_PEER (the socket
+ * is not the daemon's own) or ERR_DAEMON_PROTOCOL (another version answers).
+ */
+export async function connectDaemon(paths: Paths, options: ConnectOptions = {}): Promise<DaemonClient> {
+  const deadline = Date.now() + (options.deadlineMs ?? 10_000)
+  const first = await dial(paths)
+  if (first) return await greet(first)
+  if (options.start === false) throw unreachable('it is not running')
+  claimDir(paths.run)
+  for (let child = startDaemon(paths); ; ) {
+    await sleep(15)
+    const socket = await dial(paths)
+    if (socket) return await greet(socket)
+    if (Date.now() > deadline) throw unreachable(`it did not start in time; see ${logFile(paths)}`)
+    // Another starter's daemon may hold the lock and end just now (idle): ours went away at once, so start again.
+    if (child.exitCode !== null) {
+      if (child.exitCode !== 0) throw unreachable(`it ended with ${child.exitCode}: ${lastWords(paths)}`)
+      await sleep(100)
+      child = startDaemon(paths)
+    }
+  }
+}
+
+/** A connected socket, or undefined when nobody listens. */
+async function dial(paths: Paths): Promise<Socket | undefined> {
+  if (!fs.existsSync(paths.run)) return undefined
+  checkDir(paths.run)
+  const socketPath = daemonSocket(paths)
+  try {
+    return await withAddress(dirname(socketPath), basename(socketPath), connectTo)
+  } catch (error) {
+    if (['ENOENT', 'ECONNREFUSED'].includes(errnoOf(error) ?? '')) return undefined
+    throw unreachable(messageOf(error))
+  }
+}
+
+function connectTo(address: string): Promise<Socket> {
+  return new Promise((resolve, reject) => {
+    const socket = connect(address)
+    socket.once('error', reject)
+    socket.once('connect', () => {
+      socket.off('error', reject)
+      resolve(socket)
+    })
+  })
+}
+
+async function greet(socket: Socket): Promise<DaemonClient> {
+  checkPeer(socket)
+  let orders: OrderHandler | undefined
+  const link = new Link(socket, async (op, args) => {
+    const order = parseOrder(op, args)
+    if (!orders) throw malformed('an order to a link without a session')
+    await orders(order)
+  })
+  const hello = (await link.call('hello', { v: PROTOCOL, version: PRODUCT.version }, 10_000)) as Values['hello']
+  return {
+    daemon: { version: hello.version, pid: hello.pid },
+    call: (op, args, timeoutMs) => link.call(op, args, timeoutMs) as Promise<Values[typeof op]>,
+    onLost: (callback) => link.onLost(callback),
+    onPush: (handler) => {
+      orders = handler
+    },
+    unref: () => link.unref(),
+    close: () => link.close(),
+  }
+}
+
+const logFile = (paths: Paths): string => join(paths.run, 'ambitd.log')
+
+/** Starts a daemon of our own version; two that start at once settle it by lock, the later one leaves with 0. */
+function startDaemon(paths: Paths): ReturnType<typeof spawn> {
+  const log = fs.openSync(logFile(paths), fs.constants.O_WRONLY | fs.constants.O_CREAT | fs.constants.O_APPEND | fs.constants.O_NOFOLLOW, 0o600)
+  try {
+    const [program, ...args] = daemonCommand()
+    const places = ['--config', paths.config, '--state', paths.state, '--run', paths.run]
+    const child = spawn(program, [...args, ...places], { cwd: '/', env: daemonEnv(), stdio: ['ignore', 'ignore', log], detached: true })
+    child.on('error', () => undefined)
+    child.unref()
+    return child
+  } finally {
+    fs.closeSync(log)
+  }
+}
+
+/** From the bundle: the shipped node and bundle. From source: this node and main.ts. Never from the environment. */
+function daemonCommand(): [string, ...string[]] {
+  const here = fileURLToPath(import.meta.url)
+  if (here.endsWith('.ts')) return [process.execPath, join(dirname(here), 'main.ts')]
+  const build = join(installRoot(), '.build')
+  return [join(build, 'node'), join(build, 'ambitd.mjs')]
+}
+
+/** Little: the daemon outlives this command, serves others, and must not run what NODE_OPTIONS says. */
+function daemonEnv(): NodeJS.ProcessEnv {
+  const keep = ['HOME', 'PATH', 'LANG', 'TZ']
+  return Object.fromEntries(keep.flatMap((name) => (process.env[name] ? [[name, process.env[name]]] : [])))
+}
+
+function lastWords(paths: Paths): string {
+  try {
+    return fs.readFileSync(logFile(paths), 'utf8').trim().split('\n').at(-1) ?? ''
+  } catch {
+    return 'it said nothing'
+  }
+}

@@ -1,0 +1,118 @@
+/** What may be asked of `ambitd`, and what it orders an `ambit run` to do. Both ends parse with these. */
+import { z } from 'zod'
+import { malformed } from './frames.ts'
+
+/** Version of the protocol; peers of another one part at once. */
+export const PROTOCOL = 1
+
+/** A session id is also a directory name. */
+export const sessionId = z.string().regex(/^[a-z0-9][a-z0-9-]{2,63}$/)
+const text = z.string().max(4096)
+const nothing = z.strictObject({})
+const one = z.strictObject({ id: sessionId })
+
+export const ARGS = {
+  hello: z.strictObject({ v: z.number().int(), version: text }),
+  'session.open': z.strictObject({
+    id: sessionId,
+    dir: text,
+    pid: z.number().int().min(1),
+    profile: text,
+    runtime: text,
+    agent: text,
+    project: text.nullable(),
+    startedAt: z.number().int().min(0),
+  }),
+  'session.close': one,
+  kill: one,
+  freeze: one,
+  thaw: one,
+  sessions: z.strictObject({ all: z.boolean() }),
+  why: z.strictObject({ id: sessionId.nullable() }),
+  'log.sync': nothing,
+  status: nothing,
+  shutdown: nothing,
+} as const
+
+export type Op = keyof typeof ARGS
+export type Args<O extends Op> = z.infer<(typeof ARGS)[O]>
+
+/** What the daemon orders the `ambit run` of a session to do. `by` names who asked. */
+export const ORDERS = ['session.kill', 'session.freeze', 'session.thaw'] as const
+export interface Order {
+  readonly op: (typeof ORDERS)[number]
+  readonly id: string
+  readonly by: string
+}
+
+/** Parses an order; throws ERR_DAEMON_PROTOCOL, which closes the link. */
+export function parseOrder(op: string, args: unknown): Order {
+  const result = z.strictObject({ op: z.enum(ORDERS), id: sessionId, by: text }).safeParse({ op, ...(args as object) })
+  if (!result.success) throw malformed('not an order')
+  return result.data
+}
+
+export interface Head {
+  readonly size: number
+  /** Base64 of the root hash. */
+  readonly root: string
+}
+
+export type SessionState = 'running' | 'frozen' | 'detached' | 'ended' | 'killed' | 'orphaned'
+
+export interface SessionInfo {
+  readonly id: string
+  readonly state: SessionState
+  readonly pid: number
+  readonly profile: string
+  readonly runtime: string
+  readonly agent: string
+  readonly project: string | null
+  readonly startedAt: number
+  readonly endedAt: number | null
+  /** Facts sequenced so far, by kind. */
+  readonly counters: Readonly<Record<string, number>>
+}
+
+/** One refusal, newest first. Texts are the agent's: printable() before a person sees them. */
+export interface Refusal {
+  readonly t: number
+  readonly kind: string
+  readonly target: string
+  readonly reason: string
+  readonly rule: string | null
+}
+
+export interface Status {
+  readonly version: string
+  readonly pid: number
+  readonly sessions: number
+  readonly log: Head | null
+  /** Why sessions are refused, or null. */
+  readonly broken: string | null
+  /** Why sequencing waits (a full disk), or null. */
+  readonly stalled: string | null
+}
+
+export interface Values {
+  hello: { v: number; version: string; pid: number }
+  'session.open': Record<string, never>
+  'session.close': Head
+  kill: Record<string, never>
+  freeze: Record<string, never>
+  thaw: Record<string, never>
+  sessions: { sessions: SessionInfo[] }
+  why: { session: string | null; refusals: Refusal[] }
+  'log.sync': Head
+  status: Status
+  shutdown: Record<string, never>
+}
+
+export const isOp = (op: string): op is Op => Object.hasOwn(ARGS, op)
+
+/** Arguments of `op`; throws ERR_DAEMON_PROTOCOL, which closes the link. */
+export function parseArgs<O extends Op>(op: O, args: unknown): Args<O> {
+  const result = ARGS[op].safeParse(args)
+  if (!result.success) throw malformed(`bad arguments of ${op}`)
+  return result.data as Args<O>
+}
