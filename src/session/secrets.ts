@@ -2,7 +2,7 @@
 import { readFileSync, statSync } from 'node:fs'
 import { AmbitError, messageOf } from '../lib/errors.ts'
 import type { CredentialPlan } from '../profile/plan.ts'
-import { placeholderFor } from '../runtime/placeholders.ts'
+import { placeholderFor } from './placeholder.ts'
 
 const MAX_SECRET = 8192
 /** Shapes the placeholder of a credential whose source is absent; requests that need it are refused. */
