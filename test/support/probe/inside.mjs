@@ -1,0 +1,270 @@
+/**
+ * Runs a list of attempts and prints what came of each. The same file runs inside a session and outside it, so that
+ * every refusal has its positive control. Plain JavaScript without dependencies: any Node runs it.
+ *
+ *   node inside.mjs STEPS.json PROBE   →  one line, `AMBIT-RESULTS {"name": {"ok": true, …}, …}`
+ *
+ * A step is {name, op, …}; a list of steps in the list runs at the same time. A result is {ok: true, value} or
+ * {ok: false, error: CODE, text}.
+ */
+import { execFile, spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import dgram from 'node:dgram'
+import dns from 'node:dns'
+import fs from 'node:fs'
+import https from 'node:https'
+import http from 'node:http'
+import net from 'node:net'
+import { networkInterfaces } from 'node:os'
+import { setTimeout as sleep } from 'node:timers/promises'
+import tls from 'node:tls'
+
+const [stepsFile, probe] = process.argv.slice(2)
+const steps = JSON.parse(fs.readFileSync(stepsFile, 'utf8'))
+const LIMIT = 64 * 1024
+
+const OPS = {
+  read: ({ path }) => fs.readFileSync(path, 'latin1').slice(0, LIMIT),
+  write: ({ path, text = 'written' }) => fs.writeFileSync(path, text),
+  append: ({ path, text = 'appended' }) => fs.appendFileSync(path, text),
+  create: ({ path, text = 'created' }) => fs.writeFileSync(path, text, { flag: 'wx' }),
+  truncate: ({ path }) => fs.truncateSync(path, 0),
+  mkdir: ({ path }) => fs.mkdirSync(path),
+  rmdir: ({ path }) => fs.rmdirSync(path),
+  unlink: ({ path }) => fs.unlinkSync(path),
+  rename: ({ from, to }) => fs.renameSync(from, to),
+  link: ({ from, to }) => fs.linkSync(from, to),
+  symlink: ({ target, path }) => fs.symlinkSync(target, path),
+  chmod: ({ path, mode }) => fs.chmodSync(path, mode),
+  list: ({ path }) => fs.readdirSync(path).sort(),
+  stat: ({ path }) => {
+    const { mode, size, uid, gid, nlink, rdev } = fs.lstatSync(path)
+    return { mode, size, uid, gid, nlink, rdev }
+  },
+  readlink: ({ path }) => fs.readlinkSync(path),
+  env: () => ({ ...process.env }),
+  status: () => fs.readFileSync('/proc/self/status', 'utf8'),
+  fds: () => openDescriptors(),
+  interfaces: () => networkInterfaces(),
+  pid: () => process.pid,
+  sleep: ({ ms }) => sleep(ms),
+  devices: () => deviceNodes('/dev'),
+  sockets: ({ roots }) => roots.flatMap((root) => socketsBelow(root, 0)),
+  probe: ({ args, timeout }) => command([probe, ...args], { timeout }).then(({ stdout }) => stdout.trim()),
+  sh: ({ cmd, timeout, env }) => command(['/bin/sh', '-c', cmd], { timeout, env }),
+  exec: ({ argv, timeout, env, cwd }) => command(argv, { timeout, env, cwd }),
+  /** Leaves a process behind on purpose. */
+  orphan: ({ argv }) => {
+    const child = spawn(argv[0], argv.slice(1), { detached: true, stdio: 'ignore' })
+    child.unref()
+    return child.pid
+  },
+  lookup: ({ host }) => dns.promises.lookup(host, { all: true }),
+  resolve: ({ host, type = 'A', server }) => {
+    const resolver = new dns.promises.Resolver({ timeout: 1500, tries: 1 })
+    if (server) resolver.setServers([server])
+    return resolver.resolve(host, type)
+  },
+  udp: ({ host, port, text = 'probe' }) => udp(host, port, text),
+  unix: ({ path, send }) => exchange(() => net.connect({ path }), { send, wait: 700 }),
+  tcp: (step) => exchange(() => net.connect({ host: step.host, port: step.port }), step),
+  tls: (step) => exchange(() => tls.connect(tlsOptions(step)), step, 'secureConnect'),
+  proxy: (step) => exchange(() => net.connect(proxyAddress()), step),
+  http: (step) => request(step),
+}
+
+async function run(step) {
+  try {
+    return { ok: true, value: (await OPS[step.op](step)) ?? null }
+  } catch (error) {
+    return { ok: false, error: String(error.code ?? error.name), text: String(error.message).slice(0, 400) }
+  }
+}
+
+function command(argv, { timeout = 10_000, env, cwd } = {}) {
+  return new Promise((resolve, reject) => {
+    const options = { timeout, killSignal: 'SIGKILL', maxBuffer: 1 << 26, encoding: 'latin1', cwd }
+    const child = execFile(argv[0], argv.slice(1), { ...options, env: { ...process.env, ...env } }, done)
+    child.stdin?.end()
+    function done(error, stdout, stderr) {
+      if (error && typeof error.code === 'string') reject(error)
+      else
+        resolve({
+          code: error ? (error.code ?? null) : 0,
+          signal: error?.signal ?? null,
+          stdout: stdout.slice(0, LIMIT),
+          stderr: stderr.slice(0, LIMIT),
+        })
+    }
+  })
+}
+
+function openDescriptors() {
+  return fs.readdirSync('/proc/self/fd').flatMap((fd) => {
+    try {
+      return [[Number(fd), fs.readlinkSync(`/proc/self/fd/${fd}`)]]
+    } catch {
+      // The descriptor of the listing itself is gone by now.
+      return []
+    }
+  })
+}
+
+function deviceNodes(folder) {
+  return fs.readdirSync(folder, { withFileTypes: true }).flatMap((entry) => {
+    const path = `${folder}/${entry.name}`
+    if (entry.isDirectory()) return deviceNodes(path)
+    return entry.isCharacterDevice() || entry.isBlockDevice() ? [path] : []
+  })
+}
+
+function socketsBelow(folder, depth) {
+  if (depth > 6) return []
+  let entries = []
+  try {
+    entries = fs.readdirSync(folder, { withFileTypes: true })
+  } catch {
+    // Unreadable or absent: nothing to see.
+  }
+  return entries.flatMap((entry) => {
+    const path = `${folder === '/' ? '' : folder}/${entry.name}`
+    if (entry.isSocket()) return [path]
+    return entry.isDirectory() && !/^\/(proc|sys)$/.test(path) ? socketsBelow(path, depth + 1) : []
+  })
+}
+
+function udp(host, port, text) {
+  return new Promise((resolve, reject) => {
+    const socket = dgram.createSocket(net.isIPv6(host) ? 'udp6' : 'udp4')
+    const finish = (act, value) => {
+      clearTimeout(timer)
+      socket.close()
+      act(value)
+    }
+    const timer = setTimeout(() => finish(reject, Object.assign(new Error('no answer'), { code: 'ETIMEDOUT' })), 1500)
+    socket.on('error', (error) => finish(reject, error))
+    socket.on('message', (data) => finish(resolve, data.toString('latin1')))
+    socket.connect(port, host, () => socket.send(text, (error) => error && finish(reject, error)))
+  })
+}
+
+function tlsOptions({ host, port, servername, alpn, insecure = false }) {
+  const name = servername === undefined ? host : servername
+  return {
+    host,
+    port,
+    ...(name === null || net.isIP(name) ? {} : { servername: name }),
+    ...(alpn ? { ALPNProtocols: alpn } : {}),
+    rejectUnauthorized: !insecure,
+    checkServerIdentity: insecure ? () => undefined : tls.checkServerIdentity,
+  }
+}
+
+function proxyAddress() {
+  const { hostname, port } = new URL(process.env.HTTPS_PROXY ?? process.env.https_proxy ?? 'http://127.0.0.1:1')
+  return { host: hostname, port: Number(port) }
+}
+
+/**
+ * Opens a stream, sends `send` (latin1; a list is sent piece by piece with `gap` ms between) and collects what comes
+ * until the peer closes or `wait` ms have passed without an end.
+ */
+function exchange(open, { send, gap = 0, wait = 3000 }, ready = 'connect') {
+  return new Promise((resolve, reject) => {
+    const chunks = []
+    const started = Date.now()
+    const socket = open()
+    let connected = false
+    let closed = null
+    const finish = () => {
+      clearTimeout(timer)
+      socket.destroy()
+      const received = Buffer.concat(chunks).toString('latin1').slice(0, LIMIT)
+      resolve({ connected, closed, received, ms: Date.now() - started })
+    }
+    const timer = setTimeout(finish, wait)
+    socket.on(ready, async () => {
+      connected = true
+      for (const piece of send === undefined ? [] : [send].flat()) {
+        if (socket.destroyed || closed) return
+        socket.write(Buffer.from(piece, 'latin1'))
+        if (gap) await sleep(gap)
+      }
+    })
+    socket.on('data', (data) => chunks.push(data))
+    socket.on('end', () => {
+      closed = 'end'
+      finish()
+    })
+    socket.on('error', (error) => {
+      if (!connected) {
+        clearTimeout(timer)
+        reject(error)
+        return
+      }
+      closed = error.code ?? 'error'
+      finish()
+    })
+  })
+}
+
+/** One HTTP request without following redirects. `size` sends that many pseudo-random bytes. */
+function request({ url, method = 'GET', headers = {}, body, size, pace, timeout = 15_000, agent = false }) {
+  return new Promise((resolve, reject) => {
+    const client = url.startsWith('https:') ? https : http
+    const outgoing = client.request(url, { method, headers, timeout, agent }, (response) => {
+      const digest = createHash('sha256')
+      const chunks = []
+      let length = 0
+      response.on('data', (chunk) => {
+        digest.update(chunk)
+        length += chunk.length
+        if (length <= LIMIT) chunks.push(chunk)
+      })
+      response.on('error', reject)
+      response.on('end', () =>
+        resolve({
+          status: response.statusCode,
+          headers: response.headers,
+          body: Buffer.concat(chunks).toString('latin1'),
+          length,
+          sha256: digest.digest('hex'),
+          sent: sent?.sha256 ?? null,
+        }),
+      )
+    })
+    outgoing.on('timeout', () => outgoing.destroy(Object.assign(new Error('no answer'), { code: 'ETIMEDOUT' })))
+    outgoing.on('error', reject)
+    const sent = size === undefined ? null : bulk(size)
+    void feed(outgoing, sent?.blocks ?? (body === undefined ? [] : [Buffer.from(body, 'latin1')]), pace)
+  })
+}
+
+async function feed(stream, blocks, pace = 0) {
+  for (const block of blocks) {
+    if (stream.destroyed) return
+    if (!stream.write(block)) await Promise.race([new Promise((resume) => stream.once('drain', resume)), sleep(5000)])
+    if (pace) await sleep(pace)
+  }
+  stream.end()
+}
+
+function bulk(size) {
+  const digest = createHash('sha256')
+  const blocks = []
+  for (let left = size, seed = 1; left > 0; left -= 65536, seed += 1) {
+    const block = createHash('sha512').update(String(seed)).digest()
+    const wide = Buffer.alloc(Math.min(left, 65536), block)
+    digest.update(wide)
+    blocks.push(wide)
+  }
+  return { blocks, sha256: digest.digest('hex') }
+}
+
+const results = {}
+for (const entry of steps) {
+  const group = [entry].flat()
+  const outcomes = await Promise.all(group.map(run))
+  for (const [index, step] of group.entries()) results[step.name] = outcomes[index]
+}
+process.stdout.write(`\nAMBIT-RESULTS ${JSON.stringify(results)}\n`, () => process.exit(0))

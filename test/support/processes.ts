@@ -1,0 +1,40 @@
+/** Processes of a test, found by a marker in their environment or arguments that nothing else on the machine has. */
+import { readdirSync, readFileSync } from 'node:fs'
+
+/** Host pids whose environment or command line holds `marker`. */
+export function processesWith(marker: string): readonly number[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
+    .filter((pid) => holds(pid, 'environ', marker) || holds(pid, 'cmdline', marker))
+    .map(Number)
+}
+
+/** Kills them, each by its pid. */
+export function endProcesses(marker: string): void {
+  for (const pid of processesWith(marker)) {
+    try {
+      process.kill(pid, 'SIGKILL')
+    } catch {
+      // Gone between the listing and the signal.
+    }
+  }
+}
+
+function holds(pid: string, file: 'environ' | 'cmdline', marker: string): boolean {
+  try {
+    return readFileSync(`/proc/${pid}/${file}`, 'latin1').includes(marker)
+  } catch {
+    // Another user's process, or one that just ended.
+    return false
+  }
+}
+
+/** Waits until `check` holds; false when it does not within `ms`. */
+export async function eventually(check: () => boolean | Promise<boolean>, ms = 5000): Promise<boolean> {
+  const deadline = Date.now() + ms
+  while (Date.now() < deadline) {
+    if (await check()) return true
+    await new Promise((resolve) => setTimeout(resolve, 50))
+  }
+  return await check()
+}

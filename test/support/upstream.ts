@@ -1,0 +1,143 @@
+/** HTTPS servers that a case sends to, and that keep everything they get: what did not arrive did not leave. */
+import { createHash } from 'node:crypto'
+import type { IncomingMessage, RequestListener } from 'node:http'
+import { createServer } from 'node:https'
+import { createServer as createTcpServer, type Server, type Socket } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { native } from '../../src/lib/native.ts'
+
+export interface Seen {
+  readonly method: string
+  readonly url: string
+  readonly headers: IncomingMessage['headers']
+  readonly rawHeaders: readonly string[]
+  readonly servername: string | undefined
+  /** Of the body. */
+  readonly bytes: number
+  readonly sha256: string
+  readonly body: string
+}
+
+export interface Upstream {
+  readonly port: number
+  /** PEM of the CA that signed its certificate. */
+  readonly ca: string
+  readonly requests: Seen[]
+  /** TCP connections accepted, whatever came of them. */
+  readonly connections: () => number
+  /** Bytes read from the network below TLS. */
+  readonly bytesRead: () => number
+  readonly close: () => void
+}
+
+export type Answer = (request: Seen, response: Parameters<RequestListener>[1]) => void
+
+const KEPT = 64 * 1024
+
+/** Starts one; it answers `200 hello` unless `answer` says otherwise. */
+export async function serveHttps(
+  hosts: readonly string[],
+  { address = '127.0.0.1', port = 0, answer }: { address?: string; port?: number; answer?: Answer } = {},
+): Promise<Upstream> {
+  const hour = 3600
+  const now = Math.floor(Date.now() / 1000)
+  const ca = native().createCa('Ambit test upstream', now - hour, now + 24 * hour)
+  const certificates = new Map(
+    hosts.map((host) => [host, native().createLeaf(ca, host, now - hour, now + hour)]),
+  )
+  const [first] = certificates.values()
+  if (!first) throw new TypeError('an upstream needs a host')
+  const requests: Seen[] = []
+  const sockets = new Set<Socket>()
+  let closedBytes = 0
+  let connections = 0
+  const server = createServer(
+    { cert: first.cert, key: first.key, ALPNProtocols: ['http/1.1'] },
+    (request, response) => {
+      void receive(request).then((seen) => {
+        requests.push(seen)
+        if (answer) answer(seen, response)
+        else response.end('hello')
+      })
+    },
+  )
+  for (const [host, { cert, key }] of certificates) server.addContext(host, { cert, key })
+  server.on('connection', (socket: Socket) => {
+    connections += 1
+    sockets.add(socket)
+    socket.on('close', () => {
+      sockets.delete(socket)
+      closedBytes += socket.bytesRead
+    })
+  })
+  const bound = await listen(server, port, address)
+  return {
+    port: bound,
+    ca: ca.cert,
+    requests,
+    connections: () => connections,
+    bytesRead: () => closedBytes + [...sockets].reduce((sum, socket) => sum + socket.bytesRead, 0),
+    close: () => server.close(),
+  }
+}
+
+async function receive(request: IncomingMessage): Promise<Seen> {
+  const digest = createHash('sha256')
+  const kept: Buffer[] = []
+  let bytes = 0
+  try {
+    for await (const chunk of request as AsyncIterable<Buffer>) {
+      digest.update(chunk)
+      if (bytes < KEPT) kept.push(chunk)
+      bytes += chunk.length
+    }
+  } catch {
+    // The sender went away; what came is kept, which is what the cases ask about.
+  }
+  return {
+    method: request.method ?? '',
+    url: request.url ?? '',
+    headers: request.headers,
+    rawHeaders: request.rawHeaders,
+    servername: (request.socket as unknown as { servername?: string }).servername,
+    bytes,
+    sha256: digest.digest('hex'),
+    body: Buffer.concat(kept).toString('latin1'),
+  }
+}
+
+export interface Listener {
+  readonly port: number
+  readonly received: Buffer[]
+  readonly connections: () => number
+  readonly close: () => void
+}
+
+/** A bare TCP server that keeps what it gets and answers `greeting`. */
+export async function serveTcp(address = '127.0.0.1', port = 0, greeting = ''): Promise<Listener> {
+  const received: Buffer[] = []
+  let connections = 0
+  const server = createTcpServer((socket) => {
+    connections += 1
+    socket.on('data', (data) => received.push(data))
+    socket.on('error', () => {
+      // A reset by the other side is an answer, too.
+    })
+    if (greeting) socket.write(greeting)
+  })
+  const bound = await listen(server, port, address)
+  return { port: bound, received, connections: () => connections, close: () => server.close() }
+}
+
+async function listen(server: Server, port: number, address: string): Promise<number> {
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject)
+    server.listen(port, address, resolve)
+  })
+  server.unref()
+  const bound = server.address()
+  return typeof bound === 'object' && bound ? bound.port : port
+}
+
+/** Lets what is under way arrive before a test says that nothing came. */
+export const settle = (): Promise<void> => sleep(150)
