@@ -1,0 +1,155 @@
+import { accessSync, constants, readdirSync, readFileSync, statSync } from 'node:fs'
+import { basename, dirname, join, resolve } from 'node:path'
+
+/** Where a command is looked up. */
+export interface Lookup {
+  readonly path: string
+  readonly cwd: string
+  readonly env: NodeJS.ProcessEnv
+}
+
+export function isProgram(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK)
+    return statSync(path).isFile()
+  } catch {
+    return false // absent, or not ours to run: the search goes on, as execvp(3) does
+  }
+}
+
+/**
+ * Finds `command` as a shell would, and looks through version managers' shims: a shim is a script that picks the
+ * program at run time from files that do not exist inside. Null when there is none.
+ */
+export function locate(command: string, lookup: Lookup): string | null {
+  if (command.includes('/')) {
+    const path = resolve(lookup.cwd, command)
+    return isProgram(path) ? throughShim(path, lookup) : null
+  }
+  for (const dir of lookup.path.split(':')) {
+    if (!dir.startsWith('/')) continue // "." on PATH would be the agent's to fill
+    const path = join(dir, command)
+    if (!isProgram(path)) continue
+    const program = throughShim(path, lookup)
+    if (program) return program
+  }
+  return null
+}
+
+function throughShim(path: string, lookup: Lookup): string | null {
+  const dir = dirname(path)
+  const manager = dirname(dir)
+  if (basename(dir) === 'shims') {
+    if (isDir(join(manager, 'versions'))) return pyenvTarget(manager, basename(path), lookup)
+    if (isDir(join(manager, 'installs'))) return installsTarget(manager, path)
+  }
+  if (basename(dir) === 'bin' && isDir(join(manager, 'tools/image')))
+    return voltaTarget(manager, basename(path))
+  return path
+}
+
+/** https://github.com/pyenv/pyenv#understanding-python-version-selection */
+function pyenvTarget(root: string, name: string, lookup: Lookup): string | null {
+  for (const version of pyenvVersions(root, lookup)) {
+    const path = join(root, 'versions', version, 'bin', name)
+    if (isProgram(path)) return path
+  }
+  return null // "system", or a version without this program: the next PATH entry serves
+}
+
+function pyenvVersions(root: string, lookup: Lookup): string[] {
+  const chosen =
+    lookup.env.PYENV_VERSION?.split(':') ??
+    upwards(lookup.cwd)
+      .map((dir) => linesOf(join(dir, '.python-version')))
+      .find((lines) => lines.length > 0) ??
+    linesOf(join(root, 'version'))
+  const installed = list(join(root, 'versions'))
+  return chosen.filter(isVersion).map((wanted) => {
+    const prefixed = installed.filter((have) => have.startsWith(`${wanted}.`)).sort(byVersion)
+    return installed.includes(wanted) ? wanted : (prefixed.at(-1) ?? wanted)
+  })
+}
+
+/** asdf writes its choice into the shim (`# asdf-plugin: nodejs 22.1.0`); mise links all shims to itself. */
+function installsTarget(root: string, shim: string): string | null {
+  const name = basename(shim)
+  const text = statSync(shim).size < 65_536 ? readFileSync(shim, 'latin1') : ''
+  const noted = [...text.matchAll(/^# asdf-plugin: (\S+) (\S+)$/gm)].map((match) => [match[1], match[2]])
+  const pairs =
+    noted.length > 0
+      ? noted
+      : list(join(root, 'installs')).flatMap((tool) =>
+          list(join(root, 'installs', tool))
+            .sort(byVersion)
+            .reverse()
+            .map((version) => [tool, version]),
+        )
+  for (const [tool, version] of pairs) {
+    if (!tool || !version || !isVersion(tool) || !isVersion(version)) continue
+    const path = join(root, 'installs', tool, version, 'bin', name)
+    if (isProgram(path)) return path
+  }
+  return null
+}
+
+/** Volta notes in JSON which package and which Node a shim stands for. */
+function voltaTarget(root: string, name: string): string | null {
+  if (name === 'node' || name === 'npm' || name === 'npx') {
+    const platform = parseJson(join(root, 'tools/user/platform.json')) as {
+      node?: { runtime?: unknown }
+    } | null
+    const runtime = platform?.node?.runtime
+    if (typeof runtime !== 'string' || !isVersion(runtime)) return null
+    const path = join(root, 'tools/image/node', runtime, 'bin', name)
+    return isProgram(path) ? path : null
+  }
+  const bin = parseJson(join(root, 'tools/user/bins', `${name}.json`)) as { package?: unknown } | null
+  if (typeof bin?.package !== 'string' || bin.package.includes('..')) return null
+  const path = join(root, 'tools/image/packages', bin.package, 'bin', name)
+  return isProgram(path) ? path : null
+}
+
+/** A version or tool name from a file: one path segment, never `..`. */
+const isVersion = (text: string): boolean => /^[\w@+][\w.@+-]*$/.test(text)
+
+const byVersion = (a: string, b: string): number => a.localeCompare(b, 'en', { numeric: true })
+
+function upwards(dir: string): string[] {
+  const parent = dirname(dir)
+  return parent === dir ? [dir] : [dir, ...upwards(parent)]
+}
+
+function isDir(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false
+}
+
+function list(dir: string): string[] {
+  try {
+    return readdirSync(dir)
+  } catch {
+    return [] // an absent directory has no versions
+  }
+}
+
+function linesOf(path: string): string[] {
+  try {
+    return readFileSync(path, 'utf8')
+      .slice(0, 4096)
+      .split('\n')
+      .map((line) => line.trim())
+      .filter((line) => line && !line.startsWith('#'))
+  } catch {
+    return [] // the next place decides
+  }
+}
+
+/** A JSON file that somebody else wrote, or null. */
+export function parseJson(path: string): unknown {
+  try {
+    if (statSync(path).size > 4 << 20) return null
+    return JSON.parse(readFileSync(path, 'utf8'))
+  } catch {
+    return null // absent or malformed: there is nothing to learn from it
+  }
+}

@@ -1,0 +1,251 @@
+import { execFile } from 'node:child_process'
+import { access, constants, open, readFile } from 'node:fs/promises'
+import { arch } from 'node:os'
+import { errnoOf, messageOf } from '../lib/errors.ts'
+import { nativeBinary } from '../lib/paths.ts'
+import { installHint, lookForTool } from './tools.ts'
+
+/** One primitive: whether it works here, how that was found out, and what would make it work. */
+export interface Probe {
+  readonly name: string
+  readonly state: 'fully' | 'partly' | 'not'
+  readonly detail: string
+  readonly remedy: string | null
+  /** Without it no session starts. */
+  readonly needed: boolean
+}
+
+export interface MachineReport {
+  /** True when `os-sandbox` sessions can run. */
+  readonly ready: boolean
+  readonly probes: readonly Probe[]
+}
+
+/** Tries each primitive that a runtime needs. Tries, not reads versions: a device that opens may still not work. */
+export async function probeMachine(): Promise<MachineReport> {
+  const probes = await Promise.all([
+    kernel(), launcher(), tool('bubblewrap', 'bwrap', 'bubblewrap'), userNamespaces(), tool('nftables', 'nft', 'nftables'), fuse(), landlock(), seccomp(),
+    cgroups(), gvisor(), qemu(), kvm(),
+  ]) // biome-ignore format: in the order of the report
+  return { ready: probes.every((probe) => !probe.needed || probe.state === 'fully'), probes }
+}
+
+const works = (name: string, detail: string, needed = true): Probe => ({
+  name,
+  state: 'fully',
+  detail,
+  remedy: null,
+  needed,
+})
+const lacks = (name: string, detail: string, remedy: string, needed = true): Probe => ({
+  name,
+  state: 'not',
+  detail,
+  remedy,
+  needed,
+})
+
+async function kernel(): Promise<Probe> {
+  const release = (await readFile('/proc/sys/kernel/osrelease', 'utf8')).trim()
+  return works('kernel', `Linux ${release} on ${arch()}`)
+}
+
+async function launcher(): Promise<Probe> {
+  for (const name of ['ambit-launch', 'ambit-view'] as const) {
+    if (!(await exists(nativeBinary(name))))
+      return lacks('native parts', `${name} is not built`, 'run: ./dev build')
+  }
+  return works('native parts', 'ambit-launch and ambit-view are built')
+}
+
+async function tool(name: string, program: string, packageName: string): Promise<Probe> {
+  const path = lookForTool(program)
+  if (!path) return lacks(name, `${program} is not installed`, installHint(packageName))
+  const run = await tryRun(path, ['--version'])
+  return run.ok
+    ? works(name, `${path}: ${run.out.split('\n')[0]}`)
+    : lacks(name, `${path} does not run: ${run.why}`, installHint(packageName))
+}
+
+/** An unprivileged user namespace with another one nested in it, as a session has. */
+async function userNamespaces(): Promise<Probe> {
+  const name = 'user namespaces'
+  const bwrap = lookForTool('bwrap')
+  if (!bwrap) return lacks(name, 'not tried: bwrap is missing', installHint('bubblewrap'))
+  const inner = ['--unshare-all', '--ro-bind', '/', '/', '--proc', '/proc', '--dev', '/dev']
+  const run = await tryRun(bwrap, [...inner, bwrap, '--unshare-user', '--ro-bind', '/', '/', '/usr/bin/true'])
+  if (run.ok) return works(name, 'made one in another')
+  return lacks(name, `refused: ${run.why}`, await namespaceRemedy())
+}
+
+async function namespaceRemedy(): Promise<string> {
+  const settings = [
+    [
+      '/proc/sys/kernel/apparmor_restrict_unprivileged_userns',
+      '1',
+      'sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile with "userns" for bwrap and ambit-launch',
+    ],
+    ['/proc/sys/kernel/unprivileged_userns_clone', '0', 'sudo sysctl -w kernel.unprivileged_userns_clone=1'],
+    ['/proc/sys/user/max_user_namespaces', '0', 'sudo sysctl -w user.max_user_namespaces=15000'],
+  ] as const
+  for (const [path, bad, remedy] of settings) {
+    if ((await read(path))?.trim() === bad) return remedy
+  }
+  return 'in a container: allow user namespaces in its seccomp profile'
+}
+
+async function fuse(): Promise<Probe> {
+  const name = 'FUSE'
+  const error = await tryOpen('/dev/fuse')
+  if (error === null) return works(name, '/dev/fuse opens for reading and writing')
+  const remedy =
+    error === 'ENOENT' ? 'sudo modprobe fuse; in a container: --device /dev/fuse' : 'sudo chmod 666 /dev/fuse'
+  return lacks(name, `/dev/fuse does not open: ${error}`, remedy)
+}
+
+async function landlock(): Promise<Probe> {
+  const name = 'Landlock'
+  const modules = await read('/sys/kernel/security/lsm')
+  const run = await tryRun(nativeBinary('ambit-launch'), ['probe'])
+  const abi = run.ok ? (parse(run.out)?.landlock ?? null) : null
+  if (typeof abi === 'number' && abi > 0) return works(name, `ABI ${abi}`)
+  if (modules?.split(',').includes('landlock')) return works(name, 'in the list of security modules')
+  return lacks(
+    name,
+    modules === null ? 'the list of security modules cannot be read' : 'not among the security modules',
+    'boot with lsm=landlock,… (Linux 5.13 or newer)',
+  )
+}
+
+async function seccomp(): Promise<Probe> {
+  const actions = await read('/proc/sys/kernel/seccomp/actions_avail')
+  if (actions?.includes('user_notif')) return works('seccomp', `actions: ${actions.trim()}`)
+  return lacks('seccomp', 'no user notification', 'a kernel of 5.0 or newer with CONFIG_SECCOMP_FILTER')
+}
+
+/** Limits by the kernel need a delegated cgroup; without one a watchdog measures and stops. */
+async function cgroups(): Promise<Probe> {
+  const name = 'cgroup limits'
+  const own = /^0::(.*)$/m.exec((await read('/proc/self/cgroup')) ?? '')?.[1]
+  const dir = own === undefined ? null : `/sys/fs/cgroup${own}`
+  const controllers = dir && (await read(`${dir}/cgroup.controllers`))
+  const writable =
+    dir !== null &&
+    (await access(`${dir}/cgroup.procs`, constants.W_OK).then(
+      () => true,
+      () => false,
+    ))
+  if (writable && controllers?.includes('memory') && controllers.includes('pids'))
+    return works(name, `delegated: ${dir}`, false)
+  return {
+    name,
+    state: 'partly',
+    detail: 'no delegated cgroup: a watchdog measures memory and processes',
+    remedy: 'start Ambit in a systemd user session (systemd-run --user --scope -p Delegate=yes)',
+    needed: false,
+  }
+}
+
+async function gvisor(): Promise<Probe> {
+  const path = lookForTool('runsc')
+  if (!path) return lacks('gVisor', 'runsc is not installed', 'see gvisor.dev/docs/user_guide/install', false)
+  const run = await tryRun(path, ['--version'])
+  return run.ok
+    ? works('gVisor', `${path}: ${run.out.split('\n')[0]}`, false)
+    : lacks('gVisor', run.why, 'install runsc again', false)
+}
+
+const qemuName = (): string => `qemu-system-${arch() === 'arm64' ? 'aarch64' : 'x86_64'}`
+
+async function qemu(): Promise<Probe> {
+  const path = lookForTool(qemuName())
+  if (!path) return lacks('QEMU', `${qemuName()} is not installed`, installHint('qemu-system'), false)
+  const run = await tryRun(path, ['--version'])
+  return run.ok
+    ? works('QEMU', `${path}: ${run.out.split('\n')[0]}`, false)
+    : lacks('QEMU', run.why, installHint('qemu-system'), false)
+}
+
+/** /dev/kvm may open where no virtual machine can be made (nested, no VMX): QEMU makes one and quits. */
+async function kvm(): Promise<Probe> {
+  const name = 'KVM'
+  const error = await tryOpen('/dev/kvm')
+  if (error)
+    return lacks(
+      name,
+      `/dev/kvm does not open: ${error}`,
+      error === 'EACCES'
+        ? 'sudo usermod -aG kvm "$USER", then log in again'
+        : 'switch virtualisation on in the firmware, or use nested virtualisation; microVMs run without it, slowly',
+      false,
+    )
+  const path = lookForTool(qemuName())
+  if (!path)
+    return {
+      name,
+      state: 'partly',
+      detail: '/dev/kvm opens; not tried further without QEMU',
+      remedy: installHint('qemu-system'),
+      needed: false,
+    }
+  const run = await tryRun(
+    path,
+    ['-M', 'none', '-accel', 'kvm', '-nodefaults', '-display', 'none', '-monitor', 'stdio'],
+    'quit\n',
+  )
+  return run.ok
+    ? works(name, 'made a virtual machine', false)
+    : lacks(
+        name,
+        `/dev/kvm opens, but no machine can be made: ${run.why}`,
+        'nothing to do where the hypervisor withholds it',
+        false,
+      )
+}
+
+interface Run {
+  readonly ok: boolean
+  readonly out: string
+  readonly why: string
+}
+
+function tryRun(path: string, args: readonly string[], input = ''): Promise<Run> {
+  return new Promise((resolve) => {
+    const child = execFile(
+      path,
+      [...args],
+      { timeout: 5000, env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin' } },
+      (error, stdout, stderr) => {
+        const said = stderr.trim().split('\n').at(-1) ?? ''
+        resolve({ ok: error === null, out: stdout.trim(), why: said || (error ? messageOf(error) : '') })
+      },
+    )
+    child.stdin?.on('error', () => {}) // a program that ended before it read its input has told why
+    child.stdin?.end(input)
+  })
+}
+
+/** The errno name of the refusal, or null. */
+async function tryOpen(path: string): Promise<string | null> {
+  try {
+    await (await open(path, 'r+')).close()
+    return null
+  } catch (error) {
+    return errnoOf(error) ?? messageOf(error)
+  }
+}
+
+const exists = (path: string): Promise<boolean> =>
+  access(path).then(
+    () => true,
+    () => false,
+  )
+const read = (path: string): Promise<string | null> => readFile(path, 'utf8').catch(() => null)
+
+function parse(text: string): Record<string, unknown> | null {
+  try {
+    return JSON.parse(text) as Record<string, unknown>
+  } catch {
+    return null // an older launcher has no probe
+  }
+}

@@ -1,0 +1,201 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { closeSync, existsSync } from 'node:fs'
+import type { Socket } from 'node:net'
+import { AmbitError, messageOf } from '../lib/errors.ts'
+import { native } from '../lib/native.ts'
+import { nativeBinary } from '../lib/paths.ts'
+import { installHint } from './tools.ts'
+import { LaunchChannel, type LaunchEvent, type LaunchOrder } from './launch-channel.ts'
+import type { Control } from '../audit/fact.ts'
+import type { Exit, GateSockets, Runtime, World } from './runtime.ts'
+
+/** Deadlines, milliseconds. A launcher that does not answer in time is killed: the session fails closed. */
+const OPEN_MS = 15_000
+const BUILD_MS = 30_000
+const EXEC_MS = 15_000
+/** From the order to kill, or from the report of the command's end, to the launcher's own. */
+const END_MS = 5_000
+
+/** Names of the descriptors in the one message on fd 4. */
+const DESCRIPTORS = ['tcp', 'dns', 'dns-tcp', 'proxy', 'fuse'] as const
+
+/** bubblewrap in namespaces of `ambit-launch`. Linux only. */
+export const osSandbox: Runtime = {
+  name: 'os-sandbox',
+  open: async (_spec, specPath) => {
+    const { launcher, socket } = startLauncher(specPath)
+    const world = new OsWorld(launcher)
+    try {
+      await world.receiveDescriptors(socket)
+      return world
+    } catch (error) {
+      world.kill()
+      throw await world.failure('making the namespaces', error)
+    } finally {
+      closeSync(socket)
+    }
+  },
+}
+
+function startLauncher(specPath: string): { launcher: ChildProcess; socket: number } {
+  const program = nativeBinary('ambit-launch')
+  if (!existsSync(program)) {
+    throw new AmbitError(
+      'ERR_RUNTIME_MISSING',
+      'runtime os-sandbox',
+      'ambit-launch is not built',
+      'run: ./dev build',
+    )
+  }
+  const [ours, theirs] = native().socketpair()
+  try {
+    // The launcher clears the environment of the cell itself; it needs none of the caller's.
+    const launcher = spawn(program, ['world', specPath], {
+      stdio: ['inherit', 'inherit', 'inherit', 'pipe', theirs],
+      env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin' },
+    })
+    return { launcher, socket: ours }
+  } catch (error) {
+    closeSync(ours)
+    throw error
+  } finally {
+    closeSync(theirs)
+  }
+}
+
+class OsWorld implements World {
+  sockets: GateSockets = { tcp: -1, dns: -1, dnsTcp: -1, proxy: -1 }
+  fuse = -1
+  readonly exited: Promise<Exit>
+  readonly #launcher: ChildProcess
+  readonly #channel: LaunchChannel
+  #ending: Exit | null = null
+  #deadline: NodeJS.Timeout | null = null
+
+  constructor(launcher: ChildProcess) {
+    this.#launcher = launcher
+    this.#channel = new LaunchChannel(launcher.stdio[3] as Socket, (event) => this.#note(event))
+    this.exited = new Promise((resolve) => {
+      launcher.once('error', (error) => {
+        this.#ending ??= failed('starting ambit-launch', error.message)
+        this.#channel.close(error.message)
+        resolve(this.#ending)
+      })
+      launcher.once('exit', (code, signal) => {
+        if (this.#deadline) clearTimeout(this.#deadline)
+        const why = signal ? `signal ${signal} ended it` : `it ended with status ${code}`
+        this.#channel.close(why, () =>
+          resolve(this.#ending ?? failed('ambit-launch', `${why} without a word`)),
+        )
+      })
+    })
+  }
+
+  /** The listening sockets and the FUSE connection, in one message beside the `world` event. */
+  async receiveDescriptors(socket: number): Promise<void> {
+    const [message] = await Promise.all([
+      native().receiveFds(socket, OPEN_MS),
+      this.#channel.expect('world', OPEN_MS),
+    ])
+    const names = (JSON.parse(message.data) as { fds?: unknown }).fds
+    if (JSON.stringify(names) !== JSON.stringify(DESCRIPTORS) || message.fds.length !== DESCRIPTORS.length) {
+      for (const fd of message.fds) closeSync(fd)
+      throw new Error('ambit-launch sent other descriptors than agreed: it is not of this version')
+    }
+    const [tcp, dns, dnsTcp, proxy, fuse] = message.fds as [number, number, number, number, number]
+    this.sockets = { tcp, dns, dnsTcp, proxy }
+    this.fuse = fuse
+  }
+
+  async build(): Promise<readonly Control[]> {
+    return (await this.#step('building the cell', { op: 'build' }, 'ready', BUILD_MS)).controls
+  }
+
+  async exec(): Promise<void> {
+    await this.#step('starting the command', { op: 'exec' }, 'running', EXEC_MS)
+  }
+
+  freeze(): void {
+    this.#channel.send({ op: 'freeze' })
+  }
+
+  thaw(): void {
+    this.#channel.send({ op: 'thaw' })
+  }
+
+  signal(signal: number): void {
+    this.#channel.send({ op: 'signal', signal })
+  }
+
+  kill(): void {
+    this.#channel.send({ op: 'kill' })
+    this.#expectEnd()
+  }
+
+  /** The launcher's own account of a failure, when it gives one in time, else what was seen from here. */
+  async failure(what: string, error: unknown): Promise<AmbitError> {
+    const exit = await this.exited
+    const seen = exit.kind === 'failed' ? exit : failed(what, messageOf(error))
+    const missing =
+      /not (installed|found)|No such file/.test(seen.why) && /bwrap|nft/.exec(seen.what + seen.why)
+    const remedy =
+      seen.remedy ??
+      (missing
+        ? installHint(missing[0] === 'nft' ? 'nftables' : 'bubblewrap')
+        : 'ambit doctor says what this machine lacks')
+    return new AmbitError(
+      missing ? 'ERR_RUNTIME_MISSING' : 'ERR_RUNTIME_FAILED',
+      seen.what,
+      seen.why,
+      remedy,
+      { cause: error },
+    )
+  }
+
+  async #step<K extends LaunchEvent['ev']>(what: string, order: LaunchOrder, answer: K, ms: number) {
+    try {
+      this.#channel.send(order)
+      return await this.#channel.expect(answer, ms)
+    } catch (error) {
+      // A command that ended before its start was reported is an end, not a failure.
+      if (answer === 'running' && this.#ending && this.#ending.kind !== 'failed')
+        return { ev: 'running', pid: 0 } as Extract<LaunchEvent, { ev: K }>
+      this.kill()
+      throw await this.failure(what, error)
+    }
+  }
+
+  #note(event: LaunchEvent): void {
+    const ending = endingOf(event)
+    if (!ending || this.#ending) return
+    this.#ending = ending
+    this.#expectEnd()
+  }
+
+  /** The launcher dies with its namespaces; SIGKILL makes sure. The kernel then kills everything inside. */
+  #expectEnd(): void {
+    this.#deadline ??= setTimeout(() => this.#launcher.kill('SIGKILL'), END_MS)
+  }
+}
+
+function endingOf(event: LaunchEvent): Exit | null {
+  switch (event.ev) {
+    case 'exit':
+      return 'code' in event ? { kind: 'code', code: event.code } : { kind: 'signal', signal: event.signal }
+    case 'timeout':
+      return { kind: 'timeout' }
+    case 'over-limit':
+      return { kind: 'over-limit', limit: event.limit }
+    case 'failed':
+      return { kind: 'failed', what: event.what, why: event.why, remedy: event.remedy }
+    default:
+      return null
+  }
+}
+
+const failed = (what: string, why: string): Extract<Exit, { kind: 'failed' }> => ({
+  kind: 'failed',
+  what,
+  why,
+  remedy: null,
+})

@@ -1,0 +1,106 @@
+import { lstatSync, writeFileSync } from 'node:fs'
+import { userInfo } from 'node:os'
+import { join, relative } from 'node:path'
+import { AmbitError } from '../lib/errors.ts'
+import { agentHomesDir, type Paths } from '../lib/paths.ts'
+import { adapterFor } from './agents.ts'
+import { buildLaunchSpec, type LaunchInput } from './build-launch-spec.ts'
+import { isWithin } from './closure/guard.ts'
+import { takeHome } from './home.ts'
+import type { LaunchSpec } from './launch-spec.ts'
+import { sessionOwner } from './owner.ts'
+import { inspectHost, type HostSystem } from './system-files.ts'
+import { findTool } from './tools.ts'
+import { javaTruststore } from './truststore.ts'
+
+/** What the session knows; the rest is looked up here. */
+export type LaunchRequest = Pick<
+  LaunchInput,
+  'plan' | 'agent' | 'session' | 'argv' | 'cwd' | 'caPem' | 'placeholders' | 'terminal' | 'journal' | 'env'
+> & {
+  readonly project: string
+  readonly home: string
+  readonly paths: Paths
+  /** The session's private directory; removed with the session. */
+  readonly run: string
+}
+
+/**
+ * Finds the host's tools and files, takes the agent's home (until this process ends), and builds the launch spec.
+ *
+ * @throws AmbitError ERR_RUNTIME_MISSING when a tool is not installed, ERR_PATH_FORBIDDEN for a home that is no home.
+ */
+export function prepareLaunch(request: LaunchRequest): LaunchSpec {
+  const { agent, plan, env } = request
+  const tools = { bwrap: findTool('bwrap', 'bubblewrap'), nft: findTool('nft', 'nftables') }
+  const caller = userInfo()
+  const owner = sessionOwner({ uid: caller.uid, gid: caller.gid }, agent.name, request.project)
+  const adapter = adapterFor(agent)
+  const home = takeHome({
+    dir: agentHomesDir(request.paths),
+    agent: agent.name,
+    project: request.project,
+    owner: owner.host,
+    mountpoints: mountpointsIn(request),
+    seeds: adapter.seeds,
+  })
+  const host = inspectHost()
+  return buildLaunchSpec({
+    ...request,
+    adapter,
+    home: { inside: checkedHome(request.home), outside: home.path },
+    owner,
+    user: { name: caller.uid === 0 ? 'agent' : caller.username, shell: shellOf(env) },
+    host,
+    truststore: writeTruststore(request, host),
+    tools,
+  })
+}
+
+/** Closures and roots that will be mounted somewhere in the home. */
+function mountpointsIn({ home, agent, plan }: LaunchRequest): { path: string; file: boolean }[] {
+  const closures = agent.mounts.map(({ path }) => ({ path, file: !lstatSync(path).isDirectory() }))
+  const roots = plan.roots.map(({ path }) => ({ path, file: false }))
+  return [...closures, ...roots]
+    .filter(({ path }) => path !== home && isWithin(path, home))
+    .map(({ path, file }) => ({ path: relative(home, path), file }))
+}
+
+/** The home's path comes from HOME; the agent's home is mounted over it, so it must not hide the system. */
+function checkedHome(home: string): string {
+  const depth = home.split('/').filter(Boolean).length
+  const taken = [
+    '/usr',
+    '/etc',
+    '/bin',
+    '/sbin',
+    '/lib',
+    '/lib64',
+    '/proc',
+    '/dev',
+    '/run',
+    '/tmp',
+    '/sys',
+  ].some((dir) => isWithin(home, dir))
+  if (home.startsWith('/') && depth > 0 && !taken && !home.split('/').includes('..')) return home
+  throw new AmbitError(
+    'ERR_PATH_FORBIDDEN',
+    'home',
+    'HOME does not name a home directory',
+    'set HOME to your home directory',
+  )
+}
+
+function writeTruststore(request: LaunchRequest, host: HostSystem): string | null {
+  if (host.truststores.length === 0) return null
+  const path = join(request.run, 'cacerts')
+  writeFileSync(path, javaTruststore([host.roots, request.caPem], new Date()), { mode: 0o444 })
+  return path
+}
+
+function shellOf(env: NodeJS.ProcessEnv): string {
+  const shell = env.SHELL ?? ''
+  return /^\/(usr\/)?(local\/)?bin\/[\w-]+$/.test(shell) && lstatSync(shell, { throwIfNoEntry: false })
+    ? shell
+    : '/bin/sh'
+}

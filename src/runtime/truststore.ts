@@ -1,0 +1,58 @@
+import { createHash } from 'node:crypto'
+
+/** What every JDK opens its truststore with. It protects nothing: certificates are public. */
+const PASSWORD = 'changeit'
+
+/**
+ * A Java truststore (JKS, version 2) with every certificate of the PEM texts.
+ *
+ * JKS because each JDK since 1.2 reads it under any name and default type (`keystore.type.compat`), and because it is a
+ * plain list with a SHA-1 checksum. Layout: sun.security.provider.JavaKeyStore.engineStore in OpenJDK.
+ */
+export function javaTruststore(pems: readonly string[], now: Date): Buffer {
+  const certificates = pems
+    .flatMap((pem) => pem.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? [])
+    .map(der)
+  const body = Buffer.concat([
+    u32(0xfeedfeed),
+    u32(2),
+    u32(certificates.length),
+    ...certificates.flatMap((certificate, index) => [
+      u32(2), // a trusted certificate
+      utf(`ambit-${index}`),
+      u64(BigInt(now.getTime())),
+      utf('X.509'),
+      u32(certificate.length),
+      certificate,
+    ]),
+  ])
+  const checksum = keyed(body)
+  return Buffer.concat([body, checksum])
+}
+
+const der = (pem: string): Buffer => Buffer.from(pem.replace(/-----[^-]+-----|\s/g, ''), 'base64')
+
+/** SHA-1 over the password in UTF-16BE, a fixed phrase, and the body. */
+function keyed(body: Buffer): Buffer {
+  const password = Buffer.from(PASSWORD, 'utf16le').swap16()
+  return createHash('sha1').update(password).update('Mighty Aphrodite').update(body).digest()
+}
+
+function u32(value: number): Buffer {
+  const buffer = Buffer.alloc(4)
+  buffer.writeUInt32BE(value)
+  return buffer
+}
+
+function u64(value: bigint): Buffer {
+  const buffer = Buffer.alloc(8)
+  buffer.writeBigUInt64BE(value)
+  return buffer
+}
+
+/** DataOutput.writeUTF for ASCII text. */
+function utf(text: string): Buffer {
+  const length = Buffer.alloc(2)
+  length.writeUInt16BE(text.length)
+  return Buffer.concat([length, Buffer.from(text, 'latin1')])
+}
