@@ -6,8 +6,8 @@ import { createGate, type Gate } from '../gate/gate.ts'
 import { journalDir } from '../lib/paths.ts'
 import type { Plan } from '../profile/plan.ts'
 import { requireEnforced } from '../runtime/enforcement.ts'
-import { agentHome } from '../runtime/home.ts'
-import { buildLaunchSpec, osSandbox } from '../runtime/os-sandbox.ts'
+import { osSandbox } from '../runtime/os-sandbox.ts'
+import { prepareLaunch } from '../runtime/prepare.ts'
 import type { LaunchSpec } from '../runtime/launch-spec.ts'
 import type { Runtime, World } from '../runtime/runtime.ts'
 import { startView, type View } from '../view/view.ts'
@@ -91,7 +91,7 @@ function openGate(
 
 function launchSpec(session: Registered, caPem: string, secrets: Secrets): LaunchSpec {
   const { request, plan, agent, id } = session
-  return buildLaunchSpec({
+  return prepareLaunch({
     plan,
     agent,
     session: id,
@@ -101,8 +101,11 @@ function launchSpec(session: Registered, caPem: string, secrets: Secrets): Launc
     placeholders: secrets.placeholders,
     terminal: Boolean(process.stdin.isTTY && process.stdout.isTTY),
     journal: join(journalDir(request.paths, id), 'launch.wal'),
-    home: { inside: homeOf(request), outside: agentHome(request.paths, agent, request.project) },
     env: request.env,
+    project: request.project,
+    home: homeOf(request),
+    paths: request.paths,
+    run: session.run,
   })
 }
 
