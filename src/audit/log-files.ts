@@ -1,0 +1,120 @@
+/**
+ * The few steps by which the log touches the disk, as an interface: tests die before, within and after each of them.
+ * Whatever a step returns from `sync` and `syncDir` must be true of the disk, not of the cache.
+ */
+import * as fs from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { AmbitError, errnoOf, messageOf } from '../lib/errors.ts'
+
+export interface LogFile {
+  write(bytes: Uint8Array): Promise<void>
+  sync(): Promise<void>
+  close(): Promise<void>
+}
+
+export interface LogFiles {
+  mkdir(path: string): Promise<void>
+  /** Creates or empties, mode 0600. */
+  create(path: string): Promise<LogFile>
+  rename(from: string, to: string): Promise<void>
+  remove(path: string): Promise<void>
+  syncDir(path: string): Promise<void>
+}
+
+export const diskFiles: LogFiles = {
+  mkdir: (path) => fs.mkdir(path, { mode: 0o700 }),
+  rename: fs.rename,
+  remove: (path) => fs.rm(path, { recursive: true, force: true }),
+  async create(path) {
+    const file = await fs.open(path, 'w', 0o600)
+    return { write: (bytes) => file.writeFile(bytes), sync: () => file.sync(), close: () => file.close() }
+  },
+  async syncDir(path) {
+    const dir = await fs.open(path, 'r')
+    try {
+      await dir.sync()
+    } finally {
+      await dir.close()
+    }
+  },
+}
+
+/** A failed sync: what the kernel still holds may never reach the disk, so the writer must not go on (A-05). */
+export class SyncFailed extends Error {}
+
+/** Replaces files of one directory tree so that each is old or new, never half; durable when it resolves. */
+export class FileWriter {
+  readonly #root: string
+  readonly #files: LogFiles
+  readonly #known = new Set<string>()
+
+  constructor(root: string, files: LogFiles) {
+    this.#root = root
+    this.#files = files
+  }
+
+  /** Empties the place of unfinished files and makes it. */
+  async start(): Promise<void> {
+    await this.#files.remove(join(this.#root, 'tmp'))
+    await this.#ensureDir('tmp', new Set())
+  }
+
+  /** Writes all of `batch` (path under the root → bytes): contents first, then names, then the directories. */
+  async put(batch: ReadonlyMap<string, Uint8Array>): Promise<void> {
+    const dirty = new Set<string>()
+    let n = 0
+    for (const [path, bytes] of batch) {
+      await this.#ensureDir(dirname(path), dirty)
+      const temporary = join(this.#root, 'tmp', String(n++))
+      await this.#write(temporary, bytes)
+      await this.#files.rename(temporary, join(this.#root, path))
+      dirty.add(dirname(path))
+    }
+    for (const dir of dirty) await this.#sync(() => this.#files.syncDir(join(this.#root, dir)))
+  }
+
+  async remove(path: string): Promise<void> {
+    await this.#files.remove(join(this.#root, path))
+  }
+
+  async #write(path: string, bytes: Uint8Array): Promise<void> {
+    const file = await this.#files.create(path)
+    try {
+      await file.write(bytes)
+      await this.#sync(() => file.sync())
+    } finally {
+      await file.close()
+    }
+  }
+
+  async #ensureDir(path: string, dirty: Set<string>): Promise<void> {
+    if (path === '.' || this.#known.has(path)) return
+    const parent = dirname(path)
+    await this.#ensureDir(parent, dirty)
+    try {
+      await this.#files.mkdir(join(this.#root, path))
+    } catch (error) {
+      if (errnoOf(error) !== 'EEXIST') throw error
+    }
+    // Also when it exists: the one who made it may have died before this (A-03).
+    dirty.add(parent)
+    this.#known.add(path)
+  }
+
+  async #sync(sync: () => Promise<void>): Promise<void> {
+    try {
+      await sync()
+    } catch (error) {
+      throw new SyncFailed(messageOf(error), { cause: error })
+    }
+  }
+}
+
+export function logFailed(error: unknown): AmbitError {
+  if (error instanceof AmbitError) return error
+  const full = ['ENOSPC', 'EDQUOT'].includes(errnoOf(error) ?? '')
+  const remedy = full ? 'free some space; nothing is lost, the journals hold it' : undefined
+  return new AmbitError('ERR_LOG_FAILED', 'could not write the log', messageOf(error), remedy, {
+    cause: error,
+  })
+}
