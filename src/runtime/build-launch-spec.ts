@@ -5,22 +5,17 @@ import { isWithin } from './closure/guard.ts'
 import { buildEnvironment } from './environment.ts'
 import type { LaunchMount, LaunchSpec } from './launch-spec.ts'
 import type { Owner } from './owner.ts'
-import { etcMounts, type HostSystem, type Person } from './system-files.ts'
+import { etcMounts, type HostSystem } from './system-files.ts'
 
 /** Everything a spec follows from. Plain values: the host was inspected before. */
 export interface LaunchInput {
   readonly plan: Plan
   readonly agent: Agent
-  /** Settings and generated files of the agent's adapter. */
-  readonly adapter: {
-    readonly env: Readonly<Record<string, string>>
-    readonly files: Readonly<Record<string, string>>
-  }
+  /** Settings of the agent's adapter. */
+  readonly adapter: { readonly env: Readonly<Record<string, string>> }
   readonly session: string
   readonly argv: readonly string[]
   readonly cwd: string
-  /** Certificate of the session's CA. */
-  readonly caPem: string
   /** Credential name → placeholder. */
   readonly placeholders: ReadonlyMap<string, string>
   readonly terminal: boolean
@@ -31,8 +26,8 @@ export interface LaunchInput {
   readonly owner: Owner
   readonly user: { readonly name: string; readonly shell: string }
   readonly host: HostSystem
-  /** Generated Java truststore, where the host has a JVM. */
-  readonly truststore: string | null
+  /** The directory that `writeEtc` filled. */
+  readonly etc: string
   readonly tools: { readonly bwrap: string; readonly nft: string }
 }
 
@@ -52,7 +47,6 @@ const OPEN_FILES = 65_536
  */
 export function buildLaunchSpec(input: LaunchInput): LaunchSpec {
   const { plan, agent, owner } = input
-  const person: Person = { ...input.user, ...owner.inside, home: input.home.inside }
   return {
     version: 1,
     session: input.session,
@@ -62,8 +56,7 @@ export function buildLaunchSpec(input: LaunchInput): LaunchSpec {
     hostname: HOSTNAME,
     mounts: [
       ...input.host.mounts,
-      ...etcMounts(input.host, person, HOSTNAME, input.caPem, input.truststore),
-      ...adapterFiles(input),
+      ...etcMounts(input.etc, input.host),
       ...privateDirectories(plan, agent),
       { kind: 'bind', source: input.home.outside, target: input.home.inside, write: true },
       ...closureMounts(agent),
@@ -106,15 +99,6 @@ function uniqueLinks(agent: Agent): Agent['links'] {
   return agent.links.filter(
     (link, index) => agent.links.findIndex((other) => other.name === link.name) === index,
   )
-}
-
-function adapterFiles(input: LaunchInput): LaunchMount[] {
-  return Object.entries(input.adapter.files).map(([target, content]) => ({
-    kind: 'file',
-    target,
-    content,
-    mode: 0o444,
-  }))
 }
 
 const byDepth = (a: { path: string }, b: { path: string }): number =>

@@ -1,23 +1,24 @@
-import { lstatSync, writeFileSync } from 'node:fs'
+import { lstatSync } from 'node:fs'
 import { userInfo } from 'node:os'
 import { join, relative } from 'node:path'
 import { AmbitError } from '../lib/errors.ts'
 import { agentHomesDir, type Paths } from '../lib/paths.ts'
 import { adapterFor } from './agents.ts'
-import { buildLaunchSpec, type LaunchInput } from './build-launch-spec.ts'
+import { buildLaunchSpec, HOSTNAME, type LaunchInput } from './build-launch-spec.ts'
 import { isWithin } from './closure/guard.ts'
 import { takeHome } from './home.ts'
 import type { LaunchSpec } from './launch-spec.ts'
 import { sessionOwner } from './owner.ts'
-import { inspectHost, type HostSystem } from './system-files.ts'
+import { inspectHost, writeEtc } from './system-files.ts'
 import { findTool } from './tools.ts'
-import { javaTruststore } from './truststore.ts'
 
 /** What the session knows; the rest is looked up here. */
 export type LaunchRequest = Pick<
   LaunchInput,
-  'plan' | 'agent' | 'session' | 'argv' | 'cwd' | 'caPem' | 'placeholders' | 'terminal' | 'journal' | 'env'
+  'plan' | 'agent' | 'session' | 'argv' | 'cwd' | 'placeholders' | 'terminal' | 'journal' | 'env'
 > & {
+  /** Certificate of the session's CA. */
+  readonly caPem: string
   readonly project: string
   readonly home: string
   readonly paths: Paths
@@ -45,14 +46,19 @@ export function prepareLaunch(request: LaunchRequest): LaunchSpec {
     seeds: adapter.seeds,
   })
   const host = inspectHost()
+  const user = { name: caller.uid === 0 ? 'agent' : caller.username, shell: shellOf(env) }
+  const inside = checkedHome(request.home)
+  const etc = join(request.run, 'etc')
+  const person = { ...user, ...owner.inside, home: inside }
+  writeEtc(etc, { host, person, hostname: HOSTNAME, caPem: request.caPem, extra: adapter.files })
   return buildLaunchSpec({
     ...request,
     adapter,
-    home: { inside: checkedHome(request.home), outside: home.path },
+    home: { inside, outside: home.path },
     owner,
-    user: { name: caller.uid === 0 ? 'agent' : caller.username, shell: shellOf(env) },
+    user,
     host,
-    truststore: writeTruststore(request, host),
+    etc,
     tools,
   })
 }
@@ -89,13 +95,6 @@ function checkedHome(home: string): string {
     'HOME does not name a home directory',
     'set HOME to your home directory',
   )
-}
-
-function writeTruststore(request: LaunchRequest, host: HostSystem): string | null {
-  if (host.truststores.length === 0) return null
-  const path = join(request.run, 'cacerts')
-  writeFileSync(path, javaTruststore([host.roots, request.caPem], new Date()), { mode: 0o444 })
-  return path
 }
 
 function shellOf(env: NodeJS.ProcessEnv): string {
