@@ -11,6 +11,9 @@ export type Label = (typeof LABELS)[number]
 export const RUNTIMES = ['os-sandbox', 'container', 'microvm'] as const
 export type RuntimeName = (typeof RUNTIMES)[number]
 
+/** Where a profile's file was found: the product, the user's configuration, or a path that somebody named. */
+export type ProfileOrigin = 'shipped' | 'yours' | 'file'
+
 export interface Plan {
   readonly version: 1
   readonly profile: {
@@ -18,6 +21,9 @@ export interface Plan {
     readonly title: string
     /** SHA-256, hex, of the canonical JSON of the resolved profile document. */
     readonly digest: string
+    readonly origin: ProfileOrigin
+    /** Absolute path of the file. */
+    readonly file: string
   }
   readonly isolation: {
     readonly runtime: RuntimeName
@@ -33,6 +39,8 @@ export interface Plan {
   }
   /** Longest path first. */
   readonly roots: readonly RootPlan[]
+  /** Files to copy into the mirror directory at the start: absolute source, absolute target. See mirror.ts. */
+  readonly mirror: readonly { readonly from: string; readonly to: string }[]
   readonly network: readonly NetworkRule[]
   /** Bytes. Path, query, headers, body and frames all count. */
   readonly upload: { readonly perRequest: number; readonly perMinute: number; readonly perSession: number }

@@ -1,0 +1,67 @@
+/**
+ * What git runs or obeys although it does not bear git's usual names: a `.git` file instead of a directory,
+ * `core.hooksPath`, `core.fsmonitor`, `include.path` (CASES.md F-14). Found once, when the session starts; the files
+ * that could set such a redirection are protected by name.
+ */
+import { spawnSync } from 'node:child_process'
+import { lstatSync, readFileSync } from 'node:fs'
+import { dirname, join, resolve } from 'node:path'
+
+/** Absolute paths to protect in the working tree `root`; empty where there is no git. */
+export function gitRedirects(root: string): string[] {
+  const dotGit = join(root, '.git')
+  const kind = kindOf(dotGit)
+  if (kind === null) return []
+  if (kind === 'dir') return settingsOf(join(dotGit, 'config'), root)
+  const gitDir = pointer(dotGit, /^gitdir: (.+)$/m)
+  if (gitDir === null) return [dotGit]
+  const common = pointer(join(gitDir, 'commondir'), /^(.+)$/m) ?? gitDir
+  const own = ['config', 'config.worktree', 'hooks', 'commondir', 'gitdir', 'info/attributes']
+  return [
+    dotGit,
+    ...[gitDir, common].flatMap((dir) => own.map((name) => join(dir, name))),
+    ...settingsOf(join(common, 'config'), root),
+  ]
+}
+
+function kindOf(path: string): 'dir' | 'other' | null {
+  try {
+    return lstatSync(path).isDirectory() ? 'dir' : 'other'
+  } catch {
+    return null
+  }
+}
+
+/** The path that a pointer file names, relative to the file. */
+function pointer(file: string, form: RegExp): string | null {
+  try {
+    const target = form.exec(readFileSync(file, 'utf8').slice(0, 8192))?.[1]?.trim()
+    return target ? resolve(dirname(file), target) : null
+  } catch {
+    return null
+  }
+}
+
+/** Git's own parser reads the file, and only the file: nothing of the repository is run or followed. */
+function settingsOf(config: string, root: string): string[] {
+  const keys = '^(core\\.(hookspath|fsmonitor|attributesfile)|include\\.path|includeif\\..*\\.path)$'
+  const run = spawnSync('git', ['config', '--file', config, '--no-includes', '-z', '--get-regexp', keys], {
+    cwd: '/',
+    encoding: 'utf8',
+    timeout: 5000,
+    maxBuffer: 1024 * 1024,
+    env: {
+      PATH: process.env.PATH ?? '/usr/bin:/bin',
+      GIT_CONFIG_NOSYSTEM: '1',
+      GIT_CONFIG_GLOBAL: '/dev/null',
+    },
+  })
+  if (run.status !== 0) return [] // no git, no file, no such setting
+  return run.stdout.split('\0').flatMap((entry) => {
+    const cut = entry.indexOf('\n')
+    const value = cut === -1 ? '' : entry.slice(cut + 1)
+    if (value === '' || value === 'true' || value === 'false' || value.startsWith('~')) return []
+    // Includes are relative to the file, hooks and programs to the working tree.
+    return [resolve(entry.startsWith('include') ? dirname(config) : root, value)]
+  })
+}
