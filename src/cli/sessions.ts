@@ -14,15 +14,14 @@ export const command: Command = {
   run: async (args, context) => {
     const daemon = await connectDaemon(context.paths)
     try {
-      const answer = await daemon.call('sessions', { all: flag(args, 'all') })
-      const sessions = answer.sessions as Record<string, unknown>[]
+      const { sessions } = await daemon.call('sessions', { all: flag(args, 'all') })
       if (flag(args, 'json')) {
         context.out(JSON.stringify(sessions, null, 2))
         return 0
       }
       if (sessions.length === 0) context.err('ambit: no sessions run; ambit sessions --all lists ended ones')
       for (const session of sessions) {
-        const cell = (key: string, width: number): string => printable(String(session[key] ?? '-'), 60).padEnd(width)
+        const cell = (key: keyof typeof session, width: number): string => printable(String(session[key] ?? '-'), 60).padEnd(width)
         context.out(`${cell('id', 17)}  ${cell('state', 9)} ${cell('profile', 10)} ${cell('agent', 16)} ${cell('project', 0)}`)
       }
       return 0

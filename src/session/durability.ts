@@ -40,7 +40,7 @@ export class LabelWatch {
       const count = readSync(this.#fd, buffer, 0, buffer.length, this.#offset)
       if (count === 0) break
       this.#offset += count
-      const text = this.#tail + buffer.latin1Slice(0, count)
+      const text = this.#tail + buffer.toString('latin1', 0, count)
       for (const label of LABELS) if (text.includes(`"label":"${label}"`)) seen.add(label)
       this.#tail = text.slice(-32)
     }

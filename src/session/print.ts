@@ -1,6 +1,6 @@
 /** The summary a person reads. Every name in it may come from the agent, so each goes through `printable`. */
 import { printable } from '../lib/printable.ts'
-import { formatBytes } from '../lib/units.ts'
+import { formatSize } from '../lib/units.ts'
 import type { Screen } from './show.ts'
 import type { Summary } from './end.ts'
 
@@ -18,11 +18,11 @@ export function renderSummary(summary: Summary, color: boolean): string {
     bold(`ambit: session ${summary.session} ${summary.outcome}, exit ${summary.exit}`) +
       (summary.reason ? paint('31', ` (${printable(summary.reason)})`) : ''),
     `  ${summary.commandsTotal} commands, ${summary.filesRead} files read, ${summary.filesChangedTotal} changed, ` +
-      `${formatBytes(summary.bytesOut)} out`,
+      `${formatSize(summary.bytesOut)} out`,
   ]
   for (const host of summary.hosts.slice(0, SHOWN)) {
     lines.push(
-      `  → ${printable(host.host, 100)}: ${host.requests} requests, ${formatBytes(host.bytesOut)} out, ${formatBytes(host.bytesIn)} in`,
+      `  → ${printable(host.host, 100)}: ${host.requests} requests, ${formatSize(host.bytesOut)} out, ${formatSize(host.bytesIn)} in`,
     )
   }
   if (summary.refusalsTotal > 0) {
