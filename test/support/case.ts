@@ -6,23 +6,28 @@ import { type As, unavailable } from './users.ts'
 /** Environment variable with the file to which cases append what they saw; set by test/run.ts. */
 export const OBSERVED = 'AMBIT_TEST_OBSERVED'
 
+const VARIANTS: readonly As[] = ['user', 'root']
+
 export interface Observation {
   readonly id: string
   readonly as: As
   readonly got: string
 }
 
-const VARIANTS: readonly As[] = ['user', 'root']
-
 /**
  * One case, once as an ordinary user and once as root. `body` resolves with a few words on what was seen; they
  * become the table's "got".
  */
-export function attack(id: string, title: string, body: (as: As) => Promise<string>): void {
-  for (const as of VARIANTS)
-    test(`${id} ${as}: ${title}`, { skip: unavailable(as) ?? false }, async () => {
-      observe({ id, as, got: await body(as) })
-    })
+export const attack = attackIn(null)
+
+/** The same for cases that need something of the machine: `missing` is the reason to skip them, or null. */
+export function attackIn(missing: string | null) {
+  return (id: string, title: string, body: (as: As) => Promise<string>): void => {
+    for (const as of VARIANTS)
+      test(`${id} ${as}: ${title}`, { skip: missing ?? unavailable(as) ?? false }, async () => {
+        observe({ id, as, got: await body(as) })
+      })
+  }
 }
 
 function observe(observation: Observation): void {

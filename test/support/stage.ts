@@ -89,6 +89,8 @@ export class Stage {
   readonly ambitHome: string
   readonly product: Product
   readonly #spec: Readonly<Record<string, unknown>>
+  /** The profile written last. */
+  latestProfile = ''
   #runs = 0
 
   constructor(as: As, options: StageOptions = {}) {
@@ -185,6 +187,7 @@ export class Stage {
     }
     writeFileSync(path, JSON.stringify(document, null, 2))
     chmodSync(path, 0o644)
+    this.latestProfile = path
     return path
   }
 

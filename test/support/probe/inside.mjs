@@ -70,6 +70,8 @@ const OPS = {
   tcp: (step) => exchange(() => net.connect({ host: step.host, port: step.port }), step),
   tls: (step) => exchange(() => tls.connect(tlsOptions(step)), step, 'secureConnect'),
   proxy: (step) => exchange(() => net.connect(proxyAddress()), step),
+  /** TLS in a tunnel through the explicit proxy. */
+  tunnel: (step) => tunnel(step).then((socket) => exchange(() => tls.connect({ ...tlsOptions(step), socket }), step, 'secureConnect')),
   http: (step) => request(step),
 }
 
@@ -163,6 +165,19 @@ function tlsOptions({ host, port, servername, alpn, insecure = false }) {
 function proxyAddress() {
   const { hostname, port } = new URL(process.env.HTTPS_PROXY ?? process.env.https_proxy ?? 'http://127.0.0.1:1')
   return { host: hostname, port: Number(port) }
+}
+
+/** A CONNECT through the proxy of the environment; rejects with the status when it is not 200. */
+function tunnel({ host, port }) {
+  return new Promise((resolve, reject) => {
+    const socket = net.connect(proxyAddress(), () => socket.write(`CONNECT ${host}:${port} HTTP/1.1\r\nhost: ${host}:${port}\r\n\r\n`))
+    socket.once('error', reject)
+    socket.once('data', (data) => {
+      const status = /^HTTP\/1\.1 (\d+)/.exec(data.toString('latin1'))?.[1]
+      if (status === '200') resolve(socket)
+      else reject(Object.assign(new Error(data.toString('latin1')), { code: `HTTP${status}` }))
+    })
+  })
 }
 
 /**
