@@ -1,0 +1,109 @@
+/** R, and C-46: a session is bounded, and ends with everything in it. */
+import assert from 'node:assert/strict'
+import { randomBytes } from 'node:crypto'
+import { join } from 'node:path'
+import { attack } from '../support/case.ts'
+import { endProcesses, eventually, processesWith } from '../support/processes.ts'
+import { describe, Stage } from '../support/stage.ts'
+
+const LIMITS = { runtime: 'os-sandbox', limits: 'partly', wallclock: '2m' }
+
+/** A sleep that no other process on this machine runs. */
+const uniqueSleep = (): string => `54${randomBytes(3).readUIntBE(0, 3)}.25`
+
+attack('R-01', 'bounds a fork bomb while Ambit stays responsive', async (as) => {
+  const stage = new Stage(as)
+  const probe = join(stage.project, 'tools/probe')
+  const prepare = await stage.uncontrolled([
+    { name: 'free', op: 'probe', args: ['fork-many', '300'], timeout: 20_000 },
+  ])
+  assert.match(prepare.result('free').value, /^300 /, 'control: outside 300 children are made')
+  let answered = 0
+  const running = stage.session(['/bin/sh', '-c', `${probe} fork-many 300; sleep 1`], {
+    spec: { isolation: { ...LIMITS, processes: 64 } },
+    onStart: () => {
+      setTimeout(async () => {
+        const asked = await stage.ambit(['sessions', '--json'])
+        answered = asked.code === 0 ? asked.ms : -1
+      }, 1500)
+    },
+  })
+  const ran = await running
+  const made = Number(/^(\d+) /m.exec(ran.stdout)?.[1] ?? Number.NaN)
+  const killed = ran.summary.outcome === 'killed'
+  assert.ok(killed || made < 70, `made ${made} of 300, outcome ${ran.summary.outcome}\n${describe(ran)}`)
+  await eventually(() => answered !== 0)
+  assert.ok(answered > 0 && answered < 5000, `ambit sessions took ${answered} ms`)
+  return killed
+    ? `ended: ${ran.summary.reason}`
+    : `${made} children, then ${/^\d+ (\w+)/m.exec(ran.stdout)?.[1]}`
+})
+
+attack('R-02', 'ends a session that takes more memory than its profile says', async (as) => {
+  const stage = new Stage(as)
+  const probe = join(stage.project, 'tools/probe')
+  await stage.uncontrolled([])
+  const spec = { isolation: { ...LIMITS, memory: '256MiB' } }
+  const modest = await stage.session([probe, 'status-quo'], { spec })
+  assert.equal(
+    modest.summary.outcome,
+    'ended',
+    `control: a small command ends by itself\n${describe(modest)}`,
+  )
+  const greedy = await stage.session([probe, 'allocate', '700'], { spec })
+  assert.ok(greedy.ms < 20_000, `it took ${greedy.ms} ms`)
+  assert.doesNotMatch(greedy.stdout, /^ok/m, 'it kept its memory')
+  assert.equal(greedy.summary.outcome, 'killed', describe(greedy))
+  assert.match(greedy.summary.reason ?? '', /memory/)
+  assert.equal(greedy.code, 125)
+  return `killed after ${Math.round(greedy.ms / 100) / 10} s: memory`
+})
+
+attack('R-07', 'ends a command and its children at the time limit', async (as) => {
+  const stage = new Stage(as)
+  const mark = uniqueSleep()
+  const command = `(setsid sleep ${mark} &) ; sh -c 'sleep ${mark}' & trap '' TERM; sleep ${mark}`
+  let seen = 0
+  const ran = await stage.session(['/bin/sh', '-c', command], {
+    spec: { isolation: { ...LIMITS, wallclock: '3s' } },
+    onStart: () => void setTimeout(() => (seen = processesWith(mark).length), 2000),
+  })
+  assert.ok(seen >= 3, `control: ${seen} of its processes were seen while it ran\n${describe(ran)}`)
+  assert.equal(ran.code, 125)
+  assert.equal(ran.summary.outcome, 'timeout')
+  assert.ok(ran.ms < 15_000, `it took ${ran.ms} ms`)
+  assert.ok(await eventually(() => processesWith(mark).length === 0), 'children are left')
+  return `timeout after ${(ran.ms / 1000).toFixed(1)} s, no child left`
+})
+
+const ORPHANS = (mark: string): string =>
+  `(setsid sleep ${mark} </dev/null >/dev/null 2>&1 &); (nohup sh -c 'sleep ${mark}' >/dev/null 2>&1 &); sleep ${mark} & sleep 0.3`
+
+attack('C-46', 'leaves no process behind, however it ends', async (as) => {
+  const stage = new Stage(as)
+  const free = uniqueSleep()
+  await stage.command(['/bin/sh', '-c', ORPHANS(free)])
+  assert.ok(processesWith(free).length >= 3, 'control: without Ambit they outlive their parent')
+  endProcesses(free)
+  const ended = uniqueSleep()
+  const ran = await stage.session(['/bin/sh', '-c', ORPHANS(ended)])
+  assert.equal(ran.summary.outcome, 'ended', describe(ran))
+  assert.ok(await eventually(() => processesWith(ended).length === 0), 'processes outlive a normal end')
+  for (const signal of ['SIGTERM', 'SIGKILL'] as const) await endsAll(stage, signal)
+  return 'gone after exit, SIGTERM and SIGKILL'
+})
+
+async function endsAll(stage: Stage, signal: NodeJS.Signals): Promise<void> {
+  const mark = uniqueSleep()
+  let pid = 0
+  const running = stage.session(['/bin/sh', '-c', `${ORPHANS(mark)}; sleep ${mark}`], {
+    onStart: (child) => (pid = child),
+  })
+  assert.ok(await eventually(() => processesWith(mark).length >= 4, 20_000), `${signal}: control: they run`)
+  process.kill(pid, signal)
+  const ran = await running
+  assert.ok(
+    await eventually(() => processesWith(mark).length === 0, 10_000),
+    `${signal} leaves processes\n${describe(ran)}`,
+  )
+}
