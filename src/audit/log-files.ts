@@ -110,6 +110,19 @@ export class FileWriter {
   }
 }
 
+/** Replaces one small file of a directory that exists; durable when it resolves. */
+export async function replaceFile(path: string, bytes: Uint8Array): Promise<void> {
+  const file = await diskFiles.create(`${path}.new`)
+  try {
+    await file.write(bytes)
+    await file.sync()
+  } finally {
+    await file.close()
+  }
+  await diskFiles.rename(`${path}.new`, path)
+  await diskFiles.syncDir(dirname(path))
+}
+
 export function logFailed(error: unknown): AmbitError {
   if (error instanceof AmbitError) return error
   const full = ['ENOSPC', 'EDQUOT'].includes(errnoOf(error) ?? '')

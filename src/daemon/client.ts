@@ -95,7 +95,11 @@ async function greet(socket: Socket): Promise<DaemonClient> {
     if (!orders) throw malformed('an order to a link without a session')
     await orders(order)
   })
-  const hello = (await link.call('hello', { v: PROTOCOL, version: PRODUCT.version }, 10_000)) as Values['hello']
+  const hello = (await link.call(
+    'hello',
+    { v: PROTOCOL, version: PRODUCT.version },
+    10_000,
+  )) as Values['hello']
   return {
     daemon: { version: hello.version, pid: hello.pid },
     call: (op, args, timeoutMs) => link.call(op, args, timeoutMs) as Promise<Values[typeof op]>,
@@ -112,11 +116,20 @@ const logFile = (paths: Paths): string => join(paths.run, 'ambitd.log')
 
 /** Starts a daemon of our own version; two that start at once settle it by lock, the later one leaves with 0. */
 function startDaemon(paths: Paths): ReturnType<typeof spawn> {
-  const log = fs.openSync(logFile(paths), fs.constants.O_WRONLY | fs.constants.O_CREAT | fs.constants.O_APPEND | fs.constants.O_NOFOLLOW, 0o600)
+  const log = fs.openSync(
+    logFile(paths),
+    fs.constants.O_WRONLY | fs.constants.O_CREAT | fs.constants.O_APPEND | fs.constants.O_NOFOLLOW,
+    0o600,
+  )
   try {
     const [program, ...args] = daemonCommand()
     const places = ['--config', paths.config, '--state', paths.state, '--run', paths.run]
-    const child = spawn(program, [...args, ...places], { cwd: '/', env: daemonEnv(), stdio: ['ignore', 'ignore', log], detached: true })
+    const child = spawn(program, [...args, ...places], {
+      cwd: '/',
+      env: daemonEnv(),
+      stdio: ['ignore', 'ignore', log],
+      detached: true,
+    })
     child.on('error', () => undefined)
     child.unref()
     return child

@@ -143,7 +143,12 @@ function parseMessage(value: unknown): Message {
 function asFailure(error: unknown): Failure {
   const cut = (text: string) => text.slice(0, 4000)
   if (!(error instanceof AmbitError))
-    return { code: 'ERR_INTERNAL', what: 'the daemon failed', why: cut(printable(messageOf(error))), remedy: null }
+    return {
+      code: 'ERR_INTERNAL',
+      what: 'the daemon failed',
+      why: cut(printable(messageOf(error))),
+      remedy: null,
+    }
   const remedy = error.remedy === undefined ? null : cut(error.remedy)
   return { code: error.code, what: cut(error.what), why: cut(error.why), remedy }
 }
@@ -151,7 +156,12 @@ function asFailure(error: unknown): Failure {
 /** The peer passed our uid and namespace checks, so its code is taken as it is; its text is made printable. */
 function asError(error: Failure): AmbitError {
   const { code, what, why, remedy } = error
-  return new AmbitError(code as ErrorCode, printable(what), printable(why), remedy === null ? undefined : printable(remedy))
+  return new AmbitError(
+    code as ErrorCode,
+    printable(what),
+    printable(why),
+    remedy === null ? undefined : printable(remedy),
+  )
 }
 
 export function unreachable(why: string): AmbitError {

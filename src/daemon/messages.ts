@@ -47,7 +47,9 @@ export interface Order {
 
 /** Parses an order; throws ERR_DAEMON_PROTOCOL, which closes the link. */
 export function parseOrder(op: string, args: unknown): Order {
-  const result = z.strictObject({ op: z.enum(ORDERS), id: sessionId, by: text }).safeParse({ op, ...(args as object) })
+  const result = z
+    .strictObject({ op: z.enum(ORDERS), id: sessionId, by: text })
+    .safeParse({ op, ...(args as object) })
   if (!result.success) throw malformed('not an order')
   return result.data
 }

@@ -17,7 +17,8 @@ export function checkPeer(socket: Socket): Peer {
   const { pid, uid } = native().peerCredentials(descriptorOf(socket))
   if (uid !== process.getuid?.()) throw refused('it belongs to another account')
   for (const kind of ['user', 'pid'] as const) {
-    if (namespaceOf(String(pid), kind) !== namespaceOf('self', kind)) throw refused(`it runs in another ${kind} namespace`)
+    if (namespaceOf(String(pid), kind) !== namespaceOf('self', kind))
+      throw refused(`it runs in another ${kind} namespace`)
   }
   return { pid, uid }
 }

@@ -29,7 +29,11 @@ export function checkDir(dir: string): void {
  * Runs `use` with an address of `name` in `dir`. A socket address holds 107 bytes: longer paths go through a
  * descriptor of the directory, which stays open until `use` settles.
  */
-export async function withAddress<T>(dir: string, name: string, use: (address: string) => Promise<T>): Promise<T> {
+export async function withAddress<T>(
+  dir: string,
+  name: string,
+  use: (address: string) => Promise<T>,
+): Promise<T> {
   const path = `${dir}/${name}`
   if (Buffer.byteLength(path) < 108) return await use(path)
   const fd = fs.openSync(dir, fs.constants.O_RDONLY | fs.constants.O_DIRECTORY | fs.constants.O_NOFOLLOW)
@@ -41,5 +45,10 @@ export async function withAddress<T>(dir: string, name: string, use: (address: s
 }
 
 function refused(dir: string, why: string): AmbitError {
-  return new AmbitError('ERR_DAEMON_PEER', `will not use ${dir} for the daemon's socket`, why, `make it a directory of yours with mode 0700`)
+  return new AmbitError(
+    'ERR_DAEMON_PEER',
+    `will not use ${dir} for the daemon's socket`,
+    why,
+    `make it a directory of yours with mode 0700`,
+  )
 }

@@ -1,0 +1,242 @@
+/**
+ * Brings the journals of sessions into the log, each record once. Cursors commit with the entries, so that whatever
+ * kills this process, the next one goes on exactly behind what the log holds.
+ */
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { z } from 'zod'
+import { errnoOf } from '../lib/errors.ts'
+import type { Fact } from './fact.ts'
+import { type Followed, Follower } from './follow.ts'
+import { readJournal } from './journal-reader.ts'
+import type { Head, Log } from './log.ts'
+import { replaceFile } from './log-files.ts'
+import type { Cursor, Cursors } from './log-state.ts'
+import { type EventContext, encodeEvent, toEvent } from './ocsf.ts'
+
+/** Journals of a session; `daemon` is written by ambitd about sessions that could not speak for themselves. */
+export const JOURNALS = ['run', 'view', 'launch', 'daemon'] as const
+const MAX_BATCH = 2048
+const START: Cursor = { offset: 0, dead: null }
+const SEALED = 'sealed.json'
+
+export interface SequencerOptions {
+  readonly log: Log
+  readonly device: EventContext['device']
+  /** Directory of session `id`. */
+  readonly dirOf: (id: string) => string
+}
+
+export class Sequencer {
+  readonly #options: SequencerOptions
+  readonly #sessions = new Map<string, FollowedSession>()
+  /** Cursors of sealed sessions, to be left out of the next commit. */
+  readonly #drop = new Set<string>()
+  #turn: Promise<unknown> = Promise.resolve()
+
+  constructor(options: SequencerOptions) {
+    this.#options = options
+  }
+
+  /** Begins to follow session `id` behind what the log has of it. */
+  follow(id: string): void {
+    if (this.#sessions.has(id)) return
+    const dir = this.#options.dirOf(id)
+    const cursors = { ...readSeal(dir), ...cursorsOf(this.#options.log.cursors, id) }
+    this.#sessions.set(id, new FollowedSession(id, dir, cursors))
+  }
+
+  /** Facts sequenced so far of a followed session, by kind. */
+  counters(id: string): Readonly<Record<string, number>> {
+    return this.#sessions.get(id)?.counters ?? {}
+  }
+
+  /** Sequences all that journals hold now; signs a checkpoint if anything was new. Rejects with ERR_LOG_FAILED. */
+  sequence(): Promise<Head> {
+    return this.#exclusive(async () => {
+      await this.#drain([...this.#sessions.values()], false)
+      await this.#options.log.publish()
+      return this.#options.log.head
+    })
+  }
+
+  /** The same to the very end of session `id`, which nobody writes any more; then forgets it. */
+  finish(id: string): Promise<Head> {
+    return this.#exclusive(async () => {
+      const session = this.#sessions.get(id)
+      if (session) {
+        await this.#drain([session], true)
+        await this.#seal(session)
+      }
+      await this.#options.log.publish()
+      return this.#options.log.head
+    })
+  }
+
+  async #drain(sessions: readonly FollowedSession[], final: boolean): Promise<void> {
+    const { log, device } = this.#options
+    for (;;) {
+      const batch = takeBatch(sessions, final)
+      if (batch.length === 0) return
+      const entries = batch.map((item, i) => encodeEvent(eventOf(item, device, log.size + i)))
+      await log.appendBatch(entries, this.#cursorsAfter(batch))
+      for (const { session, follower, followed } of batch) session.pass(follower, followed)
+      this.#drop.clear()
+    }
+  }
+
+  #cursorsAfter(batch: readonly Item[]): Cursors {
+    const cursors = { ...this.#options.log.cursors }
+    for (const { session, follower, followed } of batch)
+      cursors[`${session.id}/${follower.name}`] = followed.after
+    for (const key of this.#drop) delete cursors[key]
+    return cursors
+  }
+
+  /** Moves the session's cursors out of the log's state, which would else grow with every session there ever was. */
+  async #seal(session: FollowedSession): Promise<void> {
+    const text = JSON.stringify({ v: 1, cursors: session.cursors, size: this.#options.log.size })
+    await replaceFile(join(session.dir, SEALED), Buffer.from(text))
+    for (const name of Object.keys(session.cursors)) this.#drop.add(`${session.id}/${name}`)
+    session.close()
+    this.#sessions.delete(session.id)
+  }
+
+  #exclusive<T>(work: () => Promise<T>): Promise<T> {
+    const result = this.#turn.then(work)
+    this.#turn = result.catch(() => undefined)
+    return result
+  }
+}
+
+interface Item {
+  readonly session: FollowedSession
+  readonly follower: Follower
+  readonly followed: Followed
+  readonly start: EventContext['start']
+}
+
+class FollowedSession {
+  readonly id: string
+  readonly dir: string
+  readonly followers: readonly Follower[]
+  readonly #counters: Record<string, number> = {}
+  #start: EventContext['start'] = null
+
+  constructor(id: string, dir: string, cursors: Readonly<Record<string, Cursor>>) {
+    this.id = id
+    this.dir = dir
+    this.followers = JOURNALS.map((name) => {
+      const cursor = cursors[name] ?? START
+      const path = join(dir, 'journal', `${name}.wal`)
+      this.#recall(path, cursor.offset)
+      return new Follower(path, name, cursor)
+    })
+  }
+
+  get start(): EventContext['start'] {
+    return this.#start
+  }
+
+  get counters(): Readonly<Record<string, number>> {
+    return this.#counters
+  }
+
+  get cursors(): Record<string, Cursor> {
+    return Object.fromEntries(this.followers.map(({ name, cursor }) => [name, cursor]))
+  }
+
+  /** The log has it: counts it and moves the cursor. */
+  pass(follower: Follower, { fact, after }: Followed): void {
+    this.#learn(fact)
+    follower.advance(after)
+  }
+
+  close(): void {
+    for (const follower of this.followers) follower.close()
+  }
+
+  #learn(fact: Fact): void {
+    if (fact.k === 'session.start') this.#start ??= fact
+    this.#counters[fact.k] = (this.#counters[fact.k] ?? 0) + 1
+  }
+
+  /** What an earlier sequencer knew of the part that is in the log already. */
+  #recall(path: string, end: number): void {
+    if (end === 0 || !existsSync(path)) return
+    for (const { fact, next } of readJournal(path)) {
+      if (next > end) return
+      this.#learn(fact)
+    }
+  }
+}
+
+/**
+ * The next facts of all sessions, merged by their monotonic clock; each journal keeps its own order. Clocks of
+ * different boots do not compare: recovery therefore drains one session at a time.
+ */
+function takeBatch(sessions: readonly FollowedSession[], final: boolean): Item[] {
+  const streams = sessions.flatMap((session) =>
+    session.followers.map((follower) => ({
+      session,
+      follower,
+      facts: follower.read(final),
+      head: undefined as Followed | undefined,
+    })),
+  )
+  for (const stream of streams) stream.head = next(stream.facts)
+  const starts = new Map(sessions.map((session) => [session, session.start]))
+  const batch: Item[] = []
+  while (batch.length < MAX_BATCH) {
+    let first: (typeof streams)[number] | undefined
+    for (const stream of streams) {
+      if (stream.head && (!first?.head || stream.head.fact.m < first.head.fact.m)) first = stream
+    }
+    if (!first?.head) break
+    const { session, follower, head: followed } = first
+    if (followed.fact.k === 'session.start') starts.set(session, starts.get(session) ?? followed.fact)
+    batch.push({ session, follower, followed, start: starts.get(session) ?? null })
+    first.head = next(first.facts)
+  }
+  return batch
+}
+
+function next(facts: Generator<Followed>): Followed | undefined {
+  const step = facts.next()
+  return step.done ? undefined : step.value
+}
+
+const eventOf = (
+  { session, follower, followed, start }: Item,
+  device: EventContext['device'],
+  index: number,
+) =>
+  toEvent(
+    followed.fact,
+    { session: session.id, journal: follower.name, offset: followed.offset },
+    { device, start },
+    index,
+  )
+
+function cursorsOf(cursors: Cursors, id: string): Record<string, Cursor> {
+  const own = Object.entries(cursors).filter(([key]) => key.startsWith(`${id}/`))
+  return Object.fromEntries(own.map(([key, cursor]) => [key.slice(id.length + 1), cursor]))
+}
+
+const SEAL = z.object({
+  v: z.literal(1),
+  cursors: z.record(
+    z.enum(JOURNALS),
+    z.strictObject({ offset: z.number().int().min(0), dead: z.string().nullable() }),
+  ),
+})
+
+/** Cursors with which session directory `dir` was sealed; empty when it was not. */
+export function readSeal(dir: string): Readonly<Record<string, Cursor>> {
+  try {
+    return SEAL.parse(JSON.parse(readFileSync(join(dir, SEALED), 'utf8'))).cursors
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return {}
+    throw error
+  }
+}

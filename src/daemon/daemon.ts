@@ -1,0 +1,259 @@
+/** What `ambitd` does with what it is asked. Sockets are in serve.ts; nothing here knows how a call came in. */
+import * as fs from 'node:fs'
+import { PRODUCT } from '../audit/product.ts'
+import type { Log } from '../audit/log.ts'
+import type { Sequencer } from '../audit/sequencer.ts'
+import { AmbitError, messageOf } from '../lib/errors.ts'
+import { type Paths, journalDir, sessionDir } from '../lib/paths.ts'
+import type { Book } from './book.ts'
+import { hasEnd, recordLoss } from './loss.ts'
+import type { Args, Head, Order, SessionInfo, Status, Values } from './messages.ts'
+import type { Peer } from './peer.ts'
+import {
+  type SessionRecord,
+  birthOf,
+  infoOf,
+  isLive,
+  listSessions,
+  loadRecord,
+  saveRecord,
+} from './records.ts'
+import { lastRefusals } from './refusals.ts'
+
+/** The way back to whoever called: orders go to the `ambit run` that opened a session. */
+export interface Caller {
+  readonly peer: Peer
+  order(order: Order): Promise<void>
+}
+
+interface LiveSession {
+  record: SessionRecord
+  caller: Caller | null
+  /** When the link of `ambit run` was lost. */
+  lostAt: number
+}
+
+/** Launch and view write their last records while they die after `ambit run`. */
+const GRACE_MS = 500
+
+export class Daemon {
+  readonly #paths: Paths
+  readonly #book: Book
+  readonly #live = new Map<string, LiveSession>()
+  /** Sessions being ended: one end each. */
+  readonly #ending = new Map<string, Promise<Head>>()
+  #stalled: string | null = null
+
+  constructor(paths: Paths, book: Book) {
+    this.#paths = paths
+    this.#book = book
+  }
+
+  /** Sessions whose process may live. */
+  get liveSessions(): number {
+    return this.#live.size
+  }
+
+  /** Why this daemon must end: its log saw a sync fail, and only a new one, which verifies, may go on (A-05). */
+  get fatal(): AmbitError | null {
+    return this.#book.log?.failure ?? null
+  }
+
+  /**
+   * Takes up what an earlier daemon left: sessions whose process lives wait for it to call again; the others are
+   * ended, and what their journals hold is sequenced.
+   */
+  async recover(): Promise<void> {
+    for (const id of listSessions(this.#paths)) {
+      const record = loadRecord(this.#paths, id)
+      if (record && isLive(record.state) && birthOf(record.pid) === record.born) {
+        this.#live.set(id, { record: { ...record, state: 'detached' }, caller: null, lostAt: Date.now() })
+        this.#book.sequencer?.follow(id)
+      } else if (record && this.#book.sequencer) {
+        await this.#recoverDead(record)
+      }
+    }
+  }
+
+  async openSession(args: Args<'session.open'>, caller: Caller): Promise<Values['session.open']> {
+    const { sequencer } = this.#ready()
+    const { id, dir, ...facts } = args
+    if (args.pid !== caller.peer.pid) throw refusedOpen('the caller is not the process it names')
+    if (dir !== sessionDir(this.#paths, id) || !isDirectory(dir))
+      throw refusedOpen('its directory is not where sessions are')
+    const known = this.#live.get(id)
+    if (known) return this.#reattach(known, caller)
+    const old = loadRecord(this.#paths, id)
+    if (old) throw refusedOpen('it has ended already')
+    const born = birthOf(args.pid)
+    if (born === null) throw refusedOpen('its process does not live')
+    const record: SessionRecord = { v: 1, id, ...facts, state: 'running', born, endedAt: null, counters: {} }
+    await saveRecord(this.#paths, record)
+    sequencer.follow(id)
+    this.#live.set(id, { record, caller, lostAt: 0 })
+    return {}
+  }
+
+  /** Sequences the session to its end and signs; the caller's journals must be durable. */
+  async closeSession(id: string, caller: Caller): Promise<Head> {
+    const session = this.#live.get(id)
+    if (session?.caller !== caller) throw notFound(id, 'this link did not open it')
+    return await this.#end(id, 'ended')
+  }
+
+  /** The link of `caller` is gone. Its sessions go on for as long as their process does. */
+  lost(caller: Caller): void {
+    for (const session of this.#live.values()) {
+      if (session.caller !== caller) continue
+      session.caller = null
+      session.lostAt = Date.now()
+      session.record = { ...session.record, state: 'detached' }
+    }
+  }
+
+  async order(op: Order['op'], id: string, by: string): Promise<Record<string, never>> {
+    const session = this.#live.get(id)
+    if (!session) throw notFound(id, 'it does not run')
+    if (!session.caller)
+      throw notFound(id, 'its ambit run has lost the daemon; it stands still until it is back')
+    await session.caller.order({ op, id, by })
+    if (op === 'session.freeze') session.record = { ...session.record, state: 'frozen' }
+    if (op === 'session.thaw') session.record = { ...session.record, state: 'running' }
+    return {}
+  }
+
+  sessions(all: boolean): SessionInfo[] {
+    const live = [...this.#live.values()].map(({ record }) =>
+      infoOf({ ...record, counters: { ...this.#book.sequencer?.counters(record.id) } }),
+    )
+    if (!all) return live
+    const ended = listSessions(this.#paths).flatMap((id) => {
+      const record = this.#live.has(id) ? null : loadRecord(this.#paths, id)
+      return record ? [infoOf(record)] : []
+    })
+    return [...ended, ...live].sort((a, b) => a.startedAt - b.startedAt).slice(-1000)
+  }
+
+  why(id: string | null): Values['why'] {
+    const session = id ?? listSessions(this.#paths).at(-1) ?? null
+    if (session === null) return { session, refusals: [] }
+    if (id !== null && !isDirectory(sessionDir(this.#paths, id)))
+      throw notFound(id, 'there is no such session')
+    return { session, refusals: lastRefusals(this.#paths, session) }
+  }
+
+  async syncLog(): Promise<Head> {
+    return await this.#sequence()
+  }
+
+  status(): Status {
+    const { log, broken } = this.#book
+    return {
+      version: PRODUCT.version,
+      pid: process.pid,
+      sessions: this.#live.size,
+      log: log ? headOf(log) : null,
+      broken: broken?.message ?? null,
+      stalled: this.#stalled,
+    }
+  }
+
+  /** Each second while sessions live: sequences, signs, and ends sessions whose process is gone. */
+  async tick(now = Date.now()): Promise<void> {
+    for (const [id, { record, caller, lostAt }] of this.#live) {
+      const dead = !caller && now - lostAt >= GRACE_MS && birthOf(record.pid) !== record.born
+      if (dead) await this.#settle(() => this.#endLost(id, record))
+    }
+    if (this.#live.size > 0) await this.#settle(() => this.#sequence())
+  }
+
+  /** Sequences and signs a last time. */
+  async close(): Promise<void> {
+    if (this.#book.log && !this.fatal) await this.#settle(() => this.#sequence())
+    this.#book.log?.close()
+  }
+
+  async #recoverDead(record: SessionRecord): Promise<void> {
+    const { id } = record
+    this.#book.sequencer?.follow(id)
+    this.#live.set(id, { record, caller: null, lostAt: 0 })
+    if (!isLive(record.state)) await this.#settle(() => this.#end(id, record.state))
+    else if (hasEnd(journalDir(this.#paths, id))) await this.#settle(() => this.#end(id, 'ended'))
+    else await this.#settle(() => this.#endLost(id, record))
+  }
+
+  async #endLost(id: string, record: SessionRecord): Promise<void> {
+    const said = hasEnd(journalDir(this.#paths, id))
+    const sameBoot = birthOf(process.pid)?.split(':')[0] === record.born.split(':')[0]
+    await recordLoss(this.#paths, id, sameBoot ? 'ambit run died without a word' : 'the machine went down')
+    await this.#end(id, said ? 'ended' : sameBoot ? 'killed' : 'orphaned')
+  }
+
+  #end(id: string, state: SessionRecord['state']): Promise<Head> {
+    const running = this.#ending.get(id)
+    if (running) return running
+    const end = this.#finish(id, state).finally(() => this.#ending.delete(id))
+    this.#ending.set(id, end)
+    return end
+  }
+
+  async #finish(id: string, state: SessionRecord['state']): Promise<Head> {
+    const { log, sequencer } = this.#ready()
+    const session = this.#live.get(id)
+    // All but what is new is counted by sequence; finish forgets the counters with the session.
+    await sequencer.sequence()
+    const counters = { ...sequencer.counters(id) }
+    await sequencer.finish(id)
+    if (session) {
+      const endedAt = session.record.endedAt ?? Date.now()
+      await saveRecord(this.#paths, { ...session.record, state, endedAt, counters })
+    }
+    this.#live.delete(id)
+    return headOf(log)
+  }
+
+  #reattach(session: LiveSession, caller: Caller): Values['session.open'] {
+    if (session.caller) throw refusedOpen('it is open already')
+    if (session.record.pid !== caller.peer.pid || birthOf(caller.peer.pid) !== session.record.born) {
+      throw refusedOpen('it belongs to another process')
+    }
+    session.caller = caller
+    session.record = { ...session.record, state: 'running' }
+    return {}
+  }
+
+  async #sequence(): Promise<Head> {
+    const { log, sequencer } = this.#ready()
+    await sequencer.sequence()
+    this.#stalled = null
+    return headOf(log)
+  }
+
+  /** Work that is tried again at the next tick: a full disk loses nothing, the journals hold it. */
+  async #settle(work: () => Promise<unknown>): Promise<void> {
+    try {
+      await work()
+    } catch (error) {
+      this.#stalled = messageOf(error)
+    }
+  }
+
+  #ready(): { log: Log; sequencer: Sequencer } {
+    if (this.#book.broken) throw this.#book.broken
+    return this.#book
+  }
+}
+
+export const headOf = (log: Log): Head => ({
+  size: log.size,
+  root: Buffer.from(log.head.root).toString('base64'),
+})
+
+const isDirectory = (path: string): boolean =>
+  fs.lstatSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false
+
+const refusedOpen = (why: string): AmbitError =>
+  new AmbitError('ERR_DAEMON_PEER', 'the daemon refused the session', why)
+
+const notFound = (id: string, why: string): AmbitError =>
+  new AmbitError('ERR_SESSION_NOT_FOUND', `session ${id}`, why, 'ambit sessions lists those that run')

@@ -1,0 +1,60 @@
+/** A session whose `ambit run` is gone without a word: the daemon says in `daemon.wal` what can be said. */
+import * as fs from 'node:fs'
+import { join } from 'node:path'
+import type { Fact, FactBody } from '../audit/fact.ts'
+import { Journal, readJournal } from '../audit/journal.ts'
+import { errnoOf } from '../lib/errors.ts'
+import { type Paths, journalDir } from '../lib/paths.ts'
+
+/** Intents listed one by one; the rest is counted. */
+const MAX_LISTED = 100
+
+/**
+ * Writes the end of session `id` and the intents that have no outcome (CASES.md A-18), durably. Once: a second call,
+ * after a crash in between, finds the end there.
+ */
+export async function recordLoss(paths: Paths, id: string, reason: string): Promise<void> {
+  const dir = journalDir(paths, id)
+  fs.mkdirSync(dir, { recursive: true, mode: 0o700 })
+  if (hasEnd(dir)) return
+  const journal = Journal.open(join(dir, 'daemon.wal'))
+  try {
+    for (const fact of orphanFacts(dir)) journal.append(fact)
+    journal.append({ k: 'session.end', outcome: 'killed', exit: 125, reason })
+    await journal.sync()
+  } finally {
+    journal.close()
+  }
+}
+
+/** True when the session's own journal or ours says how it ended. */
+export const hasEnd = (dir: string): boolean =>
+  ['run', 'daemon'].some((name) => someFact(dir, name, (fact) => fact.k === 'session.end'))
+
+function orphanFacts(dir: string): FactBody[] {
+  const open = new Map<string, string>()
+  for (const fact of factsOf(dir, 'run')) {
+    if (fact.k === 'http.request')
+      open.set(
+        `${fact.flow}/${fact.request}`,
+        `request ${fact.method} to ${fact.host}, flow ${fact.flow}, request ${fact.request}`,
+      )
+    if (fact.k === 'http.response') open.delete(`${fact.flow}/${fact.request}`)
+  }
+  const listed = [...open.values()].slice(0, MAX_LISTED).map((what) => `no outcome recorded: ${what}`)
+  if (open.size > MAX_LISTED) listed.push(`no outcome recorded: ${open.size - MAX_LISTED} more requests`)
+  return listed.map((reason) => ({ k: 'gap', journal: 'run', reason }))
+}
+
+function someFact(dir: string, name: string, test: (fact: Fact) => boolean): boolean {
+  for (const fact of factsOf(dir, name)) if (test(fact)) return true
+  return false
+}
+
+function* factsOf(dir: string, name: string): Generator<Fact> {
+  try {
+    for (const { fact } of readJournal(join(dir, `${name}.wal`))) yield fact
+  } catch (error) {
+    if (errnoOf(error) !== 'ENOENT') throw error
+  }
+}

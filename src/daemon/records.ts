@@ -1,0 +1,84 @@
+/** What the daemon writes down about a session, in the session's directory, so that its successor knows it. */
+import * as fs from 'node:fs'
+import { join } from 'node:path'
+import { z } from 'zod'
+import { replaceFile } from '../audit/log-files.ts'
+import { errnoOf } from '../lib/errors.ts'
+import { type Paths, sessionDir, sessionsDir } from '../lib/paths.ts'
+import { type SessionInfo, sessionId } from './messages.ts'
+
+const NAME = 'registration.json'
+const STATES = ['running', 'frozen', 'detached', 'ended', 'killed', 'orphaned'] as const
+
+const RECORD = z.strictObject({
+  v: z.literal(1),
+  id: sessionId,
+  state: z.enum(STATES),
+  pid: z.number().int(),
+  /** Start of that process in clock ticks after boot, and the boot: a pid alone may be another process by now. */
+  born: z.string(),
+  profile: z.string(),
+  runtime: z.string(),
+  agent: z.string(),
+  project: z.string().nullable(),
+  startedAt: z.number(),
+  endedAt: z.number().nullable(),
+  counters: z.record(z.string(), z.number()),
+})
+export type SessionRecord = Readonly<z.infer<typeof RECORD>>
+
+/** Writes the record; durable when it resolves. */
+export async function saveRecord(paths: Paths, record: SessionRecord): Promise<void> {
+  await replaceFile(join(sessionDir(paths, record.id), NAME), Buffer.from(JSON.stringify(record)))
+}
+
+/** The record of session `id`; null when there is none that this version understands. */
+export function loadRecord(paths: Paths, id: string): SessionRecord | null {
+  try {
+    const result = RECORD.safeParse(JSON.parse(fs.readFileSync(join(sessionDir(paths, id), NAME), 'utf8')))
+    return result.success && result.data.id === id ? result.data : null
+  } catch {
+    return null
+  }
+}
+
+/** Ids of the session directories on disk, oldest first (ids sort by time). */
+export function listSessions(paths: Paths): string[] {
+  try {
+    const entries = fs.readdirSync(sessionsDir(paths), { withFileTypes: true })
+    return entries
+      .flatMap((entry) =>
+        entry.isDirectory() && sessionId.safeParse(entry.name).success ? [entry.name] : [],
+      )
+      .sort()
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return []
+    throw error
+  }
+}
+
+export function infoOf(record: SessionRecord): SessionInfo {
+  const { v: _, born: _b, ...info } = record
+  return info
+}
+
+/** True for states in which the session's process may still live. */
+export const isLive = (state: SessionRecord['state']): boolean =>
+  ['running', 'frozen', 'detached'].includes(state)
+
+/**
+ * Names the process `pid` beyond reuse of its number; null when it does not live. A zombie does not: it acts no more.
+ */
+export function birthOf(pid: number): string | null {
+  try {
+    const stat = fs.readFileSync(`/proc/${pid}/stat`, 'utf8')
+    // Behind the last `)`: the name in front may hold anything.
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+    if (fields[0] === 'Z' || fields[0] === 'X') return null
+    return `${bootId()}:${fields[19]}`
+  } catch {
+    return null
+  }
+}
+
+const bootId = (): string => fs.readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()
