@@ -99,11 +99,7 @@ function checkTogether(entry: RuleEntry, at: (key: keyof RuleEntry) => string): 
     if (model !== null)
       throw invalid(at('inspect'), `reaches ${model}, a model endpoint: those must be inspected`)
   }
-  if (
-    plainPort !== undefined &&
-    entry.credential !== undefined &&
-    !/^(?:127\.|\[::1\])/.test(entry.connect ?? '')
-  ) {
+  if (plainPort !== undefined && entry.credential !== undefined) {
     throw invalid(at('credential'), 'would travel in clear over plain HTTP')
   }
 }

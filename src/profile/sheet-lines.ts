@@ -1,0 +1,273 @@
+/** The lines of the grant sheet, one function a section. Texts are escaped by sheet.ts. */
+import { formatDuration, formatSize } from '../lib/units.ts'
+import type { NetworkRule, Plan, RootPlan, RuntimeName } from './plan.ts'
+import { DEFAULT_HIDE } from './defaults.ts'
+import { modelHostWithin } from './network.ts'
+import type { SheetContext, SheetLine, Weight } from './sheet.ts'
+import { within } from './territory.ts'
+
+const line = (weight: Weight, section: string, rule: string | null, text: string): SheetLine => ({
+  weight,
+  section,
+  rule,
+  text,
+})
+
+export function agentLines(plan: Plan, context: SheetContext): SheetLine[] {
+  const { agent, argv } = context
+  const version = agent.version === null ? '' : ` ${agent.version}`
+  const lines = [line('fact', 'agent', null, `runs ${agent.name}${version}: ${argv.join(' ')}`)]
+  if (agent.digest === null)
+    lines.push(
+      line(
+        'note',
+        'agent',
+        null,
+        `${agent.executable} is not measured: it may change between sessions unseen`,
+      ),
+    )
+  if (plan.profile.origin === 'file') {
+    const root = plan.roots.find((candidate) => within(plan.profile.file, candidate.path))
+    const where = root && root.access !== 'read' ? ', in a directory where the agent works' : ''
+    lines.push(
+      line(
+        root ? 'risk' : 'note',
+        'profile',
+        null,
+        `the bounds come from a file that somebody named: ${plan.profile.file}${where}`,
+      ),
+    )
+  }
+  return lines
+}
+
+const DOES: Readonly<Record<RootPlan['access'], string>> = {
+  read: 'reads',
+  review: 'reads, and changes after your review,',
+  write: 'reads and changes at once',
+}
+
+export function fileLines(plan: Plan): SheetLine[] {
+  if (plan.roots.length === 0) return [line('fact', 'files', null, 'sees none of your files')]
+  return plan.roots.flatMap((root) => [
+    rootLine(root),
+    ...widenedLines(root, plan),
+    ...exceptionLines(root),
+    ...nameLines(root),
+  ])
+}
+
+function rootLine(root: RootPlan): SheetLine {
+  const made = root.create ? ' (Ambit makes it)' : ''
+  const free =
+    root.variable === 'workspace'
+      ? '; hooks, editor and agent settings there too: treat what lies there as untrusted'
+      : ''
+  const weight = root.access === 'write' && root.variable !== 'workspace' ? 'risk' : 'fact'
+  return line(weight, 'files', root.id, `${DOES[root.access]} ${root.path}${made} [${root.label}]${free}`)
+}
+
+const DEFAULT_HIDE_SET = new Set(DEFAULT_HIDE)
+
+const ACCESS: readonly RootPlan['access'][] = ['read', 'review', 'write']
+
+/** A root within another one that allows more than it does. */
+function widenedLines(root: RootPlan, plan: Plan): SheetLine[] {
+  const parent = plan.roots.find((other) => other !== root && within(root.path, other.path))
+  if (!parent) return []
+  const wider = ACCESS.indexOf(root.access) > ACCESS.indexOf(parent.access)
+  const unhides = parent.hide.some((glob) => !glob.startsWith('!') && !root.hide.includes(glob))
+  if (!wider && !unhides) return []
+  const what = [
+    wider ? `${root.access} instead of ${parent.access}` : '',
+    unhides ? 'names shown that are hidden around it' : '',
+  ]
+  return [
+    line('risk', 'files', root.id, `${root.path} widens ${parent.path}: ${what.filter(Boolean).join('; ')}`),
+  ]
+}
+
+/** `via: mount`, and what a profile re-admits of the names that Ambit hides or protects by default. */
+function exceptionLines(root: RootPlan): SheetLine[] {
+  const lines: SheetLine[] = []
+  if (root.via === 'mount') {
+    lines.push(
+      line(
+        'note',
+        'files',
+        root.id,
+        `${root.path} is mounted as it is: opens are recorded late or not at all, and names that appear later are not hidden`,
+      ),
+    )
+  }
+  for (const [list, verb] of [
+    [root.hide, 'shows'],
+    [root.protect, 'lets the agent change'],
+    [root.review, 'applies without review'],
+  ] as const) {
+    const back = readmitted(list)
+    if (back.length > 0)
+      lines.push(
+        line('risk', 'files', root.id, `${verb} ${back.join(', ')} in ${root.path}, which Ambit would not`),
+      )
+  }
+  return lines
+}
+
+/** Re-admissions that the profile wrote; the defaults' own are no news. */
+const readmitted = (globs: readonly string[]): string[] =>
+  [...new Set(globs.filter((glob) => glob.startsWith('!') && !DEFAULT_HIDE_SET.has(glob)))].map((glob) =>
+    glob.slice(1),
+  )
+
+function nameLines(root: RootPlan): SheetLine[] {
+  if (root.hide.length === 0)
+    return [
+      line(
+        'note',
+        'files',
+        root.id,
+        `hides no names in ${root.path}: a secret that you put there can be read`,
+      ),
+    ]
+  const own = root.hide.filter((glob) => !DEFAULT_HIDE_SET.has(glob) && !glob.startsWith('!'))
+  const more = own.length > 0 ? `, and ${own.join(', ')}` : ''
+  const kept = root.access === 'read' ? '' : '; shell, git, editor and agent settings there cannot be changed'
+  return [
+    line(
+      'fact',
+      'files',
+      root.id,
+      `in ${root.path}: names of keys, tokens and environment files do not exist${more}${kept}`,
+    ),
+  ]
+}
+
+export function networkLines(plan: Plan): SheetLine[] {
+  if (plan.network.length === 0) return [line('fact', 'network', null, 'reaches no host')]
+  const { perRequest, perMinute, perSession } = plan.upload
+  return [
+    ...plan.network.flatMap((rule) => ruleLines(rule, plan)),
+    line(
+      'fact',
+      'upload',
+      null,
+      `sends at most ${formatSize(perRequest)} a request, ${formatSize(perMinute)} a minute, ${formatSize(perSession)} in all`,
+    ),
+  ]
+}
+
+function ruleLines(rule: NetworkRule, plan: Plan): SheetLine[] {
+  const risks = ruleRisks(rule, plan)
+  const what = `reaches ${destination(rule)}: ${methods(rule)} ${paths(rule)}, data up to ${rule.clearance}${credentialOf(rule, plan)}`
+  if (risks.length > 0) return [line('risk', 'network', rule.id, `${what} (${risks.join('; ')})`)]
+  return [line('fact', 'network', rule.id, what)]
+}
+
+function destination(rule: NetworkRule): string {
+  const ports =
+    rule.ports.length === 0
+      ? ' at no port'
+      : rule.ports.length === 1 && rule.ports[0] === 443
+        ? ''
+        : ` at port ${rule.ports.join(', ')}`
+  const dialled = rule.connect ? `, dialled at ${rule.connect.address} port ${rule.connect.port}` : ''
+  return `${rule.host}${ports}${dialled}`
+}
+
+const methods = (rule: NetworkRule): string =>
+  rule.methods === null ? 'every method' : rule.methods.length === 0 ? 'no method' : rule.methods.join(', ')
+
+const paths = (rule: NetworkRule): string =>
+  rule.paths === null
+    ? 'at every path'
+    : rule.paths.length === 0
+      ? 'at no path'
+      : `at ${rule.paths.join(', ')}`
+
+function credentialOf(rule: NetworkRule, plan: Plan): string {
+  const credential = plan.credentials.find((candidate) => candidate.name === rule.credential)
+  return credential
+    ? `, with your ${credential.name} credential (${credential.header}, from ${credential.source})`
+    : ''
+}
+
+const CHANGING = new Set(['POST', 'PUT', 'PATCH', 'DELETE'])
+
+function ruleRisks(rule: NetworkRule, plan: Plan): string[] {
+  const wild = rule.host.startsWith('*.')
+  const known = modelHostWithin(rule.host) !== null
+  const changing = rule.methods?.filter((method) => CHANGING.has(method)) ?? []
+  return [
+    wild ? 'any host of that domain' : '',
+    rule.methods === null ? 'methods are not limited' : '',
+    rule.paths === null ? 'paths are not limited' : '',
+    changing.length > 0 && !known && !wild && rule.methods !== null
+      ? `it can change things there: ${changing.join(', ')}`
+      : '',
+    rule.inspect ? '' : 'not inspected: Ambit sees the host and the amount, nothing else',
+    rule.plain ? 'in clear over plain HTTP' : '',
+    rule.ca !== null ? 'trusts roots that the profile brings' : '',
+    wild && rule.credential !== null && plan.credentials.length > 0
+      ? 'every such host gets your credential'
+      : '',
+    rule.connect ? 'its address is pinned, also to this machine or a private network' : '',
+  ].filter(Boolean)
+}
+
+export function environmentLines(plan: Plan): SheetLine[] {
+  const { pass, set } = plan.environment
+  const lines: SheetLine[] = []
+  if (pass.length > 0) lines.push(line('fact', 'environment', null, `gets your ${pass.join(', ')}`))
+  const names = Object.keys(set).toSorted()
+  if (names.length > 0)
+    lines.push(
+      line('fact', 'environment', null, `has ${names.map((name) => `${name}=${set[name]}`).join(', ')}`),
+    )
+  for (const credential of plan.credentials) {
+    const held = credential.env === null ? 'holds nothing of it' : `holds a placeholder in ${credential.env}`
+    lines.push(
+      line('fact', 'credentials', null, `credential ${credential.name} stays outside; the agent ${held}`),
+    )
+  }
+  return lines
+}
+
+export function desktopLines(plan: Plan): SheetLine[] {
+  const says = {
+    clipboard: 'reads and writes your clipboard',
+    display: 'sees and drives your screen',
+    audio: 'hears and plays sound',
+  } as const
+  const allowed = (Object.keys(says) as (keyof typeof says)[]).filter(
+    (part) => plan.desktop[part] === 'allow',
+  )
+  if (allowed.length === 0) return [line('fact', 'desktop', null, 'no clipboard, screen or sound')]
+  return allowed.map((part) => line('risk', 'desktop', null, says[part]))
+}
+
+export function limitLines(plan: Plan, runtime: RuntimeName): SheetLine[] {
+  const { cpus, memory, processes, wallclock, disk, limits } = plan.isolation
+  const lines = [
+    line('fact', 'isolation', null, `in ${runtime}, for at most ${formatDuration(wallclock)}`),
+    line(
+      'fact',
+      'isolation',
+      null,
+      `uses at most ${cpus} CPUs, ${formatSize(memory)} memory, ${processes} processes, ${formatSize(disk)} more disk`,
+    ),
+  ]
+  if (limits === 'partly')
+    lines.push(
+      line(
+        'note',
+        'isolation',
+        null,
+        'these limits may be watched instead of enforced, where the system offers no more',
+      ),
+    )
+  for (const approval of plan.approvals)
+    lines.push(line('note', 'approvals', null, `a person must approve: ${approval}`))
+  for (const file of plan.mirror) lines.push(line('fact', 'mirror', null, `gets a copy of ${file.from}`))
+  return lines
+}

@@ -1,0 +1,98 @@
+/**
+ * The grant sheet: what a session may do, in plain words, the risky lines first. A person decides on this text, so it
+ * is complete, deterministic, and nothing in it that others wrote reaches the terminal unescaped.
+ */
+import { printable } from '../lib/printable.ts'
+import { digestOf } from './canonical.ts'
+import type { Plan, RuntimeName } from './plan.ts'
+import {
+  agentLines,
+  desktopLines,
+  environmentLines,
+  fileLines,
+  limitLines,
+  networkLines,
+} from './sheet-lines.ts'
+
+/** `risk`: widens what an attacker gains; `note`: weaker than it might seem; `fact`: the rest. */
+export type Weight = 'risk' | 'note' | 'fact'
+
+export interface SheetLine {
+  readonly weight: Weight
+  /** `files`, `network`, …: the part of the profile that it tells of. */
+  readonly section: string
+  /** Place in the profile, e.g. `network[0]`; null where there is none. */
+  readonly rule: string | null
+  /** Printable. */
+  readonly text: string
+}
+
+export interface SheetContext {
+  readonly agent: {
+    readonly name: string
+    readonly version: string | null
+    readonly digest: string | null
+    readonly executable: string
+  }
+  readonly argv: readonly string[]
+  /** The runtime that will be used: at least the profile's. */
+  readonly runtime: RuntimeName
+  readonly color: boolean
+}
+
+export interface Sheet {
+  readonly lines: readonly SheetLine[]
+  readonly text: string
+  /**
+   * SHA-256, hex, over plan, agent and runtime: a yes to one grant is no yes to another. The command's arguments are
+   * no part of it, nor whether the workspace is there yet.
+   */
+  readonly digest: string
+}
+
+const ORDER: readonly Weight[] = ['risk', 'note', 'fact']
+
+export function renderSheet(plan: Plan, context: SheetContext): Sheet {
+  const unsorted = [
+    ...agentLines(plan, context),
+    ...fileLines(plan),
+    ...networkLines(plan),
+    ...environmentLines(plan),
+    ...desktopLines(plan),
+    ...limitLines(plan, context.runtime),
+  ]
+  const lines = unsorted
+    .toSorted((a, b) => ORDER.indexOf(a.weight) - ORDER.indexOf(b.weight))
+    .map((line) => ({ ...line, text: printable(line.text, 2000) }))
+  return {
+    lines,
+    text: layOut(plan, context, lines),
+    digest: digestOf({ lines, plan, agent: context.agent.digest }),
+  }
+}
+
+function grantDigest(plan: Plan, { agent, runtime }: SheetContext): string {
+  const roots = plan.roots.map((root) => ({ ...root, create: false }))
+  const { name, version, digest, executable } = agent
+  return digestOf({ plan: { ...plan, roots }, agent: { name, version, digest, executable }, runtime })
+}
+
+const MARK: Readonly<Record<Weight, string>> = { risk: '!', note: '~', fact: '·' }
+const COLOR: Readonly<Record<Weight, string>> = { risk: '\x1b[31m', note: '\x1b[33m', fact: '\x1b[2m' }
+const HEADING: Readonly<Record<Weight, string>> = {
+  risk: 'Look at these first:',
+  note: 'Weaker than it could be:',
+  fact: 'Within these bounds:',
+}
+
+function layOut(plan: Plan, context: SheetContext, lines: readonly SheetLine[]): string {
+  const paint = (code: string, text: string): string => (context.color ? `${code}${text}\x1b[0m` : text)
+  const title = `ambit: ${printable(plan.profile.title)} (profile ${printable(plan.profile.name)})`
+  const out = [paint('\x1b[1m', title)]
+  for (const weight of ORDER) {
+    const own = lines.filter((line) => line.weight === weight)
+    if (own.length > 0) out.push('', HEADING[weight])
+    for (const line of own) out.push(`  ${paint(COLOR[weight], MARK[weight])} ${line.text}`)
+  }
+  return out.join('\n')
+}
