@@ -15,6 +15,7 @@ import { measureTrees } from './closure/digest.ts'
 import { type Bounds, isWithin, refuseMount } from './closure/guard.ts'
 import { isProgram, locate, type Lookup } from './closure/locate.ts'
 import { head, type Interpreter, parseShebang } from './closure/shebang.ts'
+import { boundSockets } from './closure/sockets.ts'
 import { isSystem, type Tree, treesOf } from './closure/trees.ts'
 
 /** Links to the command and its interpreters, inside; first on PATH. */
@@ -52,6 +53,8 @@ interface Program {
   readonly seen: string
   readonly real: string
   readonly trees: readonly Tree[]
+  /** Named by something in a root of the session: the agent may have written it. */
+  readonly foreign: boolean
 }
 
 /**
@@ -63,7 +66,7 @@ export function resolveAgent(command: string, around: Surroundings): Agent {
   const lookup: Lookup = { path: around.env.PATH ?? '', cwd: around.cwd, env: around.env }
   const found = locate(command, lookup)
   if (!found) throw notFound(command)
-  const main = programAt(found)
+  const main = programAt(found, isInRoot(found, around))
   const programs = [main, ...interpretersOf(main, lookup, around)]
   const trees = programs.flatMap((program) => shownTrees(program, around))
   const mounts = outermost(trees.flatMap(mountPaths))
@@ -85,10 +88,13 @@ export function resolveAgent(command: string, around: Surroundings): Agent {
   }
 }
 
-function programAt(seen: string): Program {
+function programAt(seen: string, foreign: boolean): Program {
   const real = realpathSync(seen)
-  return { seen, real, trees: treesOf(real, seen) }
+  return { seen, real, trees: treesOf(real, seen), foreign }
 }
+
+const isInRoot = (path: string, around: Surroundings): boolean =>
+  around.roots.some((root) => isWithin(path, root))
 
 /** The interpreter, its interpreter, and so on; the kernel follows at most four. */
 function interpretersOf(main: Program, lookup: Lookup, around: Surroundings): Program[] {
@@ -96,7 +102,10 @@ function interpretersOf(main: Program, lookup: Lookup, around: Surroundings): Pr
   for (let script = main; programs.length < 4; ) {
     const interpreter = parseShebang(head(script.real))
     if (!interpreter) break
-    script = programAt(interpreterPath(interpreter, lookup, around))
+    const path = interpreterPath(interpreter, lookup, around)
+    // A script that the agent may have written chooses its interpreter's path, but not what PATH finds.
+    const chosen = script.foreign || isInRoot(script.real, around)
+    script = programAt(path, isInRoot(path, around) || (chosen && 'path' in interpreter))
     programs.push(script)
   }
   return programs
@@ -121,26 +130,33 @@ function interpreterPath(interpreter: Interpreter, lookup: Lookup, around: Surro
 
 /** The trees of one program that have to be mounted: not the system's, not those that the view shows. */
 function shownTrees(program: Program, around: Surroundings): Tree[] {
-  const shown = program.trees.filter(
-    (tree) => !isSystem(tree.path) && !around.roots.some((root) => isWithin(tree.path, root)),
-  )
+  const shown = program.trees.filter((tree) => !isSystem(tree.path) && !isInRoot(tree.path, around))
   return shown.map((tree) => guarded(tree, program, around))
 }
+
+/** Installations that are told by their layout and hold nothing but programs. */
+const PLAIN: readonly Tree['kind'][] = ['python', 'node', 'brew', 'nix']
 
 /**
  * A tree that may be shown. A refused directory shrinks to the file itself; a refused file is an error.
  *
- * A program in one of the session's roots is the agent's to write: it may lead to installations that are known by
- * their layout (a venv's base interpreter), never to any file or prefix it likes.
+ * What something in the session's roots names may lead to a plain installation (a venv's base interpreter), never to
+ * any file, package or prefix: an earlier session could have planted the link.
  */
 function guarded(tree: Tree, program: Program, around: Surroundings): Tree {
-  const foreign = around.roots.some((root) => isWithin(program.seen, root))
-  if (foreign && (tree.kind === 'file' || tree.kind === 'prefix'))
+  if (program.foreign && !PLAIN.includes(tree.kind))
     throw forbidden(tree.path, 'a link or script in the project leads there')
-  const reason = refuseMount(tree.path, around)
+  const reason = refuseMount(tree.path, around) ?? socketIn(tree.path)
   if (!reason) return tree
-  if (foreign || refuseMount(program.real, around)) throw forbidden(tree.path, reason)
+  if (program.foreign || refuseMount(program.real, around)) throw forbidden(tree.path, reason)
   return { ...tree, kind: 'file', path: program.real }
+}
+
+/** A read-only mount does not keep anybody from connecting to a socket under it (CASES.md C-42). */
+function socketIn(path: string): string | null {
+  return boundSockets().some((socket) => isWithin(socket, path))
+    ? 'a program listens on a socket in it'
+    : null
 }
 
 /** Parts of a tree that are mounted: all of it, but of a Homebrew prefix not `var` and only some of `etc`. */

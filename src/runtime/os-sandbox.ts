@@ -14,7 +14,7 @@ const OPEN_MS = 15_000
 const BUILD_MS = 30_000
 const EXEC_MS = 15_000
 /** From the order to kill, or from the report of the command's end, to the launcher's own. */
-const END_MS = 5_000
+const END_MS = 3_000
 
 /** Names of the descriptors in the one message on fd 4. */
 const DESCRIPTORS = ['tcp', 'dns', 'dns-tcp', 'proxy', 'fuse'] as const
@@ -22,23 +22,25 @@ const DESCRIPTORS = ['tcp', 'dns', 'dns-tcp', 'proxy', 'fuse'] as const
 /** bubblewrap in namespaces of `ambit-launch`. Linux only. */
 export const osSandbox: Runtime = {
   name: 'os-sandbox',
-  open: async (_spec, specPath) => {
-    const { launcher, socket } = startLauncher(specPath)
-    const world = new OsWorld(launcher)
-    try {
-      await world.receiveDescriptors(socket)
-      return world
-    } catch (error) {
-      world.kill()
-      throw await world.failure('making the namespaces', error)
-    } finally {
-      closeSync(socket)
-    }
-  },
+  open: (_spec, specPath) => openWorld(nativeBinary('ambit-launch'), specPath),
 }
 
-function startLauncher(specPath: string): { launcher: ChildProcess; socket: number } {
-  const program = nativeBinary('ambit-launch')
+/** Starts `program`, which speaks the launch protocol, and takes its descriptors. */
+export async function openWorld(program: string, specPath: string): Promise<World> {
+  const { launcher, socket } = startLauncher(program, specPath)
+  const world = new OsWorld(launcher)
+  try {
+    await world.receiveDescriptors(socket)
+    return world
+  } catch (error) {
+    world.kill()
+    throw await world.failure('making the namespaces', error)
+  } finally {
+    closeSync(socket)
+  }
+}
+
+function startLauncher(program: string, specPath: string): { launcher: ChildProcess; socket: number } {
   if (!existsSync(program)) {
     throw new AmbitError(
       'ERR_RUNTIME_MISSING',
@@ -100,7 +102,12 @@ class OsWorld implements World {
     const names = (JSON.parse(message.data) as { fds?: unknown }).fds
     if (JSON.stringify(names) !== JSON.stringify(DESCRIPTORS) || message.fds.length !== DESCRIPTORS.length) {
       for (const fd of message.fds) closeSync(fd)
-      throw new Error('ambit-launch sent other descriptors than agreed: it is not of this version')
+      throw new AmbitError(
+        'ERR_RUNTIME_FAILED',
+        'ambit-launch',
+        'it sent other descriptors than agreed: it is not of this version',
+        'run: ./dev build',
+      )
     }
     const [tcp, dns, dnsTcp, proxy, fuse] = message.fds as [number, number, number, number, number]
     this.sockets = { tcp, dns, dnsTcp, proxy }
@@ -135,6 +142,7 @@ class OsWorld implements World {
   /** The launcher's own account of a failure, when it gives one in time, else what was seen from here. */
   async failure(what: string, error: unknown): Promise<AmbitError> {
     const exit = await this.exited
+    if (error instanceof AmbitError) return error
     const seen = exit.kind === 'failed' ? exit : failed(what, messageOf(error))
     const missing =
       /not (installed|found)|No such file/.test(seen.why) && /bwrap|nft/.exec(seen.what + seen.why)

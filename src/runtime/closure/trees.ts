@@ -164,16 +164,12 @@ function resolvePackage(name: string, from: string, modules: string): string | n
 
 /** `V/bin/x` with `V/pyvenv.cfg`: the environment; its base interpreter follows from the `python` link. */
 function venvTrees(seen: string, real: string): Tree[] {
-  const root = dirname(dirname(seen))
-  if (!existsSync(join(root, 'pyvenv.cfg'))) return isElf(head(real, 4)) ? [] : userSite(seen)
+  const script = [seen, real].find((path) => existsSync(join(dirname(dirname(path)), 'pyvenv.cfg')))
+  if (script === undefined) return isElf(head(real, 4)) ? [] : userSite(seen)
+  const root = dirname(dirname(script))
   const lib = names(join(root, 'lib')).find((name) => name.startsWith('python'))
-  return [
-    {
-      kind: 'venv',
-      path: root,
-      ...distribution(join(root, 'lib', lib ?? 'python3', 'site-packages'), basename(seen)),
-    },
-  ]
+  const site = join(root, 'lib', lib ?? 'python3', 'site-packages')
+  return [{ kind: 'venv', path: root, ...distribution(site, basename(script)) }]
 }
 
 /** `pip install --user` puts the script into ~/.local/bin and the code beside it, in lib/pythonX.Y/site-packages. */
