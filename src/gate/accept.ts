@@ -1,0 +1,167 @@
+/** From an accepted connection to HTTP: whom is it for, what does it speak, who shall terminate it. */
+import type { Socket } from 'node:net'
+import { TLSSocket } from 'node:tls'
+import { type Host, parseHost } from '../lib/host.ts'
+import { type ClientHello, parseClientHello } from './client-hello.ts'
+import type { GateContext } from './context.ts'
+import { carry, Flow, type FlowTarget, lingerOnClose } from './flow.ts'
+import { isSynthetic } from './names.ts'
+import { openTunnel } from './tunnel.ts'
+
+/** More first bytes than any hello has. */
+const MOST_FIRST_BYTES = 65_536
+
+/** What a redirected connection was for; null when its synthetic address belongs to no name. */
+export function targetOfAddress(
+  gate: GateContext,
+  original: { address: string; port: number },
+): FlowTarget | null {
+  const { address, port } = original
+  const host = isSynthetic(address) ? gate.names.nameOf(address) : parseHost(address)
+  return host ? { host, port, address } : null
+}
+
+/** Serves one connection, until its end. Everything that arrives on it is the attacker's. */
+export function serveConnection(gate: GateContext, target: FlowTarget, socket: Socket): void {
+  const flow = new Flow(gate, target)
+  socket.setNoDelay(true)
+  socket.on('error', () => socket.destroy())
+  socket.once('close', () => flow.end())
+  lingerOnClose(socket)
+  firstBytes(socket, gate.monitor.deadlines.head, (opening) => {
+    if (opening.kind === 'tls') serveTls(gate, flow, opening.hello, socket)
+    else if (opening.kind === 'http') servePlain(gate, flow, socket)
+    else {
+      if (opening.why !== 'nothing') flow.denied(opening.why)
+      socket.destroy()
+    }
+  })
+}
+
+type Opening =
+  | { readonly kind: 'tls'; readonly hello: ClientHello }
+  | { readonly kind: 'http' }
+  | { readonly kind: 'close'; readonly why: string }
+
+/** Waits for enough bytes to know the protocol, and puts them back. */
+function firstBytes(socket: Socket, ms: number, then: (opening: Opening) => void): void {
+  let bytes: Buffer = Buffer.alloc(0)
+  const timer = setTimeout(
+    () => settle({ kind: 'close', why: bytes.length === 0 ? 'net.silent' : 'net.slow-head' }),
+    ms,
+  )
+  const settle = (opening: Opening): void => {
+    clearTimeout(timer)
+    socket.off('data', onData)
+    socket.off('end', onEnd)
+    socket.off('close', onClose)
+    socket.pause()
+    if (bytes.length > 0 && opening.kind !== 'close') socket.unshift(bytes)
+    then(opening)
+  }
+  const onData = (chunk: Buffer): void => {
+    bytes = bytes.length === 0 ? chunk : Buffer.concat([bytes, chunk])
+    const opening = classify(bytes)
+    if (opening) settle(opening)
+  }
+  const onEnd = (): void =>
+    settle({ kind: 'close', why: bytes.length === 0 ? 'nothing' : 'net.truncated-head' })
+  const onClose = (): void => settle({ kind: 'close', why: 'nothing' })
+  socket.on('data', onData)
+  socket.on('end', onEnd)
+  socket.on('close', onClose)
+}
+
+/** TLS, or a line that begins like HTTP/1; anything else is no protocol of ours (N-23). Null: not enough bytes yet. */
+function classify(bytes: Buffer): Opening | null {
+  if (bytes[0] === 22) {
+    const result = parseClientHello(bytes)
+    if (result.kind === 'hello') return { kind: 'tls', hello: result.hello }
+    if (result.kind === 'unreadable') return { kind: 'close', why: 'tls.unreadable-hello' }
+    return bytes.length < MOST_FIRST_BYTES ? null : { kind: 'close', why: 'tls.unreadable-hello' }
+  }
+  const text = bytes.toString('latin1', 0, 24)
+  if (/^[A-Z-]{3,20} \S/.test(text) && !text.startsWith('PRI ')) return { kind: 'http' }
+  return /^[A-Z-]{0,20} ?$/.test(text) ? null : { kind: 'close', why: 'net.unknown-protocol' }
+}
+
+/** HTTP in the clear. Only rules that say so admit it; the others' refusals are readable this way too. */
+function servePlain(gate: GateContext, flow: Flow, socket: Socket): void {
+  carry(flow, socket)
+  gate.http1Server.emit('connection', socket)
+}
+
+function serveTls(gate: GateContext, flow: Flow, hello: ClientHello, socket: Socket): void {
+  flow.tls = true
+  const name = helloName(flow, hello)
+  if (name === null) flow.refuseAll(hello.serverName === null ? 'tls.name-missing' : 'tls.name-mismatch')
+  const rule = name === null ? undefined : opaqueRule(gate, flow)
+  if (rule) void openTunnel(gate, flow, rule, socket)
+  else terminate(gate, flow, parseHost(hello.serverName ?? '') ?? flow.host, socket)
+}
+
+/** The host when the hello names it; null when it names another or, for a name, none (N-20, N-21). */
+function helloName(flow: Flow, hello: ClientHello): Host | null {
+  // Server names are never addresses (RFC 6066 §3): a connection to one has none.
+  if (hello.serverName === null) return flow.address === flow.host ? flow.host : null
+  return parseHost(hello.serverName) === flow.host ? flow.host : null
+}
+
+function opaqueRule(gate: GateContext, flow: Flow) {
+  const decision = gate.monitor.decide({ kind: 'net.connect', host: flow.host, port: flow.port, tls: true })
+  if (decision.effect !== 'allow' || decision.obligations.some((one) => one.kind === 'inspect'))
+    return undefined
+  return gate.monitor.plan.network.find((rule) => rule.id === decision.rule)
+}
+
+/** Ends TLS here, under the session's CA, as `name`. */
+function terminate(gate: GateContext, flow: Flow, name: Host, socket: Socket): void {
+  const tls = new TLSSocket(socket, {
+    isServer: true,
+    secureContext: gate.ca.contextFor(name),
+    ALPNProtocols: ['h2', 'http/1.1'],
+  }) as ServerTls
+  const timer = setTimeout(() => failed('tls.slow-handshake'), gate.monitor.deadlines.head)
+  const failed = (reason: string | null): void => {
+    if (reason !== null) flow.denied(reason)
+    tls.destroy()
+  }
+  // Before the handshake is done, errors come as `_tlsError`; afterwards as `error`.
+  tls.once('_tlsError', (error: Error) =>
+    failed(isDistrust(error) ? 'tls.client-distrusts-ca' : 'tls.handshake-failed'),
+  )
+  // In TLS 1.3 the client's alert arrives after our side of the handshake is done.
+  tls.on('error', (error) => failed(isDistrust(error) ? 'tls.client-distrusts-ca' : null))
+  tls.on('close', () => {
+    clearTimeout(timer)
+    socket.destroy()
+  })
+  tls.once('secure', () => {
+    clearTimeout(timer)
+    release(tls)
+    lingerOnClose(tls)
+    carry(flow, tls)
+    if (tls.alpnProtocol === 'h2') gate.http2Server.emit('secureConnection', tls)
+    else gate.http1Server.emit('connection', tls)
+  })
+}
+
+/** What a TLSSocket has and its types do not say. */
+type ServerTls = TLSSocket & { secureConnecting: boolean; _releaseControl(): boolean }
+
+/**
+ * What tls.Server does to a socket when its handshake is done. A tls.Server of our own would do it too, but would not
+ * say which connection a socket belongs to. Node is pinned, and the tests of HTTP/2 and of distrusting clients fail
+ * if this changes.
+ */
+function release(tls: ServerTls): void {
+  tls.removeAllListeners('_tlsError')
+  tls._releaseControl()
+  tls.secureConnecting = false
+}
+
+/** Alerts 42, 46 and 48 (RFC 8446 §6.2): the client looked at our certificate and said no. */
+function isDistrust(error: Error): boolean {
+  const code = (error as { code?: string }).code ?? ''
+  return /ALERT_(?:UNKNOWN_CA|BAD_CERTIFICATE|CERTIFICATE_UNKNOWN)/.test(code)
+}

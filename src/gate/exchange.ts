@@ -1,0 +1,237 @@
+/** One request and its answer: decide, record, make durable, send; count and record the end. */
+import type { Readable } from 'node:stream'
+import type { Decision } from '../policy/decision.ts'
+import type { NetworkRule } from '../profile/plan.ts'
+import { UploadMeter } from './budget.ts'
+import type { GateContext } from './context.ts'
+import { fingerprint, type Injection } from './credential.ts'
+import type { Watched } from './deadline.ts'
+import type { Flow } from './flow.ts'
+import { type ClientRequest, type Inbound, readInbound } from './inbound.ts'
+import { outboundHead } from './outbound.ts'
+import { type Refusal, refusal } from './refuse.ts'
+import { type ClientResponse, cut, sendRefusal } from './respond.ts'
+import { type Dialled, type Target, targetOf, UpstreamError } from './upstream.ts'
+
+/** What an admitted request is sent with. */
+export interface Admitted {
+  readonly inbound: Inbound
+  readonly target: Target
+  readonly path: string
+  readonly headers: string[]
+  readonly injection: Injection | null
+}
+
+/** Speaks to the upstream server once the record is durable. Rejects with an UpstreamError before anything was sent. */
+export type Forward = (exchange: Exchange, admitted: Admitted) => Promise<void>
+
+export class Exchange implements Watched {
+  readonly gate: GateContext
+  readonly flow: Flow
+  readonly request: ClientRequest
+  readonly response: ClientResponse
+  readonly meter: UploadMeter
+  readonly #started = performance.now()
+  deadline = Number.POSITIVE_INFINITY
+  id = 0
+  status = 0
+  scrubbed = 0
+  bytesIn = 0
+  /** Ends the upstream half; set by whoever opened it. */
+  abort: () => void = () => undefined
+  #patience = 0
+  #over = false
+
+  constructor(gate: GateContext, flow: Flow, request: ClientRequest, response: ClientResponse) {
+    this.gate = gate
+    this.flow = flow
+    this.request = request
+    this.response = response
+    this.meter = new UploadMeter(gate.budget)
+  }
+
+  get over(): boolean {
+    return this.#over
+  }
+
+  async run(forward: Forward): Promise<void> {
+    const admitted = this.admit()
+    if (admitted === null) return
+    this.gate.watch.add(this)
+    this.response.once('close', () => this.finish())
+    if (!(await this.#recorded(admitted)) || this.#over) return
+    this.expectWithin(this.gate.monitor.deadlines.response)
+    try {
+      await forward(this, admitted)
+    } catch (error) {
+      const reason = error instanceof UpstreamError ? error.reason : 'upstream.failed'
+      this.refuse(refusal(reason, admitted.target.rule.id), admitted.inbound)
+    }
+  }
+
+  /** Reads and decides; null when the request has been refused. Touches nothing outside. */
+  admit(): Admitted | null {
+    const { flow, gate } = this
+    if (flow.refusal) return this.#refused(flow.refusal)
+    const inbound = readInbound(this.request, flow, flow.tls)
+    if (typeof inbound === 'string') return this.#refused(refusal(inbound))
+    const { host, port, tls } = flow
+    const { method, target: path } = inbound
+    const decision = gate.monitor.decide({ kind: 'http.request', host, port, tls, method, path })
+    if (decision.effect !== 'allow') return this.#refused(refusal(decision.reason, decision.rule), inbound)
+    const rule = this.#ruleOf(decision)
+    const refused = contentRefusal(inbound)
+    if (refused !== null) return this.#refused(refusal(refused, rule.id), inbound)
+    return this.#prepare(inbound, rule, decision)
+  }
+
+  #prepare(inbound: Inbound, rule: NetworkRule, decision: Decision): Admitted | null {
+    const { gate, flow } = this
+    const inject = decision.obligations.find((obligation) => obligation.kind === 'inject')
+    const injection = inject ? gate.credentials.injection(inject.credential) : null
+    if (injection === undefined) return this.#refused(refusal('credential.unavailable', rule.id), inbound)
+    const target = targetOf(rule, flow.host, flow.port, flow.tls)
+    const head = outboundHead(inbound, target, gate.credentials, injection)
+    if (head.kind === 'malformed') return this.#refused(refusal('http.malformed', rule.id), inbound)
+    if (head.kind === 'misplaced') return this.#refused(refusal('credential.misplaced', rule.id), inbound)
+    if (head.kind === 'foreign') return this.#foreign(head.header, head.value, rule, inbound)
+    const over =
+      this.meter.foresee(inbound.headBytes + (inbound.contentLength ?? 0)) ??
+      this.meter.charge(inbound.headBytes)
+    if (over !== null) return this.#refused(refusal(over, rule.id), inbound)
+    return { inbound, target, path: head.target, headers: head.headers, injection }
+  }
+
+  #ruleOf(decision: Decision): NetworkRule {
+    const rule = this.gate.monitor.plan.network.find((rule) => rule.id === decision.rule)
+    if (!rule) throw new TypeError(`an allow names no rule of the plan: ${decision.rule}`)
+    return rule
+  }
+
+  /** Writes before acting: false when the record failed, and then nothing is sent. */
+  async #recorded({ inbound, target, injection }: Admitted): Promise<boolean> {
+    const { monitor } = this.gate
+    const { host, port } = this.flow
+    this.id = monitor.request(host)
+    try {
+      monitor.record({
+        k: 'http.request',
+        flow: this.flow.id,
+        request: this.id,
+        method: inbound.method,
+        host,
+        port,
+        path: inbound.target,
+        rule: target.rule.id,
+        credential: injection?.name ?? null,
+        label: monitor.state().label,
+        bytes: inbound.headBytes + (inbound.contentLength ?? 0),
+      })
+      if (injection)
+        monitor.record({ k: 'credential.injected', name: injection.name, host, request: this.id })
+      await monitor.commit()
+    } catch {
+      this.refuse(refusal('gate.unrecordable', target.rule.id), inbound)
+      return false
+    }
+    if (!monitor.stopped) {
+      this.flow.moved(inbound.headBytes, 0)
+      return true
+    }
+    this.refuse(refusal('session.stopped', target.rule.id), inbound)
+    return false
+  }
+
+  /** The upstream connection in use. @throws when it cannot be recorded. */
+  opened(dialled: Dialled | undefined, rule: string): void {
+    this.flow.opened(dialled, rule)
+  }
+
+  /** Until `ms` from now something must happen. */
+  expectWithin(ms: number): void {
+    this.#patience = ms
+    this.touch()
+  }
+
+  /** Something happened. */
+  touch(): void {
+    const now = performance.now()
+    this.deadline = Math.min(now + this.#patience, this.#started + this.gate.monitor.deadlines.total)
+  }
+
+  expire(): void {
+    if (!this.response.headersSent) this.refuse(refusal('upstream.timeout'))
+    else cut(this.response)
+    this.finish()
+  }
+
+  /** Answers with a refusal, stops the upstream half and records it. */
+  refuse(refused: Refusal, inbound?: Inbound): void {
+    this.abort()
+    if (!this.#over) this.#refused(refused, inbound)
+  }
+
+  #foreign(header: string, value: string, rule: NetworkRule, inbound: Inbound): null {
+    const { host } = this.flow
+    this.gate.monitor.note({ k: 'credential.foreign', host, header, fingerprint: fingerprint(value) })
+    return this.#refused(refusal('credential.foreign', rule.id), inbound)
+  }
+
+  #refused(refused: Refusal, inbound?: Inbound): null {
+    const { monitor } = this.gate
+    const { host, port, id: flow } = this.flow
+    const method = inbound?.method ?? this.request.method ?? ''
+    const path = inbound?.target ?? this.request.url ?? ''
+    const { reason, rule, status } = refused
+    this.status = status
+    monitor.denied(host, port, reason, rule)
+    monitor.note({ k: 'http.denied', flow, method, host, port, path, reason, rule, status })
+    // With a body still to come the connection cannot be used again; without one it can.
+    const close = inbound === undefined || inbound.hasBody
+    sendRefusal(this.response, refused, { profile: monitor.plan.profile.name, host }, close)
+    discard(this.request)
+    return null
+  }
+
+  /** Records the end, once. */
+  finish(): void {
+    if (this.#over) return
+    this.#over = true
+    this.gate.watch.delete(this)
+    this.abort()
+    if (this.id === 0) return
+    const { id: request, status, bytesIn, scrubbed } = this
+    const ms = Math.round(performance.now() - this.#started)
+    const bytesOut = this.meter.sent
+    this.gate.monitor.note({
+      k: 'http.response',
+      flow: this.flow.id,
+      request,
+      status,
+      bytesOut,
+      bytesIn,
+      ms,
+      scrubbed,
+    })
+  }
+}
+
+/** What no rule can allow. */
+function contentRefusal(inbound: Inbound): string | null {
+  if (inbound.hasBody && ['GET', 'HEAD', 'OPTIONS'].includes(inbound.method))
+    return 'http.bodyless-method-body'
+  for (let at = 0; at < inbound.raw.length; at += 2) {
+    const name = inbound.raw[at] ?? ''
+    if (name.length !== 6 && name.length !== 12) continue
+    const lower = name.toLowerCase()
+    if (lower !== 'accept' && lower !== 'content-type') continue
+    if (/application\/dns-(?:message|json)/i.test(inbound.raw[at + 1] ?? '')) return 'http.dns-over-https'
+  }
+  return /^[^?]*\/dns-query(?:[?/]|$)|[?&]dns=/.test(inbound.target) ? 'http.dns-over-https' : null
+}
+
+/** Reads on without keeping anything, so that the client gets to its answer. */
+function discard(body: Readable): void {
+  body.removeAllListeners('data')
+  body.resume()
+}

@@ -1,0 +1,121 @@
+/** Sends an admitted request as HTTP/1.1 and brings the answer back. */
+import { request as httpRequest, type ClientRequest, type IncomingMessage } from 'node:http'
+import type { Admitted, Exchange } from './exchange.ts'
+import { addFraming, inboundHead } from './outbound.ts'
+import { pumpDown, UploadPump } from './pump.ts'
+import { refusal } from './refuse.ts'
+import { cut, sendHead, sendTrailers } from './respond.ts'
+import { BodyScrubber } from './scrub.ts'
+import { UpstreamError } from './upstream.ts'
+
+const MAX_HEAD = 65_536
+/** Interim answers before the real one; a flood of them would hold the exchange open for nothing (Q-05). */
+const MOST_INTERIM = 16
+
+/** Settles when the exchange is over as far as upstream is concerned. */
+export function forwardHttp1(exchange: Exchange, admitted: Admitted): Promise<void> {
+  addFraming(admitted.headers, admitted.inbound)
+  return attempt(exchange, admitted, true)
+}
+
+async function attempt(exchange: Exchange, admitted: Admitted, mayRetry: boolean): Promise<void> {
+  const upstream = openRequest(exchange, admitted)
+  exchange.abort = () => upstream.destroy()
+  try {
+    const answer = await exchanged(exchange, admitted, upstream)
+    await answered(exchange, admitted, answer)
+  } catch (error) {
+    // A kept connection that the server had closed meanwhile: nothing was lost when there was no body to lose.
+    const stale =
+      upstream.reusedSocket && !admitted.inbound.hasBody && !exchange.over && exchange.status === 0
+    if (stale && mayRetry && ['GET', 'HEAD', 'OPTIONS'].includes(admitted.inbound.method))
+      return await attempt(exchange, admitted, false)
+    throw error
+  }
+}
+
+function openRequest(exchange: Exchange, { inbound, target, path, headers }: Admitted): ClientRequest {
+  // `target` rides along to the agent, which shares and dials connections by it.
+  const options = {
+    agent: exchange.gate.agent,
+    method: inbound.method,
+    path,
+    headers,
+    setHost: false,
+    servername: '',
+    maxHeaderSize: MAX_HEAD,
+    insecureHTTPParser: false,
+    target,
+  }
+  return httpRequest(options)
+}
+
+/** Sends the body and resolves with the answer's head. */
+function exchanged(
+  exchange: Exchange,
+  admitted: Admitted,
+  upstream: ClientRequest,
+): Promise<IncomingMessage> {
+  const { gate, request } = exchange
+  return new Promise((resolve, reject) => {
+    let interim = 0
+    upstream.on('error', (error) =>
+      reject(error instanceof UpstreamError ? error : new UpstreamError('upstream.failed', error)),
+    )
+    upstream.on('close', () => reject(new UpstreamError('upstream.failed')))
+    upstream.on('response', resolve)
+    upstream.on('information', () => {
+      if (++interim > MOST_INTERIM) upstream.destroy(new UpstreamError('upstream.failed'))
+    })
+    // 101 without an upgrade of ours: there is no protocol to switch to.
+    upstream.on('upgrade', (_, socket) => socket.destroy())
+    upstream.on('socket', (socket) => {
+      try {
+        exchange.opened(gate.dialler.factsOf(socket), admitted.target.rule.id)
+      } catch (error) {
+        upstream.destroy(error as Error)
+      }
+    })
+    if (!admitted.inbound.hasBody) upstream.end()
+    else
+      new UploadPump(request, upstream, {
+        monitor: gate.monitor,
+        charge: (bytes) => exchange.meter.charge(bytes),
+        cut: (reason) => exchange.refuse(refusal(reason, admitted.target.rule.id), admitted.inbound),
+        moved: (bytes) => {
+          exchange.touch()
+          exchange.flow.moved(bytes, 0)
+        },
+      })
+  })
+}
+
+/** Passes the answer on; resolves when it is whole or broken off. */
+function answered(exchange: Exchange, { injection }: Admitted, answer: IncomingMessage): Promise<void> {
+  const { response, flow, gate } = exchange
+  const head = inboundHead(answer.rawHeaders, injection)
+  const { idle, streamIdle } = gate.monitor.deadlines
+  exchange.status = answer.statusCode ?? 0
+  exchange.scrubbed += head.scrubbed
+  exchange.expectWithin(/^text\/event-stream/i.test(answer.headers['content-type'] ?? '') ? streamIdle : idle)
+  sendHead(response, exchange.status, head.headers)
+  const scrubber = BodyScrubber.for(injection, answer.headers['content-encoding'])
+  const moved = (bytes: number): void => {
+    exchange.bytesIn += bytes
+    exchange.touch()
+    flow.moved(0, bytes)
+  }
+  moved(head.bytes)
+  return new Promise((resolve) => {
+    answer.on('error', () => undefined)
+    answer.on('close', () => {
+      // Shorter than announced: the client must see that, not a clean end.
+      if (!answer.complete) cut(response)
+      resolve()
+    })
+    if (scrubber) scrubber.on('scrubbed', () => exchange.scrubbed++)
+    const body = scrubber ? answer.pipe(scrubber) : answer
+    answer.on('end', () => sendTrailers(response, inboundHead(answer.rawTrailers, injection).headers))
+    pumpDown(body, response, moved)
+  })
+}

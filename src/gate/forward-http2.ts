@@ -1,0 +1,99 @@
+/** Sends a request of an HTTP/2 client as HTTP/2 where the server speaks it: gRPC needs that. */
+import type { ClientHttp2Stream, IncomingHttpHeaders, OutgoingHttpHeaders } from 'node:http2'
+import { constants } from 'node:http2'
+import type { Admitted, Exchange } from './exchange.ts'
+import { forwardHttp1 } from './forward-http1.ts'
+import { inboundHead } from './outbound.ts'
+import { pumpDown, UploadPump } from './pump.ts'
+import { refusal } from './refuse.ts'
+import { cut, sendHead, sendTrailers } from './respond.ts'
+import { BodyScrubber } from './scrub.ts'
+import { formatAuthority } from '../lib/host.ts'
+import { UpstreamError } from './upstream.ts'
+
+export async function forwardHttp2(exchange: Exchange, admitted: Admitted): Promise<void> {
+  const session = await exchange.gate.http2.session(admitted.target)
+  if (session === null) return await forwardHttp1(exchange, admitted)
+  if (exchange.over) return
+  const { dialler, http2 } = exchange.gate
+  exchange.opened(dialler.factsOf(http2.socketOf(session)), admitted.target.rule.id)
+  const stream = session.request(headersOf(admitted), { endStream: !admitted.inbound.hasBody })
+  exchange.abort = () => stream.close(constants.NGHTTP2_CANCEL)
+  upload(exchange, admitted, stream)
+  await download(exchange, admitted, stream)
+}
+
+function headersOf({ inbound, target, path, headers }: Admitted): OutgoingHttpHeaders {
+  const result: Record<string, string | string[]> = {
+    ':method': inbound.method,
+    ':scheme': 'https',
+    ':authority': formatAuthority(target.host, target.port, true),
+    ':path': path,
+  }
+  for (let at = 0; at < headers.length; at += 2) {
+    const name = (headers[at] ?? '').toLowerCase()
+    const value = headers[at + 1] ?? ''
+    if (name === 'host') continue
+    const known = result[name]
+    result[name] = known === undefined ? value : [...(Array.isArray(known) ? known : [known]), value]
+  }
+  if (inbound.contentLength !== null) result['content-length'] = String(inbound.contentLength)
+  // The one hop-by-hop header that HTTP/2 keeps; gRPC servers ask for it.
+  for (let at = 0; at < inbound.raw.length; at += 2)
+    if (inbound.raw[at] === 'te' && inbound.raw[at + 1] === 'trailers') result.te = 'trailers'
+  return result
+}
+
+function upload(exchange: Exchange, admitted: Admitted, stream: ClientHttp2Stream): void {
+  if (!admitted.inbound.hasBody) return
+  new UploadPump(exchange.request, stream, {
+    monitor: exchange.gate.monitor,
+    charge: (bytes) => exchange.meter.charge(bytes),
+    cut: (reason) => exchange.refuse(refusal(reason, admitted.target.rule.id), admitted.inbound),
+    moved: (bytes) => {
+      exchange.touch()
+      exchange.flow.moved(bytes, 0)
+    },
+  })
+}
+
+function download(exchange: Exchange, { injection }: Admitted, stream: ClientHttp2Stream): Promise<void> {
+  const { response, flow, gate } = exchange
+  const moved = (bytes: number): void => {
+    exchange.bytesIn += bytes
+    exchange.touch()
+    flow.moved(0, bytes)
+  }
+  return new Promise((resolve, reject) => {
+    stream.on('error', (error) => reject(new UpstreamError('upstream.failed', error)))
+    stream.on('response', (answer) => {
+      const head = inboundHead(flatten(answer), injection)
+      const { idle, streamIdle } = gate.monitor.deadlines
+      exchange.status = answer[':status'] ?? 0
+      exchange.scrubbed += head.scrubbed
+      // gRPC streams are silent for as long as there is nothing to say.
+      const long = /^(?:text\/event-stream|application\/grpc)/i.test(answer['content-type'] ?? '')
+      exchange.expectWithin(long ? streamIdle : idle)
+      sendHead(response, exchange.status, head.headers)
+      moved(head.bytes)
+      const scrubber = BodyScrubber.for(injection, answer['content-encoding'])
+      scrubber?.on('scrubbed', () => exchange.scrubbed++)
+      stream.on('trailers', (trailers) =>
+        sendTrailers(response, inboundHead(flatten(trailers), injection).headers),
+      )
+      pumpDown(scrubber ? stream.pipe(scrubber) : stream, response, moved)
+    })
+    stream.on('close', () => {
+      if (exchange.status === 0) reject(new UpstreamError('upstream.failed'))
+      else if (stream.rstCode !== constants.NGHTTP2_NO_ERROR) cut(response)
+      resolve()
+    })
+  })
+}
+
+function flatten(headers: IncomingHttpHeaders): string[] {
+  return Object.entries(headers).flatMap(([name, value]) => {
+    if (name.startsWith(':') || value === undefined) return []
+    return Array.isArray(value) ? value.flatMap((one) => [name, one]) : [name, String(value)]
+  })
+}

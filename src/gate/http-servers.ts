@@ -1,0 +1,146 @@
+/** The HTTP servers that terminate clients' requests. They listen nowhere: connections are handed to them. */
+import { createServer, type Server, type ServerOptions } from 'node:http'
+import { createSecureServer, type Http2SecureServer, type ServerHttp2Session } from 'node:http2'
+import type { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
+import type { GateContext } from './context.ts'
+import { Exchange, type Forward } from './exchange.ts'
+import { carry, type Flow, flowOf } from './flow.ts'
+import { forwardHttp1 } from './forward-http1.ts'
+import { forwardHttp2 } from './forward-http2.ts'
+import type { ClientRequest } from './inbound.ts'
+import type { Deadlines } from './options.ts'
+import { rawProblem, refusal } from './refuse.ts'
+import type { ClientResponse } from './respond.ts'
+import { isWebSocket, upgradeWebSocket } from './websocket.ts'
+
+export const MAX_HEAD = 65_536
+
+/** Settings of every HTTP/1.1 server here: llhttp strict, heads bounded in size and time. */
+export const http1Options = (deadlines: Deadlines): ServerOptions => ({
+  insecureHTTPParser: false,
+  maxHeaderSize: MAX_HEAD,
+  headersTimeout: deadlines.head,
+  requestTimeout: 0,
+  keepAliveTimeout: 60_000,
+  connectionsCheckingInterval: Math.min(2000, deadlines.head),
+  noDelay: true,
+  requireHostHeader: false,
+})
+
+/** The gate, once it is made: servers are parts of it and need it. */
+export type GateOf = () => GateContext
+
+export function createHttp1Server(deadlines: Deadlines, gate: GateOf): Server {
+  const server = createServer({
+    ...http1Options(deadlines),
+    shouldUpgradeCallback: isWebSocket,
+  } as ServerOptions)
+  // Counted and refused in inbound.ts: Node would cut the list short in silence.
+  server.maxHeadersCount = 0
+  server.on('request', (request, response) => serve(gate(), request.socket, request, response, forwardHttp1))
+  server.on('checkContinue', (request, response) => {
+    const forward: Forward = (exchange, admitted) => {
+      response.writeContinue()
+      return forwardHttp1(exchange, admitted)
+    }
+    serve(gate(), request.socket, request, response, forward)
+  })
+  server.on('upgrade', (request, socket: Duplex, head) => {
+    const flow = flowOf(socket)
+    if (flow) void upgradeWebSocket(gate(), flow, request, socket, head)
+    else socket.destroy()
+  })
+  // CONNECT inside a flow would be a tunnel in a tunnel (N-24): the explicit proxy is the one place for it.
+  server.on('connect', (request, socket: Duplex) => refuseSocket(gate(), socket, 'http.method-unknown'))
+  server.on('clientError', (error: Error, socket: Duplex) =>
+    refuseSocket(gate(), socket, clientErrorReason(error)),
+  )
+  return server
+}
+
+export function createHttp2Server(gate: GateOf): Http2SecureServer {
+  const server = createSecureServer({
+    maxHeaderListPairs: 400,
+    maxSessionMemory: 16,
+    maxSessionInvalidFrames: 100,
+    maxSessionRejectedStreams: 100,
+    maxSettings: 32,
+    maxOutstandingPings: 10,
+    unknownProtocolTimeout: 1000,
+    // Rapid reset (CVE-2023-44487).
+    streamResetBurst: 200,
+    streamResetRate: 20,
+    settings: {
+      maxConcurrentStreams: 100,
+      maxHeaderListSize: MAX_HEAD,
+      initialWindowSize: 1 << 20,
+      enablePush: false,
+      enableConnectProtocol: false,
+    },
+  })
+  server.on('session', (session: ServerHttp2Session) => {
+    const flow = flowOf(session.socket)
+    if (flow) carry(flow, session)
+    session.on('error', () => session.destroy())
+    session.setTimeout(gate().monitor.deadlines.streamIdle, () => session.close())
+  })
+  server.on('request', (request, response) => {
+    const session = request.stream.session
+    if (session) serve(gate(), session, request, response, forwardHttp2)
+  })
+  return server
+}
+
+function serve(
+  gate: GateContext,
+  carrier: object,
+  request: ClientRequest,
+  response: ClientResponse,
+  forward: Forward,
+): void {
+  const flow = flowOf(carrier)
+  if (!flow) {
+    response.destroy()
+    return
+  }
+  request.on('error', () => undefined)
+  response.on('error', () => undefined)
+  void new Exchange(gate, flow, request, response).run(forward)
+}
+
+/** Answers on a socket whose parser has given up, and records it. */
+function refuseSocket(gate: GateContext, socket: Duplex, reason: string): void {
+  const flow = flowOf(socket)
+  if (!flow || !socket.writable || reason === 'net.closed') {
+    socket.destroy()
+    return
+  }
+  recordRefusedHead(gate, flow, reason)
+  socket.write(rawProblem(refusal(reason), { profile: gate.monitor.plan.profile.name, host: flow.host }))
+  ;(socket as Socket).destroySoon()
+}
+
+function recordRefusedHead(gate: GateContext, flow: Flow, reason: string): void {
+  const { id, host, port } = flow
+  const { status } = refusal(reason)
+  gate.monitor.denied(host, port, reason, null)
+  gate.monitor.note({
+    k: 'http.denied',
+    flow: id,
+    method: '',
+    host,
+    port,
+    path: '',
+    reason,
+    rule: null,
+    status,
+  })
+}
+
+function clientErrorReason(error: Error): string {
+  const code = (error as { code?: string }).code ?? ''
+  if (code === 'HPE_HEADER_OVERFLOW') return 'http.head-too-large'
+  if (code === 'ERR_HTTP_REQUEST_TIMEOUT') return 'http.slow-head'
+  return code === 'ECONNRESET' || code === 'EPIPE' ? 'net.closed' : 'http.malformed'
+}

@@ -1,0 +1,148 @@
+/** The gate's side of the one door: ask, record, make durable. Fails closed, and stays closed. */
+import type { FactBody } from '../audit/fact.ts'
+import { decide } from '../policy/decide.ts'
+import type { Action, Decision, SessionState } from '../policy/decision.ts'
+import type { Deadlines, GateOptions, HostTotals, Totals } from './options.ts'
+
+type Options = Pick<GateOptions, 'plan' | 'record' | 'barrier' | 'state' | 'onDenied'>
+
+/** Hosts counted apart: names are the attacker's, memory is ours. */
+const MOST_HOSTS = 1000
+
+export class Monitor {
+  readonly plan: Options['plan']
+  readonly deadlines: Deadlines
+  readonly #options: Options
+  readonly #byHost = new Map<string, HostTotals>()
+  readonly #waiting = new Set<() => void>()
+  #paused: string | null = null
+  #broken: string | null = null
+  #flows = 0
+  #requests = 0
+  #denied = 0
+
+  constructor(options: Options, deadlines: Deadlines) {
+    this.plan = options.plan
+    this.deadlines = deadlines
+    this.#options = options
+  }
+
+  decide(action: Action): Decision {
+    return decide(action, this.plan, this.state())
+  }
+
+  /** The session's state; stopped as well when the gate is paused or could not record something. */
+  state(): SessionState {
+    const state = this.#options.state()
+    const stopped = this.#broken ?? this.#paused ?? state.stopped
+    return stopped === state.stopped ? state : { label: state.label, stopped }
+  }
+
+  get stopped(): boolean {
+    return this.#broken !== null || this.#paused !== null || this.#options.state().stopped !== null
+  }
+
+  pause(reason: string): void {
+    this.#paused = reason
+  }
+
+  resume(): void {
+    this.#paused = null
+    this.release()
+  }
+
+  /** Calls `again` once, when the session is no longer stopped. Returns what forgets it. */
+  whenRunning(again: () => void): () => void {
+    this.#waiting.add(again)
+    return () => this.#waiting.delete(again)
+  }
+
+  /** Lets held streams go on when nothing is stopped any more. */
+  release(): void {
+    if (this.#waiting.size === 0 || this.stopped) return
+    const waiting = [...this.#waiting]
+    this.#waiting.clear()
+    for (const again of waiting) again()
+  }
+
+  /** @throws what the journal threw; from then on nothing goes out. */
+  record(fact: FactBody): void {
+    try {
+      this.#options.record(fact)
+    } catch (error) {
+      this.#broken ??= 'a record could not be written'
+      throw error
+    }
+  }
+
+  /** Records what cannot be undone any more (an end, a refusal): a failure stops what comes next, not this. */
+  note(fact: FactBody): void {
+    try {
+      this.record(fact)
+    } catch {
+      // `record` has closed the gate; the supervisor learns of the journal's death from the journal.
+    }
+  }
+
+  /**
+   * Waits until everything recorded is durable.
+   *
+   * @throws when that fails or takes too long; a late success has no effect (CASES.md Q-01).
+   */
+  async commit(): Promise<void> {
+    let timer: NodeJS.Timeout | undefined
+    const late = new Promise<never>((_, reject) => {
+      timer = setTimeout(
+        () => reject(new Error('the record was not durable in time')),
+        this.deadlines.barrier,
+      )
+    })
+    try {
+      await Promise.race([this.#options.barrier(), late])
+    } finally {
+      clearTimeout(timer)
+    }
+  }
+
+  flow(): number {
+    return ++this.#flows
+  }
+
+  request(host: string): number {
+    this.#host(host).requests++
+    return ++this.#requests
+  }
+
+  traffic(host: string, bytesOut: number, bytesIn: number): void {
+    const totals = this.#host(host)
+    totals.bytesOut += bytesOut
+    totals.bytesIn += bytesIn
+  }
+
+  /** Counts a refusal and tells whoever listens; the fact is recorded by the caller. */
+  denied(host: string, port: number, reason: string, rule: string | null): void {
+    this.#denied++
+    this.#host(host).denied++
+    this.#options.onDenied?.({ host, port, reason, rule })
+  }
+
+  totals(): Totals {
+    let bytesOut = 0
+    let bytesIn = 0
+    for (const host of this.#byHost.values()) {
+      bytesOut += host.bytesOut
+      bytesIn += host.bytesIn
+    }
+    const counts = { flows: this.#flows, requests: this.#requests, denied: this.#denied }
+    return { ...counts, bytesOut, bytesIn, byHost: this.#byHost }
+  }
+
+  #host(name: string): HostTotals {
+    const known = this.#byHost.get(name)
+    if (known) return known
+    if (this.#byHost.size >= MOST_HOSTS && name !== '(other)') return this.#host('(other)')
+    const fresh = { requests: 0, denied: 0, bytesOut: 0, bytesIn: 0 }
+    this.#byHost.set(name, fresh)
+    return fresh
+  }
+}

@@ -1,0 +1,94 @@
+/** Moves bytes one way, with back-pressure: memory a stream is one chunk and the sockets' own buffers. */
+import type { Readable, Writable } from 'node:stream'
+import type { Monitor } from './monitor.ts'
+
+export interface UploadRules {
+  readonly monitor: Monitor
+  /** Counts bytes before they move; a reason cuts the stream. */
+  charge(bytes: number): string | null
+  cut(reason: string): void
+  moved(bytes: number): void
+}
+
+/**
+ * Bytes on their way out. Each chunk is charged before it is written; while the session is stopped chunks are held,
+ * not dropped, so that a frozen session can go on.
+ */
+export class UploadPump {
+  readonly #source: Readable
+  readonly #sink: Writable
+  readonly #rules: UploadRules
+  #held: Buffer[] = []
+  #ended = false
+  #done = false
+  #forget: (() => void) | null = null
+
+  constructor(source: Readable, sink: Writable, rules: UploadRules) {
+    this.#source = source
+    this.#sink = sink
+    this.#rules = rules
+    source.on('data', this.#onData)
+    source.on('end', this.#onEnd)
+    sink.on('drain', this.#onDrain)
+  }
+
+  stop(): void {
+    this.#done = true
+    this.#held = []
+    this.#forget?.()
+    this.#source.off('data', this.#onData)
+    this.#source.off('end', this.#onEnd)
+    this.#sink.off('drain', this.#onDrain)
+  }
+
+  readonly #onData = (chunk: Buffer): void => {
+    if (this.#held.length > 0 || this.#rules.monitor.stopped) this.#hold(chunk)
+    else this.#send(chunk)
+  }
+
+  readonly #onEnd = (): void => {
+    this.#ended = true
+    if (this.#held.length === 0) this.#sink.end()
+  }
+
+  readonly #onDrain = (): void => {
+    if (this.#held.length === 0) this.#source.resume()
+  }
+
+  #hold(chunk: Buffer): void {
+    this.#source.pause()
+    this.#held.push(chunk)
+    this.#forget ??= this.#rules.monitor.whenRunning(this.#release)
+  }
+
+  readonly #release = (): void => {
+    this.#forget = null
+    const held = this.#held
+    this.#held = []
+    for (const chunk of held) if (!this.#done) this.#send(chunk)
+    if (this.#done) return
+    if (this.#ended) this.#sink.end()
+    else if (!this.#sink.writableNeedDrain) this.#source.resume()
+  }
+
+  #send(chunk: Buffer): void {
+    const refused = this.#rules.charge(chunk.length)
+    if (refused !== null) {
+      this.stop()
+      this.#rules.cut(refused)
+      return
+    }
+    this.#rules.moved(chunk.length)
+    if (!this.#sink.write(chunk)) this.#source.pause()
+  }
+}
+
+/** Bytes on their way in. */
+export function pumpDown(source: Readable, sink: Writable, moved: (bytes: number) => void): void {
+  source.on('data', (chunk: Buffer) => {
+    moved(chunk.length)
+    if (!sink.write(chunk)) source.pause()
+  })
+  source.on('end', () => sink.end())
+  sink.on('drain', () => source.resume())
+}

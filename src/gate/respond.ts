@@ -1,0 +1,58 @@
+/** Writes answers to clients, the same for HTTP/1.1 and HTTP/2. */
+import type { ServerResponse } from 'node:http'
+import type { Http2ServerResponse } from 'node:http2'
+import { problemBody, type ProblemContext, problemHeaders, type Refusal } from './refuse.ts'
+
+export type ClientResponse = ServerResponse | Http2ServerResponse
+
+const isHttp2 = (response: ClientResponse): response is Http2ServerResponse => 'stream' in response
+
+/** Sends a head. `headers` is name, value, name, value, …, duplicates in order. */
+export function sendHead(response: ClientResponse, status: number, headers: readonly string[]): void {
+  if (!isHttp2(response)) {
+    response.sendDate = false
+    response.writeHead(status, headers as string[])
+    return
+  }
+  const merged: Record<string, string | string[]> = {}
+  for (let at = 0; at < headers.length; at += 2) {
+    const name = (headers[at] ?? '').toLowerCase()
+    const value = headers[at + 1] ?? ''
+    const known = merged[name]
+    merged[name] = known === undefined ? value : [...(Array.isArray(known) ? known : [known]), value]
+  }
+  response.sendDate = false
+  response.writeHead(status, merged)
+}
+
+/** Whether trailers can reach this client: always in HTTP/2, in HTTP/1.1 only when it asked (RFC 9110 §6.5.1). */
+export function sendTrailers(response: ClientResponse, raw: readonly string[]): void {
+  if (raw.length === 0) return
+  const trailers: Record<string, string> = {}
+  for (let at = 0; at < raw.length; at += 2) trailers[(raw[at] ?? '').toLowerCase()] = raw[at + 1] ?? ''
+  response.addTrailers(trailers)
+}
+
+/** Sends a refusal whole, whatever the client is still sending. Nothing when an answer has already begun. */
+export function sendRefusal(
+  response: ClientResponse,
+  refusal: Refusal,
+  context: ProblemContext,
+  close: boolean,
+): void {
+  if (response.headersSent) {
+    cut(response)
+    return
+  }
+  const body = problemBody(refusal, context)
+  const headers = problemHeaders(refusal, body)
+  if (isHttp2(response)) response.writeHead(refusal.status, headers)
+  else response.writeHead(refusal.status, close ? { ...headers, connection: 'close' } : headers)
+  response.end(body)
+}
+
+/** Breaks an answer off so that the client sees it is not whole. */
+export function cut(response: ClientResponse): void {
+  if (isHttp2(response)) response.stream.destroy()
+  else response.destroy()
+}

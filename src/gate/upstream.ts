@@ -1,0 +1,250 @@
+/** The way out: resolve, vet, dial exactly the vetted address, verify the certificate. */
+import { Resolver } from 'node:dns/promises'
+import { connect as connectTcp, type Socket } from 'node:net'
+import { networkInterfaces } from 'node:os'
+import {
+  checkServerIdentity,
+  connect as connectTls,
+  createSecureContext,
+  getCACertificates,
+  type SecureContext,
+  type TLSSocket,
+} from 'node:tls'
+import type { TlsFacts } from '../audit/fact.ts'
+import { isAddress } from '../lib/host.ts'
+import type { NetworkRule } from '../profile/plan.ts'
+import { isPublicAddress } from './address.ts'
+import { tlsFacts } from './certificate-facts.ts'
+import { connectThroughProxy } from './corporate-proxy.ts'
+import { withDeadline } from './deadline.ts'
+import type { Deadlines, GateOptions } from './options.ts'
+
+/** Where one request goes. Connections are shared only between requests of the same rule, host and port. */
+export interface Target {
+  readonly rule: NetworkRule
+  readonly host: string
+  readonly port: number
+  readonly tls: boolean
+  readonly key: string
+}
+
+export const targetOf = (rule: NetworkRule, host: string, port: number, tls: boolean): Target => ({
+  rule,
+  host,
+  port,
+  tls,
+  key: `${rule.id} ${tls ? 'tls' : 'tcp'} ${host} ${port}`,
+})
+
+/** What an upstream connection turned out to be. */
+export interface Dialled {
+  readonly address: string
+  readonly port: number
+  readonly tls: TlsFacts | null
+}
+
+/** Why a request could not be delivered; `reason` is a refusal's. */
+export class UpstreamError extends Error {
+  readonly reason: string
+
+  constructor(reason: string, cause?: unknown) {
+    super(reason, { cause })
+    this.reason = reason
+  }
+}
+
+const MOST_SESSIONS = 256
+
+export class Dialler {
+  readonly #options: Pick<GateOptions, 'upstream' | 'resolve'>
+  readonly #deadlines: Deadlines
+  readonly #facts = new WeakMap<object, Dialled>()
+  readonly #contexts = new Map<string | null, SecureContext>()
+  /** TLS sessions for resumption, by target. */
+  readonly #sessions = new Map<string, { ticket: Buffer; facts: TlsFacts }>()
+
+  constructor(options: Pick<GateOptions, 'upstream' | 'resolve'>, deadlines: Deadlines) {
+    this.#options = options
+    this.#deadlines = deadlines
+  }
+
+  /** Facts of a connection that this dialler made. */
+  factsOf(socket: object): Dialled | undefined {
+    return this.#facts.get(socket)
+  }
+
+  /** A connection ready for requests: TCP, and TLS with a verified certificate when the target wants it. */
+  async open(target: Target, alpn: readonly string[]): Promise<Socket> {
+    const started = performance.now()
+    const tcp = await this.dial(target)
+    if (!target.tls) return tcp
+    const left = Math.max(1, this.#deadlines.connect - (performance.now() - started))
+    return await this.#secure(target, tcp, alpn, left)
+  }
+
+  /** TCP to a vetted address, or through the corporate proxy. @throws UpstreamError */
+  async dial(target: Target): Promise<Socket> {
+    const { proxy } = this.#options.upstream
+    // A pinned address is on this machine or this network; the corporate proxy is not the way there.
+    const socket =
+      proxy !== null && target.rule.connect === null
+        ? await this.#throughProxy(proxy, target)
+        : await this.#direct(target)
+    socket.setNoDelay(true)
+    socket.setKeepAlive(true, 60_000)
+    socket.on('error', ignored)
+    return socket
+  }
+
+  async #direct(target: Target): Promise<Socket> {
+    const pin = target.rule.connect
+    const addresses = pin ? [pin.address] : await this.#vetted(target.host)
+    const port = pin?.port ?? target.port
+    let last: unknown
+    for (const address of addresses) {
+      try {
+        // The vetted address itself, never the name again: a second lookup could give another answer (N-19).
+        const socket = await tcpTo(address, port, Math.max(1000, this.#deadlines.connect / addresses.length))
+        this.#facts.set(socket, { address, port, tls: null })
+        return socket
+      } catch (error) {
+        last = error
+      }
+    }
+    throw new UpstreamError(isTimeout(last) ? 'upstream.timeout' : 'upstream.unreachable', last)
+  }
+
+  async #throughProxy(proxy: string, target: Target): Promise<Socket> {
+    // The proxy resolves; what can be vetted here is an address that is spelled out.
+    if (isAddress(target.host) && !isPublicAddress(target.host))
+      throw new UpstreamError('upstream.address-forbidden')
+    try {
+      const socket = await connectThroughProxy(proxy, target.host, target.port, this.#deadlines.connect)
+      this.#facts.set(socket, { address: `proxy:${new URL(proxy).host}`, port: target.port, tls: null })
+      return socket
+    } catch (error) {
+      throw new UpstreamError(isTimeout(error) ? 'upstream.timeout' : 'upstream.unreachable', error)
+    }
+  }
+
+  /** The public addresses of `host`, at least one. The answer comes from a resolver that may be the attacker's. */
+  async #vetted(host: string): Promise<readonly string[]> {
+    const all = isAddress(host) ? [host] : await this.#resolve(host)
+    const own = ownAddresses()
+    const vetted = all.filter((address) => isPublicAddress(address) && !own.has(address))
+    if (all.length === 0) throw new UpstreamError('upstream.unresolvable')
+    if (vetted.length === 0) throw new UpstreamError('upstream.address-forbidden')
+    // IPv4 first: the way that exists nearly everywhere.
+    return vetted.sort((a, b) => Number(a.includes(':')) - Number(b.includes(':'))).slice(0, 4)
+  }
+
+  async #resolve(host: string): Promise<readonly string[]> {
+    const resolve = this.#options.resolve ?? resolveByDns
+    try {
+      return await withDeadline(resolve(host), this.#deadlines.resolve)
+    } catch (error) {
+      throw new UpstreamError('upstream.unresolvable', error)
+    }
+  }
+
+  async #secure(target: Target, tcp: Socket, alpn: readonly string[], ms: number): Promise<TLSSocket> {
+    const before = this.#sessions.get(target.key)
+    const socket = connectTls({
+      socket: tcp,
+      servername: isAddress(target.host) ? '' : target.host,
+      // The name that policy decided on, whatever the socket calls itself.
+      checkServerIdentity: (_, certificate) => checkServerIdentity(target.host, certificate),
+      secureContext: this.#contextFor(target.rule.ca),
+      ALPNProtocols: [...alpn],
+      ...(before ? { session: before.ticket } : {}),
+    })
+    socket.on('error', ignored)
+    try {
+      await withDeadline(secured(socket), ms)
+    } catch (error) {
+      socket.destroy()
+      tcp.destroy()
+      this.#sessions.delete(target.key)
+      throw isTimeout(error) ? new UpstreamError('upstream.timeout', error) : tlsFailure(error)
+    }
+    // A resumed session shows no certificate: it is the one that was verified when the session began.
+    const facts = socket.isSessionReused() && before ? before.facts : tlsFacts(socket)
+    socket.on('session', (ticket) => this.#remember(target.key, ticket, facts))
+    const base = this.#facts.get(tcp)
+    if (base) this.#facts.set(socket, { ...base, tls: facts })
+    return socket
+  }
+
+  #remember(key: string, ticket: Buffer, facts: TlsFacts): void {
+    this.#sessions.delete(key)
+    this.#sessions.set(key, { ticket, facts })
+    const oldest = this.#sessions.keys().next().value
+    if (this.#sessions.size > MOST_SESSIONS && oldest !== undefined) this.#sessions.delete(oldest)
+  }
+
+  /** Parsing some 150 roots takes a while: once for all rules without roots of their own. */
+  #contextFor(ca: string | null): SecureContext {
+    let context = this.#contexts.get(ca)
+    if (!context) {
+      const roots = [...getCACertificates('bundled'), ...systemRoots(), ...this.#options.upstream.roots]
+      context = createSecureContext({ ca: ca === null ? roots : [...roots, ca], minVersion: 'TLSv1.2' })
+      this.#contexts.set(ca, context)
+    }
+    return context
+  }
+}
+
+function tcpTo(address: string, port: number, ms: number): Promise<Socket> {
+  const socket = connectTcp({ host: address, port })
+  const connected = new Promise<Socket>((resolve, reject) => {
+    socket.once('connect', () => resolve(socket))
+    socket.once('error', reject)
+  })
+  return withDeadline(connected, ms).catch((error: unknown) => {
+    socket.destroy()
+    throw error
+  })
+}
+
+function secured(socket: TLSSocket): Promise<void> {
+  return new Promise((resolve, reject) => {
+    socket.once('secureConnect', resolve)
+    socket.once('error', reject)
+    socket.once('close', () => reject(new Error('closed during the handshake')))
+  })
+}
+
+/** A certificate that fails is told apart from a handshake that breaks. */
+function tlsFailure(error: unknown): UpstreamError {
+  const code = (error as { code?: string }).code ?? ''
+  const certificate = /CERT|ALTNAME|SELF_SIGNED|ISSUER|VERIFY|CHAIN|CRL|HOSTNAME/.test(code)
+  return new UpstreamError(certificate ? 'upstream.certificate' : 'upstream.unreachable', error)
+}
+
+/** An error is followed by `close`, which whoever uses the socket listens to. */
+const ignored = (): undefined => undefined
+
+const isTimeout = (error: unknown): boolean => error instanceof Error && error.name === 'TimeoutError'
+
+/** A and AAAA by the system's name servers. Its own resolver: getaddrinfo would block the thread that syncs the journal. */
+async function resolveByDns(name: string): Promise<readonly string[]> {
+  const resolver = new Resolver({ timeout: 2000, tries: 2 })
+  const answers = await Promise.allSettled([resolver.resolve4(name), resolver.resolve6(name)])
+  return answers.flatMap((answer) => (answer.status === 'fulfilled' ? answer.value : []))
+}
+
+/** This machine's own public addresses lead back to its own services (N-17). */
+function ownAddresses(): ReadonlySet<string> {
+  return new Set(
+    Object.values(networkInterfaces()).flatMap((list) => list?.map((entry) => entry.address) ?? []),
+  )
+}
+
+function systemRoots(): readonly string[] {
+  try {
+    return getCACertificates('system')
+  } catch {
+    // A machine without a readable store still has the bundled roots.
+    return []
+  }
+}

@@ -1,0 +1,163 @@
+/** A gate between real clients and recording upstream servers, all on loopback. */
+import { execFile } from 'node:child_process'
+import { createSocket } from 'node:dgram'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { FactBody, FactKind } from '../../src/audit/fact.ts'
+import { createGate, type Gate, type GateOptions } from '../../src/gate/gate.ts'
+import type { BoundPorts } from '../../src/gate/options.ts'
+import type { SessionState } from '../../src/policy/decision.ts'
+import type { NetworkRule, Plan } from '../../src/profile/plan.ts'
+import { createTestCa } from '../fixtures/servers/certificates.ts'
+import { dnsQuery, readDnsAnswer } from '../fixtures/servers/dns-recorder.ts'
+
+export const testCa = createTestCa()
+
+export function rule(fields: Partial<NetworkRule> & { host: string }): NetworkRule {
+  return {
+    id: `network[${fields.host}]`,
+    ports: [443],
+    methods: null,
+    paths: null,
+    clearance: 'confidential',
+    credential: null,
+    inspect: true,
+    plain: false,
+    connect: null,
+    ca: testCa.cert,
+    ...fields,
+  }
+}
+
+export function planOf(network: readonly NetworkRule[], changes: Partial<Plan> = {}): Plan {
+  return {
+    version: 1,
+    profile: { name: 'test', title: 'Test', digest: '00', origin: 'shipped', file: '/profiles/test.yaml' },
+    isolation: {
+      runtime: 'os-sandbox',
+      limits: 'partly',
+      cpus: 1,
+      memory: 1,
+      processes: 1,
+      wallclock: 3_600_000,
+      disk: 1,
+    },
+    roots: [],
+    network,
+    upload: { perRequest: 4 << 20, perMinute: 1 << 30, perSession: 1 << 30 },
+    credentials: [],
+    environment: { pass: [], set: {} },
+    desktop: { clipboard: 'deny', display: 'deny', audio: 'deny' },
+    approvals: [],
+    ...changes,
+  }
+}
+
+export interface Bench {
+  readonly gate: Gate
+  readonly ports: BoundPorts
+  readonly facts: FactBody[]
+  readonly state: { label: SessionState['label']; stopped: string | null }
+  /** File with the session's CA, for clients. */
+  readonly ca: string
+  of<K extends FactKind>(kind: K): Extract<FactBody, { k: K }>[]
+  /** Synthetic address of a name, asked as a client in the session would. */
+  lookup(name: string, type?: number): Promise<{ rcode: number; addresses: string[] }>
+  /** Where the next connections to the redirect port were going. */
+  aim(address: string, port: number): void
+  /** curl through the redirect, as if DNS and nftables had led it there. */
+  curl(
+    url: string,
+    ...args: string[]
+  ): Promise<{ code: number; status: number; body: string; stderr: string }>
+  close(): Promise<void>
+}
+
+export async function startBench(plan: Plan, options: Partial<GateOptions> = {}): Promise<Bench> {
+  const facts: FactBody[] = []
+  const state: Bench['state'] = { label: 'public', stopped: null }
+  let aimed = { address: '', port: 0 }
+  const gate = await createGate({
+    plan,
+    secrets: new Map(),
+    placeholders: new Map(),
+    record: (fact) => void facts.push(fact),
+    barrier: async () => undefined,
+    state: () => ({ ...state }),
+    upstream: { proxy: null, roots: [] },
+    resolve: async () => [],
+    originalDestination: () => aimed,
+    ...options,
+  })
+  const any = { host: '127.0.0.1', port: 0 }
+  const ports = await gate.listen({ tcp: any, dns: any, dnsTcp: any, proxy: any })
+  const dir = mkdtempSync(join(tmpdir(), 'ambit-gate-'))
+  const ca = join(dir, 'ca.pem')
+  writeFileSync(ca, gate.caPem)
+  const lookup = (name: string, type = 1) => ask(ports.dns, dnsQuery(name, type)).then(readDnsAnswer)
+  return {
+    gate,
+    ports,
+    facts,
+    state,
+    ca,
+    of: (kind) => facts.filter((fact) => fact.k === kind) as never,
+    lookup,
+    aim: (address, port) => {
+      aimed = { address, port }
+    },
+    curl: async (url, ...args) => {
+      const { hostname, port, protocol } = new URL(url)
+      const number = Number(port || (protocol === 'https:' ? 443 : 80))
+      const { addresses } = await lookup(hostname)
+      aimed = { address: addresses[0] ?? hostname, port: number }
+      return await curl('--cacert', ca, '--connect-to', `::127.0.0.1:${ports.tcp}`, ...args, url)
+    },
+    close: async () => {
+      await gate.close(0)
+      rmSync(dir, { recursive: true, force: true })
+    },
+  }
+}
+
+/** Runs curl; `status` is 0 when no answer came. */
+export function curl(
+  ...args: string[]
+): Promise<{ code: number; status: number; body: string; stderr: string }> {
+  const all = [
+    '-sS',
+    '--max-time',
+    '20',
+    '--noproxy',
+    args.includes('--proxy') ? '' : '*',
+    '-w',
+    '\n%{http_code} %{http_connect}',
+    ...args,
+  ]
+  return new Promise((resolve) => {
+    execFile('curl', all, { maxBuffer: 1 << 27 }, (error, stdout, stderr) => {
+      const cut = stdout.lastIndexOf('\n')
+      const [status = '0', connect = '0'] = stdout.slice(cut + 1).split(' ')
+      resolve({
+        code: typeof error?.code === 'number' ? error.code : 0,
+        status: Number(status) || Number(connect),
+        body: stdout.slice(0, cut),
+        stderr,
+      })
+    })
+  })
+}
+
+/** One UDP message, one answer. */
+export function ask(port: number, message: Buffer, ms = 2000): Promise<Buffer> {
+  const socket = createSocket('udp4')
+  return new Promise<Buffer>((resolve, reject) => {
+    const timer = setTimeout(() => reject(new Error('no answer')), ms)
+    socket.once('message', (answer) => {
+      clearTimeout(timer)
+      resolve(answer)
+    })
+    socket.send(message, port, '127.0.0.1')
+  }).finally(() => socket.close())
+}
