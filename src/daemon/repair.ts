@@ -1,0 +1,169 @@
+/**
+ * Clears what a crash or a power cut left. It touches only what a dead session of these paths owns: processes by the
+ * spec that they were started with, run directories, sockets, mounts. Never a live session, a journal, a log or a key.
+ */
+import { execFileSync } from 'node:child_process'
+import * as fs from 'node:fs'
+import { basename, join } from 'node:path'
+import { AmbitError, errnoOf, messageOf } from '../lib/errors.ts'
+import { type Paths, daemonSocket, logDir } from '../lib/paths.ts'
+import { connectDaemon } from './client.ts'
+import { birthOf, isLive, listSessions, loadRecord } from './records.ts'
+import { claimDaemon } from './serve.ts'
+
+/** Clears leftovers; one line each, of what was done. */
+export async function repair(paths: Paths): Promise<string[]> {
+  const dead = unfinished(paths)
+  return [
+    ...killProcesses(paths),
+    ...detachMounts(fs.readFileSync('/proc/self/mountinfo', 'utf8')),
+    ...removeRunDirs(paths),
+    ...removeSocket(paths),
+    ...(await finishSessions(paths, dead)),
+  ]
+}
+
+/** `ambit-launch` and `ambit-view` processes of sessions whose `ambit run` is gone. */
+export function orphanProcesses(paths: Paths): { pid: number; name: string; session: string; born: string }[] {
+  const prefix = join(paths.run, 'sessions') + '/'
+  return processes().flatMap(({ pid, argv, parent }) => {
+    const name = basename(argv[0] ?? '')
+    const spec = argv.find((argument) => argument.startsWith(prefix))
+    const born = birthOf(pid)
+    if (!spec || born === null || (name !== 'ambit-launch' && name !== 'ambit-view')) return []
+    const session = spec.slice(prefix.length).split('/')[0] ?? ''
+    return runLives(paths, session, parent) ? [] : [{ pid, name, session, born }]
+  })
+}
+
+/** A session that never reached the daemon has no record; then its processes' parent decides. */
+function runLives(paths: Paths, session: string, parent: number | null): boolean {
+  const record = loadRecord(paths, session)
+  if (record) return birthOf(record.pid) === record.born
+  return parent !== null && parent !== 1 && birthOf(parent) !== null
+}
+
+function killProcesses(paths: Paths): string[] {
+  return orphanProcesses(paths).flatMap(({ pid, name, session, born }) => {
+    // The number may be another process's since it was listed.
+    if (birthOf(pid) !== born) return []
+    process.kill(pid, 'SIGKILL')
+    return [`killed ${name} ${pid} of session ${session}`]
+  })
+}
+
+interface Process {
+  readonly pid: number
+  readonly argv: readonly string[]
+  readonly parent: number | null
+}
+
+/** Processes of this account. Whatever ends or hides while it is looked at is not ours to clear. */
+function processes(): Process[] {
+  const own = process.getuid?.()
+  return fs.readdirSync('/proc').flatMap((name) => {
+    if (!/^[0-9]+$/.test(name)) return []
+    try {
+      if (fs.statSync(`/proc/${name}`).uid !== own) return []
+      const argv = fs.readFileSync(`/proc/${name}/cmdline`, 'utf8').split('\0')
+      const parent = /^PPid:\s*([0-9]+)$/m.exec(fs.readFileSync(`/proc/${name}/status`, 'utf8'))?.[1]
+      return [{ pid: Number(name), argv, parent: parent === undefined ? null : Number(parent) }]
+    } catch {
+      return []
+    }
+  })
+}
+
+/** FUSE mounts of ours in this mount namespace; sessions' own live in private namespaces, so these are leftovers. */
+export function leftoverMounts(mountinfo: string): string[] {
+  return mountinfo.split('\n').flatMap((line) => {
+    const [mount = '', rest = ''] = line.split(' - ')
+    const [type = '', source = '', options = ''] = rest.split(' ')
+    const ours = source === 'ambit' && type.startsWith('fuse') && options.split(',').includes(`user_id=${process.getuid?.()}`)
+    const path = mount.split(' ')[4]
+    return ours && path ? [path.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)))] : []
+  })
+}
+
+function detachMounts(mountinfo: string): string[] {
+  return leftoverMounts(mountinfo).map((path) => {
+    try {
+      execFileSync('fusermount3', ['-u', '-z', '--', path], { stdio: ['ignore', 'ignore', 'pipe'], timeout: 10_000 })
+      return `unmounted ${path}`
+    } catch (error) {
+      return `could not unmount ${path}: ${messageOf(error)}`
+    }
+  })
+}
+
+function removeRunDirs(paths: Paths): string[] {
+  const dir = join(paths.run, 'sessions')
+  return list(dir).flatMap((id) => {
+    const record = loadRecord(paths, id)
+    // Without a record the session may be about to call the daemon: its directory must be older than that takes.
+    const dead = record ? birthOf(record.pid) !== record.born : ageOf(join(dir, id)) > 60_000 && !inUse(join(dir, id))
+    if (!dead) return []
+    fs.rmSync(join(dir, id), { recursive: true, force: true })
+    return [`removed the run directory of session ${id}`]
+  })
+}
+
+const inUse = (dir: string): boolean => processes().some(({ argv }) => argv.some((argument) => argument.startsWith(`${dir}/`)))
+
+const ageOf = (path: string): number => Date.now() - (fs.lstatSync(path, { throwIfNoEntry: false })?.mtimeMs ?? Date.now())
+
+/** A socket whose daemon is gone: nobody holds the lock. */
+function removeSocket(paths: Paths): string[] {
+  const socket = daemonSocket(paths)
+  if (!fs.existsSync(socket)) return []
+  const lock = claimDaemon(paths)
+  if (lock === null) return []
+  try {
+    fs.rmSync(socket)
+    return [`removed the stale socket ${socket}`]
+  } finally {
+    fs.closeSync(lock)
+  }
+}
+
+const unfinished = (paths: Paths): string[] =>
+  listSessions(paths).filter((id) => {
+    const record = loadRecord(paths, id)
+    return record !== null && isLive(record.state) && birthOf(record.pid) !== record.born
+  })
+
+/** The daemon ends dead sessions when it starts, and each second; its answer to log.sync comes after that. */
+async function finishSessions(paths: Paths, ids: readonly string[]): Promise<string[]> {
+  if (ids.length === 0) return []
+  try {
+    const daemon = await connectDaemon(paths)
+    try {
+      await waitUntilEnded(paths, ids)
+    } finally {
+      daemon.close()
+    }
+  } catch (error) {
+    if (!(error instanceof AmbitError)) throw error
+    return [`could not finish the record in ${logDir(paths)}: ${error.message}`]
+  }
+  return ids.map((id) => {
+    const state = loadRecord(paths, id)?.state
+    return state && !isLive(state) ? `recorded the end of session ${id}: ${state}` : `session ${id} is not ended yet; see ambit sessions`
+  })
+}
+
+async function waitUntilEnded(paths: Paths, ids: readonly string[]): Promise<void> {
+  const deadline = Date.now() + 5000
+  while (Date.now() < deadline && ids.some((id) => unfinished(paths).includes(id))) {
+    await new Promise((resolve) => setTimeout(resolve, 50))
+  }
+}
+
+function list(dir: string): string[] {
+  try {
+    return fs.readdirSync(dir)
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return []
+    throw error
+  }
+}
