@@ -1,0 +1,108 @@
+//! Bubblewrap: the cell's user, pid, IPC, UTS and mount namespaces. Arguments travel through `--args FD`, separated
+//! by NUL, each option followed by exactly the operands it takes, so that a path that begins with `--` is a path
+//! (CVE-2024-32462).
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use crate::failure::{Context, Result};
+use crate::spec::{LaunchSpec, Mount};
+use crate::stage::{Stage, Tools};
+use crate::sys;
+
+/// Where the launcher stands inside.
+const INSIDE: &str = "/.ambit/launch";
+
+/// Arguments, and the descriptors that they name.
+struct Arguments {
+    list: Vec<Vec<u8>>,
+    files: Vec<OwnedFd>,
+}
+
+impl Arguments {
+    fn push(&mut self, parts: &[&str]) {
+        self.list.extend(parts.iter().map(|part| part.as_bytes().to_vec()));
+    }
+
+    fn path(&mut self, path: &Path) {
+        use std::os::unix::ffi::OsStrExt;
+        self.list.push(path.as_os_str().as_bytes().to_vec());
+    }
+
+    fn mount(&mut self, option: &str, source: &Path, target: &Path) {
+        self.push(&[option]);
+        self.path(source);
+        self.path(target);
+    }
+
+    fn add(&mut self, mount: &Mount, stage: &Stage) -> io::Result<()> {
+        match mount {
+            Mount::View { root, target } => self.mount("--bind", &stage.fuse().join(root.to_string()), target),
+            Mount::Bind { source, target, write } => {
+                self.mount(if *write { "--bind" } else { "--ro-bind" }, source, target);
+            }
+            Mount::Tmpfs { target, size, mode } => {
+                self.push(&["--perms", &format!("{mode:o}"), "--size", &size.to_string(), "--tmpfs"]);
+                self.path(target);
+            }
+            Mount::Dir { target, mode } => {
+                self.push(&["--perms", &format!("{mode:o}"), "--dir"]);
+                self.path(target);
+            }
+            Mount::Symlink { target, link } => self.mount("--symlink", Path::new(link), target),
+            Mount::File { target, content, mode } => {
+                let file = sys::memfd("ambit-file", content.as_bytes())?;
+                let fd = file.as_raw_fd().to_string();
+                self.push(&["--perms", &format!("{mode:o}"), "--ro-bind-data", &fd]);
+                self.path(target);
+                self.files.push(file);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn arguments(spec: &LaunchSpec, stage: &Stage) -> io::Result<Arguments> {
+    let mut all = Arguments { list: Vec::new(), files: Vec::new() };
+    all.push(&["--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]);
+    all.push(&["--disable-userns", "--die-with-parent", "--as-pid-1", "--clearenv", "--cap-drop", "ALL"]);
+    all.push(&["--uid", &spec.inside.uid.to_string(), "--gid", &spec.inside.gid.to_string()]);
+    all.push(&["--hostname", &spec.hostname]);
+    all.push(&["--proc", "/proc", "--dev", "/dev"]);
+    // bwrap's /dev/shm is a plain directory of an unbounded tmpfs; ours is bounded by the session's memory.
+    all.push(&["--perms", "1777", "--size", &(spec.limits.memory / 4).max(1 << 20).to_string(), "--tmpfs", "/dev/shm"]);
+    all.push(&["--remount-ro", "/dev"]);
+    for mount in &stage.mounts {
+        all.add(mount, stage)?;
+    }
+    all.mount("--ro-bind", &stage.launcher(), Path::new(INSIDE));
+    all.push(&["--remount-ro", "/", "--chdir", "/"]);
+    Ok(all)
+}
+
+/// Starts bubblewrap with the cell as PID 1. `fds` survive into the cell, which is told their numbers.
+/// What bubblewrap has to say comes out of the returned child's stderr.
+pub fn start(spec: &LaunchSpec, stage: &Stage, tools: &Tools, fds: &[RawFd]) -> Result<Child> {
+    let what = "starting bubblewrap";
+    let arguments = arguments(spec, stage).context(what)?;
+    let mut text = arguments.list.join(&0);
+    text.push(0);
+    let args = sys::memfd("ambit-args", &text).context(what)?;
+    let numbers = fds.iter().map(|fd| fd.to_string()).collect::<Vec<_>>().join(",");
+    let survivors: Vec<RawFd> =
+        fds.iter().copied().chain(arguments.files.iter().map(AsRawFd::as_raw_fd)).chain([args.as_raw_fd()]).collect();
+    let mut command = Command::new(tools.bwrap.path());
+    command.arg0("bwrap").args(["--args", &args.as_raw_fd().to_string(), "--", INSIDE, "cell", &numbers]);
+    // Never the user's terminal: bwrap would bind it as /dev/console, and a shared one takes TIOCSTI.
+    command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // SAFETY: only async-signal-safe calls between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            sys::check(libc::setsid())?;
+            survivors.iter().try_for_each(|&fd| sys::inherit(fd))
+        });
+    }
+    command.spawn().context(what)
+}

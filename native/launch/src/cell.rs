@@ -1,0 +1,191 @@
+//! The cell's side, run by bubblewrap as PID 1 of the new pid namespace: restricts itself, starts the command in a
+//! session of its own, reaps everything, and ends everything when the command ends.
+//!
+//! PID 1 shares uid and filters with the agent. It is undumpable, so /proc/1/{mem,fd,root} stay shut, and a PID 1
+//! ignores every signal from inside for which it has no handler.
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::command;
+use crate::control::{ControlState, Ending};
+use crate::failure::{Context, Failure, Result};
+use crate::{landlock, rlimits, seccomp, sys};
+
+/// What the outer launcher tells the cell, through an anonymous file: nothing of it shows on a command line.
+#[derive(Serialize, Deserialize)]
+pub struct Config {
+    pub argv: Vec<String>,
+    pub env: BTreeMap<String, String>,
+    pub cwd: PathBuf,
+    pub terminal: bool,
+    pub tasks: u64,
+    pub open_files: u64,
+    /// The agent may not widen its CPU set.
+    pub pinned: bool,
+    /// Mount targets that may be written to.
+    pub writable: Vec<PathBuf>,
+    /// Namespaces of the outer launcher, by kind.
+    pub outer: BTreeMap<String, String>,
+}
+
+/// Orders to PID 1.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ToCell {
+    Signal(i32),
+    Freeze,
+    Thaw,
+}
+
+/// News from PID 1.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FromCell {
+    Ended(Ending),
+}
+
+/// News from the command's process before it becomes the command.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FromCommand {
+    /// Comes with the exec sensor's listener and, for a terminal, the pty's master.
+    Ready(Vec<ControlState>),
+    Failed { what: String, why: String },
+}
+
+/// The descriptors that the outer launcher lets through, in the order of its list.
+struct Inherited {
+    control: OwnedFd,
+    command: OwnedFd,
+    config: OwnedFd,
+    stdio: Vec<OwnedFd>,
+}
+
+/// `ambit-launch cell N,N,N[,N,N,N]`.
+pub fn run(numbers: &str) -> i32 {
+    let Some(inherited) = take(numbers) else { return 125 };
+    let Inherited { control, command, config, stdio } = inherited;
+    match stand(config, command, stdio) {
+        Ok(main) => keep(&control, main),
+        Err(()) => 125,
+    }
+}
+
+fn take(numbers: &str) -> Option<Inherited> {
+    let mut fds = numbers.split(',').map(|number| number.parse::<RawFd>().ok().filter(|fd| *fd > 2).map(sys::owned));
+    let (control, command, config) = (fds.next()??, fds.next()??, fds.next()??);
+    let stdio = fds.collect::<Option<Vec<_>>>()?;
+    let all = [&control, &command, &config].into_iter().chain(&stdio);
+    all.map(|fd| sys::set_cloexec(fd.as_raw_fd())).collect::<io::Result<Vec<_>>>().ok()?;
+    Some(Inherited { control, command, config, stdio })
+}
+
+/// Restricts this process, then forks the one that becomes the command.
+fn stand(config: OwnedFd, command: OwnedFd, stdio: Vec<OwnedFd>) -> std::result::Result<libc::pid_t, ()> {
+    let prepared = read(config).and_then(|config| restrict(&config).map(|landlock| (config, landlock)));
+    match prepared {
+        Err(failure) => {
+            command::report_failure(&command, &failure);
+            Err(())
+        }
+        // SAFETY: this process has one thread.
+        Ok((config, landlock)) => match unsafe { libc::fork() } {
+            0 => std::process::exit(command::become_command(&config, landlock, command, stdio)),
+            pid if pid > 0 => Ok(pid),
+            _ => {
+                command::report_failure(&command, &Failure::new("forking", io::Error::last_os_error()));
+                Err(())
+            }
+        },
+    }
+}
+
+fn read(config: OwnedFd) -> Result<Config> {
+    let what = "reading the cell's configuration";
+    let mut bytes = Vec::new();
+    File::from(config).read_to_end(&mut bytes).context(what)?;
+    serde_json::from_slice(&bytes).map_err(|error| Failure::new(what, error))
+}
+
+/// Everything that holds for PID 1 as well as for the agent. The order matters: after seccomp only what the agent
+/// may do is left.
+fn restrict(config: &Config) -> Result<landlock::Enforced> {
+    sys::prctl(libc::PR_SET_DUMPABLE, 0).context("making PID 1 undumpable")?;
+    sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as _).context("dying with bubblewrap")?;
+    // SAFETY: plain number.
+    unsafe { libc::umask(0o022) };
+    rlimits::set(config.tasks, config.open_files).context("setting resource limits")?;
+    sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).context("setting no_new_privs")?;
+    let landlock = landlock::restrict(&config.writable).context("restricting with Landlock")?;
+    seccomp::install(&seccomp::allowlist(config.pinned)).context("loading the system call filter")?;
+    Ok(landlock)
+}
+
+/// PID 1's life: reap, obey, and end with the command.
+fn keep(control: &OwnedFd, main: libc::pid_t) -> i32 {
+    let Ok(children) = sys::signal_fd(&[libc::SIGCHLD]) else { return 125 };
+    loop {
+        if let Some(ending) = reap(main) {
+            return end(control, ending);
+        }
+        let Ok(ready) = sys::poll(&[control.as_raw_fd(), children.as_raw_fd()], None) else { return 125 };
+        while sys::next_signal(children.as_fd()).is_some() {}
+        if ready[0] != 0 && !obey(control, main) {
+            return 137;
+        }
+    }
+}
+
+/// Returning from here is the end of PID 1, and so of the whole pid namespace.
+fn end(control: &OwnedFd, ending: Ending) -> i32 {
+    signal_all(libc::SIGKILL);
+    let news = serde_json::to_vec(&FromCell::Ended(ending)).unwrap_or_default();
+    let _ = sys::send_with_fds(control.as_fd(), &news, &[]);
+    match ending {
+        Ending::Code(code) => code,
+        Ending::Signal(signal) => 128 + signal,
+    }
+}
+
+fn reap(main: libc::pid_t) -> Option<Ending> {
+    let mut ending = None;
+    loop {
+        let mut status = 0;
+        // SAFETY: status is a valid int.
+        let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
+        if pid <= 0 {
+            return ending;
+        }
+        if pid == main {
+            ending = Some(match libc::WIFSIGNALED(status) {
+                true => Ending::Signal(libc::WTERMSIG(status)),
+                false => Ending::Code(libc::WEXITSTATUS(status)),
+            });
+        }
+    }
+}
+
+/// False when the outer launcher is gone or speaks nonsense.
+fn obey(control: &OwnedFd, main: libc::pid_t) -> bool {
+    let Ok(message) = sys::receive(control.as_fd()) else { return false };
+    match serde_json::from_slice(&message.bytes) {
+        // SAFETY: plain numbers.
+        Ok(ToCell::Signal(signal)) => unsafe { libc::kill(main, signal) },
+        // Twice: the second finds what the first one's victims were about to fork.
+        Ok(ToCell::Freeze) => signal_all(libc::SIGSTOP) | signal_all(libc::SIGSTOP),
+        Ok(ToCell::Thaw) => signal_all(libc::SIGCONT),
+        Err(_) => return false,
+    };
+    true
+}
+
+/// Everything in the pid namespace but PID 1: that is what -1 means here (kill(2)).
+fn signal_all(signal: libc::c_int) -> libc::c_int {
+    // SAFETY: plain numbers.
+    unsafe { libc::kill(-1, signal) }
+}

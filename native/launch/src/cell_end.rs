@@ -1,0 +1,158 @@
+//! The outer launcher's end of the cell: builds it, waits until it stands, and holds what reaches into it.
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::Child;
+
+use crate::bwrap;
+use crate::cell::{Config, FromCell, FromCommand, ToCell};
+use crate::control::{ControlState, Ending};
+use crate::failure::{Context, Failure, Result};
+use crate::limits;
+use crate::namespaces;
+use crate::spec::{LaunchSpec, Mount};
+use crate::stage::{Stage, Tools};
+use crate::sys;
+
+/// Our ends of the agent's stdin, stdout and stderr.
+pub enum Stdio {
+    Terminal(OwnedFd),
+    Pipes { input: OwnedFd, output: OwnedFd, errors: OwnedFd },
+}
+
+/// A cell whose command waits for `exec`.
+pub struct Cell {
+    bwrap: Child,
+    control: OwnedFd,
+    command: OwnedFd,
+    init: OwnedFd,
+    pub init_pid: libc::pid_t,
+    pub main_pid: libc::pid_t,
+    pub controls: Vec<ControlState>,
+}
+
+/// What comes with a new cell: taken apart by whoever runs the session.
+pub struct Built {
+    pub cell: Cell,
+    pub stdio: Stdio,
+    pub listener: OwnedFd,
+}
+
+pub fn build(spec: &LaunchSpec, stage: &Stage, tools: &Tools) -> Result<Built> {
+    let what = "building the cell";
+    let (control, control_inside) = sys::socketpair().context(what)?;
+    let (command, command_inside) = sys::socketpair().context(what)?;
+    pass_credentials(&command).context(what)?;
+    let config = sys::memfd("ambit-cell", &serde_json::to_vec(&config(spec)).map_err(|e| Failure::new(what, e))?)
+        .context(what)?;
+    let mut inside = vec![control_inside, command_inside, config];
+    let pipes = if spec.terminal { None } else { Some(pipes(&mut inside).context(what)?) };
+    let numbers: Vec<_> = inside.iter().map(AsRawFd::as_raw_fd).collect();
+    let mut bwrap = bwrap::start(spec, stage, tools, &numbers)?;
+    drop(inside);
+    let (news, mut fds, main_pid) = first_news(&command, &mut bwrap)?;
+    let controls = match news {
+        FromCommand::Failed { what, why } => return Err(Failure::new(&what, why)),
+        FromCommand::Ready(controls) => controls,
+    };
+    let broken = || Failure::new(what, "the cell's report came without its descriptors");
+    let listener = if fds.is_empty() { return Err(broken()) } else { fds.remove(0) };
+    let stdio = match pipes {
+        Some(pipes) => pipes,
+        None => Stdio::Terminal(fds.pop().ok_or_else(broken)?),
+    };
+    let init_pid = parent_of(main_pid).ok_or_else(|| Failure::new(what, "PID 1 is gone"))?;
+    let init = sys::pidfd_open(init_pid).context(what)?;
+    Ok(Built { cell: Cell { bwrap, control, command, init, init_pid, main_pid, controls }, stdio, listener })
+}
+
+fn config(spec: &LaunchSpec) -> Config {
+    let writable = spec.mounts.iter().filter(|mount| {
+        matches!(mount, Mount::View { .. } | Mount::Tmpfs { .. } | Mount::Bind { write: true, .. })
+    });
+    Config {
+        argv: spec.argv.clone(),
+        env: spec.env.clone(),
+        cwd: spec.cwd.clone(),
+        terminal: spec.terminal,
+        tasks: limits::tasks(spec.limits),
+        open_files: spec.limits.open_files,
+        pinned: limits::pinned(spec.limits),
+        writable: writable.map(|mount| PathBuf::from(mount.target())).collect(),
+        outer: namespaces::KINDS.iter().map(|kind| (kind.to_string(), namespaces::identity(kind))).collect::<BTreeMap<_, _>>(),
+    }
+}
+
+/// Three pipes of our own: the user's descriptors never enter, where /proc/self/fd/N would reopen them.
+fn pipes(inside: &mut Vec<OwnedFd>) -> std::io::Result<Stdio> {
+    let (stdin, input) = sys::pipe()?;
+    let (output, stdout) = sys::pipe()?;
+    let (errors, stderr) = sys::pipe()?;
+    inside.extend([stdin, stdout, stderr]);
+    Ok(Stdio::Pipes { input, output, errors })
+}
+
+fn pass_credentials(socket: &OwnedFd) -> std::io::Result<()> {
+    let on: libc::c_int = 1;
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: on is a valid int of that length.
+    sys::check(unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PASSCRED, (&raw const on).cast(), length)
+    })?;
+    Ok(())
+}
+
+/// The command's process reports, or bubblewrap dies and says why on its stderr.
+fn first_news(command: &OwnedFd, bwrap: &mut Child) -> Result<(FromCommand, Vec<OwnedFd>, libc::pid_t)> {
+    let what = "building the cell";
+    let message = sys::receive(command.as_fd()).context(what)?;
+    if message.bytes.is_empty() {
+        let mut said = String::new();
+        if let Some(stderr) = bwrap.stderr.take() {
+            let _ = stderr.take(4096).read_to_string(&mut said);
+        }
+        let why = if said.trim().is_empty() { "the cell ended before it reported" } else { said.trim() };
+        return Err(Failure::new(what, why));
+    }
+    let news = serde_json::from_slice(&message.bytes).map_err(|error| Failure::new(what, error))?;
+    let sender = message.sender.ok_or_else(|| Failure::new(what, "nobody signed the cell's report"))?;
+    Ok((news, message.fds, sender))
+}
+
+fn parent_of(pid: libc::pid_t) -> Option<libc::pid_t> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+}
+
+impl Cell {
+    pub fn exec(&self) -> Result<()> {
+        sys::send_with_fds(self.command.as_fd(), b"exec", &[]).context("starting the command")
+    }
+
+    pub fn order(&self, order: &ToCell) {
+        let bytes = serde_json::to_vec(order).unwrap_or_default();
+        let _ = sys::send_with_fds(self.control.as_fd(), &bytes, &[]);
+    }
+
+    /// Readable when PID 1 has news or is gone.
+    pub fn fd(&self) -> libc::c_int {
+        self.control.as_raw_fd()
+    }
+
+    /// How the command ended; `None` when PID 1 was killed.
+    pub fn ending(&self) -> Option<Ending> {
+        let message = sys::receive(self.control.as_fd()).ok()?;
+        serde_json::from_slice(&message.bytes).ok().map(|FromCell::Ended(ending)| ending)
+    }
+
+    /// Kills PID 1: the kernel kills everything in its pid namespace before it lets go of it.
+    pub fn kill(&self) {
+        let _ = sys::pidfd_kill(self.init.as_fd(), libc::SIGKILL);
+    }
+
+    /// Waits until nothing of the cell is left.
+    pub fn bury(&mut self) {
+        let _ = self.bwrap.wait();
+    }
+}

@@ -1,0 +1,103 @@
+//! The process that becomes the agent: a session of its own, its own terminal or pipes, the exec sensor, a look from
+//! the inside at every control, and then `execve`, when told.
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::cell::{Config, FromCommand};
+use crate::failure::{Context, Failure, Result};
+use crate::{inside, landlock, pty, seccomp, sys};
+
+pub fn report_failure(channel: &OwnedFd, failure: &Failure) {
+    let news = FromCommand::Failed { what: failure.what.clone(), why: failure.why.clone() };
+    let _ = sys::send_with_fds(channel.as_fd(), &serde_json::to_vec(&news).unwrap_or_default(), &[]);
+}
+
+/// Returns only when the command cannot be started.
+pub fn become_command(config: &Config, landlock: landlock::Enforced, channel: OwnedFd, stdio: Vec<OwnedFd>) -> i32 {
+    match prepare(config, landlock, &channel, stdio) {
+        Err(failure) => {
+            report_failure(&channel, &failure);
+            125
+        }
+        Ok(()) => match wait_for_exec(&channel) {
+            Err(_) => 125,
+            Ok(()) => execute(config),
+        },
+    }
+}
+
+fn prepare(config: &Config, landlock: landlock::Enforced, channel: &OwnedFd, stdio: Vec<OwnedFd>) -> Result<()> {
+    // SAFETY: plain call in a fresh child.
+    sys::check(unsafe { libc::setsid() }).context("making a session")?;
+    let master = if config.terminal {
+        Some(pty::take_terminal().context("making the terminal")?)
+    } else {
+        pty::take_pipes(&stdio).context("connecting the pipes")?;
+        None
+    };
+    drop(stdio);
+    std::env::set_current_dir(&config.cwd).context(&format!("entering {}", config.cwd.display()))?;
+    let listener = seccomp::install_with_listener(&seccomp::exec_sensor()).context("loading the exec sensor")?;
+    let controls = inside::look(config, landlock);
+    let news = serde_json::to_vec(&FromCommand::Ready(controls)).unwrap_or_default();
+    let fds: Vec<RawFd> = [Some(&listener), master.as_ref()].into_iter().flatten().map(AsRawFd::as_raw_fd).collect();
+    sys::send_with_fds(channel.as_fd(), &news, &fds).context("reporting")
+}
+
+/// One message means go; end of file means that nobody is left to say so.
+fn wait_for_exec(channel: &OwnedFd) -> io::Result<()> {
+    let message = sys::receive(channel.as_fd())?;
+    if message.bytes == b"exec" { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+fn execute(config: &Config) -> i32 {
+    let path = match find(config) {
+        Ok(path) => path,
+        Err((code, why)) => {
+            eprintln!("ambit: cannot start {:?}: {why}", config.argv[0]);
+            return code;
+        }
+    };
+    let strings = |texts: &mut dyn Iterator<Item = String>| -> Vec<CString> {
+        texts.filter_map(|text| CString::new(text).ok()).collect()
+    };
+    let argv = strings(&mut config.argv.iter().cloned());
+    let env = strings(&mut config.env.iter().map(|(key, value)| format!("{key}={value}")));
+    let Ok(program) = sys::cpath(&path) else { return 127 };
+    let pointers = |texts: &[CString]| -> Vec<*const libc::c_char> {
+        texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (argv_pointers, env_pointers) = (pointers(&argv), pointers(&env));
+    sys::reset_signals();
+    // SAFETY: both arrays end in a null pointer and outlive the call; everything above stderr is closed.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0);
+        libc::execve(program.as_ptr(), argv_pointers.as_ptr(), env_pointers.as_ptr());
+    }
+    let error = io::Error::last_os_error();
+    eprintln!("ambit: cannot start {:?}: {error}", config.argv[0]);
+    if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }
+}
+
+/// What a shell does: a name without a slash is looked for in the PATH inside.
+fn find(config: &Config) -> std::result::Result<PathBuf, (i32, &'static str)> {
+    let name = &config.argv[0];
+    if name.contains('/') {
+        return Ok(name.into());
+    }
+    let places = config.env.get("PATH").map_or("/usr/bin:/bin", String::as_str);
+    let found: Vec<PathBuf> =
+        places.split(':').filter(|place| place.starts_with('/')).map(|place| Path::new(place).join(name)).collect();
+    let is_file = |path: &&PathBuf| std::fs::metadata(path).is_ok_and(|found| found.is_file());
+    let is_executable = |path: &&PathBuf| {
+        is_file(path) && std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o111 != 0)
+    };
+    match (found.iter().find(is_executable), found.iter().any(|path| is_file(&path))) {
+        (Some(path), _) => Ok(path.clone()),
+        (None, true) => Err((126, "not executable")),
+        (None, false) => Err((127, "not found")),
+    }
+}

@@ -1,0 +1,128 @@
+//! SHA-256 of what runs, cached by the file's identity. Small files are hashed before the process goes on; a large
+//! one (a 100 MB runtime costs 100 ms) goes on at once and its digest follows as a `file.hash` fact.
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use ambit_shared::journal::Journal;
+use sha2::{Digest, Sha256};
+
+use crate::alarm::{Alarm, Bell};
+use crate::failure::Failure;
+use crate::sensor::Fact;
+
+const INLINE: u64 = 4 << 20;
+const LARGEST: u64 = 1 << 30;
+const CACHED: usize = 8192;
+
+/// Device, inode, size, mtime and ctime: a file that changes has another key.
+type Key = (u64, u64, u64, i64, i64, i64, i64);
+type Cache = Arc<Mutex<HashMap<Key, Option<String>>>>;
+
+struct Large {
+    key: Key,
+    file: File,
+    path: String,
+}
+
+pub struct Digests {
+    cache: Cache,
+    queue: Option<Sender<Large>>,
+    worker: Option<JoinHandle<()>>,
+}
+
+impl Digests {
+    pub fn new(journal: Arc<Journal>, bell: Bell) -> Self {
+        let (queue, waiting) = channel::<Large>();
+        let cache = Cache::default();
+        let known = cache.clone();
+        let worker = std::thread::spawn(move || {
+            for large in waiting {
+                if let Err(error) = hash_large(large, &known, &journal) {
+                    bell.ring(Alarm::Failed(Failure::new("recording a digest", error)));
+                }
+            }
+        });
+        Self { cache, queue: Some(queue), worker: Some(worker) }
+    }
+
+    /// `None` = unknown for now (large) or for ever (no regular file, unreadable).
+    pub fn of(&mut self, path_only: &File, path: &str) -> Option<String> {
+        let metadata = path_only.metadata().ok().filter(fs::Metadata::is_file)?;
+        let key = key(&metadata);
+        if let Some(known) = self.cache.lock().ok()?.get(&key) {
+            return known.clone();
+        }
+        let file = reopen(path_only).ok()?;
+        let digest = if metadata.len() <= INLINE {
+            Some(hash(&file).ok()?)
+        } else {
+            if metadata.len() <= LARGEST {
+                let _ = self.queue.as_ref()?.send(Large { key, file, path: path.into() });
+            }
+            None
+        };
+        remember(&self.cache, key, digest.clone());
+        digest
+    }
+
+    /// Waits for the digests that are still on their way.
+    pub fn finish(&mut self) {
+        self.queue = None;
+        self.worker.take().map(JoinHandle::join);
+    }
+}
+
+fn key(metadata: &fs::Metadata) -> Key {
+    (
+        metadata.dev(),
+        metadata.ino(),
+        metadata.len(),
+        metadata.mtime(),
+        metadata.mtime_nsec(),
+        metadata.ctime(),
+        metadata.ctime_nsec(),
+    )
+}
+
+/// An `O_PATH` descriptor, opened for reading. It is a regular file, so this cannot block as a FIFO would.
+fn reopen(path_only: &File) -> io::Result<File> {
+    fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
+        .open(format!("/proc/self/fd/{}", path_only.as_raw_fd()))
+}
+
+fn remember(cache: &Cache, key: Key, digest: Option<String>) {
+    if let Ok(mut cache) = cache.lock() {
+        if cache.len() >= CACHED {
+            cache.clear();
+        }
+        cache.insert(key, digest);
+    }
+}
+
+fn hash_large(large: Large, cache: &Cache, journal: &Journal) -> io::Result<()> {
+    let Ok(sha256) = hash(&large.file) else { return Ok(()) };
+    if large.file.metadata().map(|metadata| key(&metadata)).ok() != Some(large.key) {
+        return Ok(()); // Changed meanwhile: this is the digest of nothing that ran.
+    }
+    remember(cache, large.key, Some(sha256.clone()));
+    journal.append(&Fact::Hash { path: large.path, size: large.key.2, sha256 })
+}
+
+fn hash(mut file: &File) -> io::Result<String> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            length => hasher.update(&buffer[..length]),
+        }
+    }
+}

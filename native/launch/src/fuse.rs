@@ -1,0 +1,26 @@
+//! The view's mount point: FUSE, mounted in the outer namespaces and served from outside them.
+use std::fs::OpenOptions;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use crate::failure::{Context, Result};
+use crate::sys;
+
+/// Mounts and returns the `/dev/fuse` descriptor. `allow_other` means: whoever is in this user namespace or below it
+/// (fs/fuse/dir.c, fuse_allow_current_process), that is, the cell. The kernel checks modes by itself.
+pub fn mount(target: &Path) -> Result<OwnedFd> {
+    // Opened after the user namespace was made: the kernel wants opener and mounter in the same one.
+    let device = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_CLOEXEC)
+        .open("/dev/fuse")
+        .context("opening /dev/fuse")
+        .map_err(|failure| failure.remedy("load the fuse module and make /dev/fuse mode 0666"))?;
+    let options =
+        format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions", device.as_raw_fd());
+    let flags = libc::MS_NOSUID | libc::MS_NODEV;
+    sys::mount(Some(Path::new("ambit-view")), target, Some("fuse"), flags, Some(&options)).context("mounting the view")?;
+    Ok(device.into())
+}

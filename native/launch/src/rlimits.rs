@@ -1,0 +1,24 @@
+//! Per-process limits. No RLIMIT_AS: it breaks V8 and Go, which reserve far more than they use.
+use std::io;
+
+use crate::sys;
+
+/// `tasks` counts threads, per uid and user namespace since Linux 5.14, so it is the session's own count: the hard
+/// wall behind the watchdog's finer one.
+pub fn set(tasks: u64, open_files: u64) -> io::Result<()> {
+    limit(libc::RLIMIT_CORE, 0)?;
+    limit(libc::RLIMIT_NPROC, tasks)?;
+    limit(libc::RLIMIT_NOFILE, open_files)?;
+    limit(libc::RLIMIT_MEMLOCK, 64 << 20)
+}
+
+fn limit(resource: libc::__rlimit_resource_t, value: u64) -> io::Result<()> {
+    let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both point to valid structures.
+    unsafe {
+        sys::check(libc::getrlimit(resource, &mut old))?;
+        let value = value.min(old.rlim_max);
+        sys::check(libc::setrlimit(resource, &libc::rlimit { rlim_cur: value, rlim_max: value }))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,160 @@
+//! The session's life in the outer launcher: build when told, exec when told, then obey, relay and watch until the
+//! command, the clock, an order or a fault ends it. Whatever the end, nothing inside survives it.
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
+
+use crate::alarm::Alarm;
+use crate::cell::ToCell;
+use crate::cell_end::{self, Built, Cell, Stdio};
+use crate::control::{Control, Ending, Event, Order, Orders};
+use crate::failure::{Context, Failure, Result};
+use crate::pty::{self, RawTerminal};
+use crate::relay::Relay;
+use crate::sensor::Sensor;
+use crate::sys;
+use crate::world::World;
+
+/// Taken by the main loop instead of their default actions.
+pub const SIGNALS: [libc::c_int; 5] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGWINCH];
+/// How long output may still be passed on after an end that nobody asked the agent about.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Why the session ended.
+enum End {
+    Command(Ending),
+    Timeout,
+    OverLimit(&'static str),
+    Killed,
+}
+
+pub fn run(world: World, control: &Control) -> Result<()> {
+    let mut orders = Orders::default();
+    if !wait_for(Order::Build, &world, control, &mut orders)? {
+        return Ok(());
+    }
+    let Built { mut cell, stdio, listener } = cell_end::build(&world.spec, &world.stage, &world.tools)?;
+    let sensor = Sensor::new(listener, world.journal.clone(), world.bell.clone()).context("starting the exec sensor")?;
+    let sensor = std::thread::spawn(move || sensor.run());
+    control.emit(&Event::Ready { controls: &cell.controls });
+    let ended = match wait_for(Order::Exec, &world, control, &mut orders) {
+        Ok(true) => live(&world, control, &mut orders, &cell, stdio),
+        Ok(false) => Ok(End::Killed),
+        Err(failure) => Err(failure),
+    };
+    cell.kill();
+    cell.bury();
+    let _ = sensor.join();
+    announce(control, &world, ended)
+}
+
+/// False when the order was to kill, or the supervisor is gone.
+fn wait_for(wanted: Order, world: &World, control: &Control, orders: &mut Orders) -> Result<bool> {
+    loop {
+        let ready = sys::poll(&[control.as_fd().as_raw_fd(), world.signals.as_raw_fd()], None).context("waiting")?;
+        while let Some(signal) = sys::next_signal(world.signals.as_fd()) {
+            if signal != libc::SIGWINCH {
+                return Ok(false);
+            }
+        }
+        if ready[0] == 0 {
+            continue;
+        }
+        for order in orders.read(control.as_fd())? {
+            match order {
+                _ if order == wanted => return Ok(true),
+                Order::Kill | Order::Signal { .. } => return Ok(false),
+                _ => return Err(Failure::new("waiting for an order", format!("{order:?} came out of turn"))),
+            }
+        }
+    }
+}
+
+/// From `exec` to the end.
+fn live(world: &World, control: &Control, orders: &mut Orders, cell: &Cell, stdio: Stdio) -> Result<End> {
+    let terminal = match &stdio {
+        Stdio::Terminal(master) => Some(master.try_clone().context("keeping the terminal")?),
+        Stdio::Pipes { .. } => None,
+    };
+    let _raw = terminal.as_ref().map(|_| RawTerminal::enter(0)).transpose().context("taking the terminal")?;
+    let resize = || terminal.iter().for_each(|master| pty::copy_size(0, master.as_raw_fd()));
+    resize();
+    let relay = Relay::start(stdio).context("starting the relay")?;
+    cell.exec()?;
+    control.emit(&Event::Running { pid: cell.main_pid });
+    let deadline = Instant::now() + Duration::from_millis(world.spec.limits.wallclock);
+    let end = watch(world, control, orders, cell, deadline, &resize);
+    cell.kill();
+    // What a command wrote before it ended is its user's, however slowly it is read; else only for a moment.
+    let patience = if matches!(end, Ok(End::Command(_))) { None } else { Some(Instant::now() + DRAIN) };
+    drain(&relay, control, orders, patience);
+    end
+}
+
+fn watch(
+    world: &World,
+    control: &Control,
+    orders: &mut Orders,
+    cell: &Cell,
+    deadline: Instant,
+    resize: &dyn Fn(),
+) -> Result<End> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(End::Timeout);
+        }
+        let fds = [control.as_fd().as_raw_fd(), world.signals.as_raw_fd(), cell.fd(), world.alarms.fd()];
+        let ready = sys::poll(&fds, Some(left.as_millis() as u64 + 1)).context("watching")?;
+        if let Some(alarm) = world.alarms.next() {
+            return match alarm {
+                Alarm::OverLimit(limit) => Ok(End::OverLimit(limit)),
+                Alarm::Failed(failure) => Err(failure),
+            };
+        }
+        while let Some(signal) = sys::next_signal(world.signals.as_fd()) {
+            if signal == libc::SIGWINCH { resize() } else { cell.order(&ToCell::Signal(signal)) }
+        }
+        if ready[2] != 0 {
+            return Ok(cell.ending().map_or(End::Killed, End::Command));
+        }
+        if ready[0] != 0 {
+            for order in orders.read(control.as_fd())? {
+                match order {
+                    Order::Kill => return Ok(End::Killed),
+                    Order::Freeze => cell.order(&ToCell::Freeze),
+                    Order::Thaw => cell.order(&ToCell::Thaw),
+                    Order::Signal { signal } => cell.order(&ToCell::Signal(signal)),
+                    Order::Build | Order::Exec => return Err(Failure::new("reading an order", "out of turn")),
+                }
+            }
+        }
+    }
+}
+
+/// Waits until all output is passed on, the patience ends, or the supervisor says kill or is gone.
+fn drain(relay: &Relay, control: &Control, orders: &mut Orders, patience: Option<Instant>) {
+    while !relay.is_drained() && patience.is_none_or(|until| Instant::now() < until) {
+        let Ok(ready) = sys::poll(&[control.as_fd().as_raw_fd()], Some(1)) else { return };
+        let over = |orders: Vec<Order>| orders.contains(&Order::Kill);
+        if ready[0] != 0 && orders.read(control.as_fd()).map_or(true, over) {
+            return;
+        }
+    }
+}
+
+fn announce(control: &Control, world: &World, ended: Result<End>) -> Result<()> {
+    // A journal that failed on the very last fact is a failure of the session, too.
+    let late = std::iter::from_fn(|| world.alarms.next()).find_map(|alarm| match alarm {
+        Alarm::Failed(failure) => Some(failure),
+        Alarm::OverLimit(_) => None,
+    });
+    let event = match (late, ended?) {
+        (Some(failure), _) => return Err(failure),
+        (None, End::Command(ending)) => Event::Exit(ending.into()),
+        (None, End::Timeout) => Event::Timeout,
+        (None, End::OverLimit(limit)) => Event::OverLimit { limit },
+        (None, End::Killed) => Event::Exit(Ending::Signal(libc::SIGKILL).into()),
+    };
+    control.emit(&event);
+    Ok(())
+}

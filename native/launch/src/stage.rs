@@ -1,0 +1,144 @@
+//! What must happen while the caller's own rights still stand: open what the session's uid could not reach, and put
+//! bind sources where it can. Afterwards nothing of host uid 0 is left (host uid 0 without any capability still
+//! reads /etc/shadow, by owner).
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::failure::{Context, Failure, Result};
+use crate::spec::{Ids, LaunchSpec, Mount};
+use crate::sys;
+
+/// Directories that exist on every Linux and that a session can do without: one is covered by our private tmpfs.
+const BASES: [&str; 5] = ["/sys", "/mnt", "/media", "/srv", "/opt"];
+
+/// A tool by descriptor: its path may be out of reach, or another file, by the time it runs.
+pub struct Tool(OwnedFd);
+
+impl Tool {
+    fn open(path: &Path) -> Result<Self> {
+        fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_PATH | libc::O_CLOEXEC)
+            .open(path)
+            .map(|file| Self(file.into()))
+            .context(&format!("opening {}", path.display()))
+    }
+
+    pub fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
+    }
+}
+
+pub struct Tools {
+    pub bwrap: Tool,
+    pub nft: Tool,
+}
+
+/// Our private tmpfs inside the outer mount namespace.
+pub struct Stage {
+    base: PathBuf,
+    /// The spec's mounts, bind sources replaced by staged ones where needed.
+    pub mounts: Vec<Mount>,
+}
+
+impl Stage {
+    pub fn fuse(&self) -> PathBuf {
+        self.base.join("fuse")
+    }
+
+    /// This very program, where bubblewrap can bind it from.
+    pub fn launcher(&self) -> PathBuf {
+        self.base.join("launch")
+    }
+}
+
+pub fn open_tools(spec: &LaunchSpec) -> Result<Tools> {
+    Ok(Tools { bwrap: Tool::open(&spec.tools.bwrap)?, nft: Tool::open(&spec.tools.nft)? })
+}
+
+/// True when the caller may give its processes another uid.
+pub fn is_privileged() -> bool {
+    // SAFETY: always succeeds.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// For root: binds every source into the private tmpfs, in a mount namespace that the later ones copy.
+pub fn as_root(spec: &LaunchSpec) -> Result<Stage> {
+    // SAFETY: plain flags; this process has one thread.
+    sys::check(unsafe { libc::unshare(libc::CLONE_NEWNS) }).context("making a mount namespace")?;
+    let base = private_tmpfs(spec)?;
+    let mut mounts = spec.mounts.clone();
+    for (index, mount) in mounts.iter_mut().enumerate() {
+        if let Mount::Bind { source, .. } = mount {
+            let staged = base.join(index.to_string());
+            bind(source, &staged).context(&format!("binding {}", source.display()))?;
+            *source = staged;
+        }
+    }
+    Ok(Stage { base, mounts })
+}
+
+/// For an ordinary user, inside the outer namespaces: sources are reachable as they are.
+pub fn as_user(spec: &LaunchSpec) -> Result<Stage> {
+    Ok(Stage { base: private_tmpfs(spec)?, mounts: spec.mounts.clone() })
+}
+
+/// Gives up host uid 0 for good.
+pub fn become_user(ids: Ids) -> Result<()> {
+    let what = "giving up root";
+    // SAFETY: plain numbers; one thread, so the raw per-thread calls of libc cover the process.
+    unsafe {
+        sys::check(libc::setgroups(0, std::ptr::null())).context(what)?;
+        sys::check(libc::setresgid(ids.gid, ids.gid, ids.gid)).context(what)?;
+        sys::check(libc::setresuid(ids.uid, ids.uid, ids.uid)).context(what)?;
+    }
+    // SAFETY: plain numbers.
+    if unsafe { libc::setuid(0) } == 0 {
+        return Err(Failure::new(what, "root could be taken back"));
+    }
+    // The change made this process undumpable, and so its own /proc/self/uid_map root's.
+    sys::prctl(libc::PR_SET_DUMPABLE, 1).context(what)?;
+    Ok(())
+}
+
+fn private_tmpfs(spec: &LaunchSpec) -> Result<PathBuf> {
+    let what = "making the private directory";
+    sys::mount(None, Path::new("/"), None, libc::MS_REC | libc::MS_SLAVE, None).context(what)?;
+    let base = free_base(spec).ok_or_else(|| Failure::new(what, format!("none of {BASES:?} is free")))?;
+    let flags = libc::MS_NOSUID | libc::MS_NODEV;
+    sys::mount(Some(Path::new("ambit")), &base, Some("tmpfs"), flags, Some("mode=0755,size=32m")).context(what)?;
+    DirBuilder::new().mode(0o755).create(base.join("fuse")).context(what)?;
+    // A copy: a bind would show the place of the installation in the agent's /proc/self/mountinfo.
+    fs::copy("/proc/self/exe", base.join("launch")).context("staging the launcher")?;
+    Ok(base)
+}
+
+fn free_base(spec: &LaunchSpec) -> Option<PathBuf> {
+    let used = |base: &Path| {
+        spec.mounts.iter().any(|mount| matches!(mount, Mount::Bind { source, .. } if is_below(source, base)))
+            || fs::read_link("/proc/self/exe").is_ok_and(|own| own.starts_with(base))
+    };
+    BASES.iter().map(PathBuf::from).find(|base| base.is_dir() && !used(base))
+}
+
+/// Also when only the resolved source lies there.
+fn is_below(source: &Path, base: &Path) -> bool {
+    source.starts_with(base) || fs::canonicalize(source).is_ok_and(|real| real.starts_with(base))
+}
+
+fn bind(source: &Path, staged: &Path) -> io::Result<()> {
+    if fs::metadata(source)?.is_dir() {
+        DirBuilder::new().mode(0o755).create(staged)?;
+        sys::mount(Some(source), staged, None, libc::MS_BIND | libc::MS_REC, None)
+    } else {
+        bind_file(source, staged)
+    }
+}
+
+fn bind_file(source: &Path, staged: &Path) -> io::Result<()> {
+    File::create_new(staged)?;
+    sys::mount(Some(source), staged, None, libc::MS_BIND, None)
+}
