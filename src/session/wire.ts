@@ -4,6 +4,7 @@ import { isAbsolute, join, relative } from 'node:path'
 import type { Barrier } from '../audit/barrier.ts'
 import { createGate, type Gate } from '../gate/gate.ts'
 import { journalDir } from '../lib/paths.ts'
+import { fillMirror } from '../profile/mirror.ts'
 import type { Plan } from '../profile/plan.ts'
 import { requireEnforced } from '../runtime/enforcement.ts'
 import { osSandbox } from '../runtime/os-sandbox.ts'
@@ -31,6 +32,7 @@ export interface Wired {
 /** Builds the session's world up to the point where the command waits for `world.exec()`. */
 export async function wireSession(session: Registered): Promise<Wired> {
   const state = new LiveState()
+  prepareRoots(session.plan)
   const secrets = readSecrets(session.plan.credentials, session.request.env)
   const barrier = openBarrier(session.request.paths, session.id, session.journal)
   const labels = new LabelWatch(session.request.paths, session.id)
@@ -56,6 +58,12 @@ export async function wireSession(session: Registered): Promise<Wired> {
     labels.close()
     throw error
   }
+}
+
+/** The directories that are Ambit's to make, and the copies that the mirror holds. */
+function prepareRoots(plan: Plan): void {
+  for (const root of plan.roots) if (root.create) mkdirSync(root.path, { recursive: true, mode: 0o700 })
+  fillMirror(plan.mirror)
 }
 
 function runtimeNamed(name: Registered['runtime']): Runtime {
