@@ -1,6 +1,6 @@
 /** N and X: what leaves, to whom, under which name. Runs in a network of its own, where every packet is counted. */
 import assert from 'node:assert/strict'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { after } from 'node:test'
@@ -33,6 +33,8 @@ const FORBIDDEN = [
   '224.0.0.1',
   '255.255.255.255',
 ]
+/** Where every session's explicit proxy listens, inside. */
+const PROXY_PORT = 61_880
 const REAL_KEY = 'sk-real-key-of-the-user-0123456789'
 const FOREIGN_KEY = 'sk-attackers-own-key-9876543210'
 
@@ -700,7 +702,7 @@ attack('N-35', 'keeps a denied host denied when settings change', async (as) => 
 attack('N-38', 'lets nobody else use a session’s gate', async (as) => {
   const stage = await makeStage(as)
   const before = listeners()
-  const portFile = join(stage.project, 'port')
+  const standing = join(stage.project, 'standing')
   const running = stage.inside(
     [
       {
@@ -709,26 +711,16 @@ attack('N-38', 'lets nobody else use a session’s gate', async (as) => {
         send: head('CONNECT good.test:443 HTTP/1.1\nhost: good.test:443\n\n'),
         wait: 1000,
       },
-      { name: 'port', op: 'sh', cmd: `echo "\${HTTPS_PROXY:-$https_proxy}" > ${portFile}` },
+      { name: 'stand', op: 'write', path: standing },
       { name: 'stay', op: 'sleep', ms: 2500 },
     ],
     { spec: await spec(stage) },
   )
-  let proxy = ''
-  await eventually(() => {
-    try {
-      proxy = readFileSync(portFile, 'utf8').trim()
-    } catch {
-      // Not written yet.
-    }
-    return proxy !== ''
-  }, 20_000)
+  assert.ok(await eventually(() => existsSync(standing), 20_000), 'the session did not start')
   const fresh = listeners().filter((one) => !before.includes(one))
-  const port = Number(new URL(proxy || 'http://127.0.0.1:1').port)
-  const reached = await canConnect(port)
+  const reached = await canConnect(PROXY_PORT)
   const inside = await running
   assert.match(inside.result('own').value.received, /^HTTP\/1\.1 200/, 'control: inside the proxy answers')
-  assert.ok(port > 1, `the proxy is ${proxy}`)
   assert.equal(reached, false, 'the host reaches the proxy of the session')
   assert.deepEqual(fresh, [], 'the gate listens on the host')
   return 'no listener on the host'

@@ -88,7 +88,8 @@ export class Stage {
   readonly outside: string
   readonly ambitHome: string
   readonly product: Product
-  readonly #spec: Readonly<Record<string, unknown>>
+  /** Of its profiles, where a session does not say otherwise. */
+  spec: Readonly<Record<string, unknown>>
   /** The profile written last. */
   latestProfile = ''
   #runs = 0
@@ -103,7 +104,7 @@ export class Stage {
     this.home = join(this.root, 'home')
     this.outside = join(this.root, 'outside')
     this.ambitHome = join(this.root, 'ambit')
-    this.#spec = { ...SPEC, ...options.spec }
+    this.spec = { ...SPEC, ...options.spec }
     for (const dir of [this.root, this.project, this.home, this.outside, this.ambitHome]) mkdirSync(dir)
     chmodSync(this.ambitHome, 0o700)
     this.put(this.project, options.files ?? {})
@@ -183,7 +184,7 @@ export class Stage {
       apiVersion: 'ambit/v1',
       kind: 'Profile',
       metadata: { name: 'case', title: 'A case of the test suite' },
-      spec: { ...this.#spec, ...spec },
+      spec: { ...SPEC, ...this.spec, ...spec },
     }
     writeFileSync(path, JSON.stringify(document, null, 2))
     chmodSync(path, 0o644)

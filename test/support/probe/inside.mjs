@@ -162,9 +162,10 @@ function tlsOptions({ host, port, servername, alpn, insecure = false }) {
   }
 }
 
-function proxyAddress() {
-  const { hostname, port } = new URL(process.env.HTTPS_PROXY ?? process.env.https_proxy ?? 'http://127.0.0.1:1')
-  return { host: hostname, port: Number(port) }
+/** The explicit proxy of a session; its port is the same in every one. */
+const PROXY = { host: '127.0.0.1', port: 61_880 }
+
+const proxyAddress = () => PROXY
 }
 
 /** A CONNECT through the proxy of the environment; rejects with the status when it is not 200. */

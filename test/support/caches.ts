@@ -1,0 +1,58 @@
+/**
+ * Things from package registries that end-to-end tests need, fetched once into `.build/test-cache`. A test file
+ * imports this before support/lab.ts: afterwards there is no network but the lab's.
+ */
+import { execFileSync } from 'node:child_process'
+import { cpSync, existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { delimiter, join } from 'node:path'
+
+const cache = join(import.meta.dirname, '../../.build/test-cache')
+
+/** Exact versions: a test of an agent is a test of that agent. */
+export const AGENTS = { pi: '@mariozechner/pi-coding-agent@0.73.1', codex: '@openai/codex@0.169.0' } as const
+const REQUESTS = 'requests==2.32.3'
+
+/** Directory with `node_modules/.bin/{pi,codex}`, or the reason why there is none. */
+export const agents: string | Error = fetchOnce('agents', Object.values(AGENTS).join(' '), (dir) =>
+  execFileSync(
+    'npm',
+    ['install', '--no-audit', '--no-fund', '--loglevel=error', '--prefix', dir, ...Object.values(AGENTS)],
+    {
+      stdio: ['ignore', 'ignore', 'pipe'],
+      env: { ...process.env, PATH: `${join(process.execPath, '..')}${delimiter}${process.env.PATH}` },
+    },
+  ),
+)
+
+/** Directory for PYTHONPATH with `requests`, or the reason why there is none. */
+export const pythonRequests: string | Error = fetchOnce('python', REQUESTS, (dir) =>
+  execFileSync('/usr/bin/python3', ['-m', 'pip', 'install', '--quiet', '--target', dir, REQUESTS], {
+    stdio: ['ignore', 'ignore', 'pipe'],
+    env: { ...process.env, PIP_ROOT_USER_ACTION: 'ignore' },
+  }),
+)
+
+/** Fetches aside and renames, so that a broken download is never taken for a whole one. */
+function fetchOnce(name: string, what: string, fetch: (dir: string) => unknown): string | Error {
+  const dir = join(cache, `${name}-${what.replaceAll(/[^a-z0-9.]+/gi, '-')}`)
+  if (existsSync(dir)) return dir
+  const aside = `${dir}.${process.pid}`
+  try {
+    mkdirSync(aside, { recursive: true })
+    writeFileSync(join(aside, 'package.json'), '{"private":true}')
+    fetch(aside)
+    renameSync(aside, dir)
+    return dir
+  } catch (error) {
+    rmSync(aside, { recursive: true, force: true })
+    if (existsSync(dir)) return dir
+    return new Error(`${what} could not be fetched: ${(error as Error).message.slice(0, 300)}`)
+  }
+}
+
+/** Copies a fetched directory to where the user of a stage can read it. */
+export function install(source: string | Error, target: string): string {
+  if (source instanceof Error) throw source
+  cpSync(source, target, { recursive: true, verbatimSymlinks: true })
+  return target
+}
