@@ -12,7 +12,7 @@ import { compileNetwork } from './network.ts'
 import type { Plan } from './plan.ts'
 import { compileRoots } from './roots.ts'
 import { compileCredentials, compileEnvironment } from './secrets.ts'
-import { realOf, territories } from './territory.ts'
+import { realOf, territories, within } from './territory.ts'
 import type { VariableName, Variables } from './variables.ts'
 import type { Path } from './yaml.ts'
 
@@ -61,11 +61,15 @@ export function compilePlan(document: ProfileDocument, variables: Variables, pat
 
 /** The home's own links are the administrator's (`/home` on another disk); every other path must be named as it is. */
 function valuesOf(variables: Variables): Record<VariableName, string> {
+  const home = realOf(variables.home)
+  const named = (path: string): string =>
+    within(path, variables.home) ? home + path.slice(variables.home.length) : path
+  const workspace = named(variables.workspace)
   return {
-    project: variables.project,
-    workspace: variables.workspace,
-    mirror: variables.mirror ?? `${variables.workspace}-mirror`,
-    home: realOf(variables.home),
+    project: named(variables.project),
+    workspace,
+    mirror: variables.mirror === undefined ? `${workspace}-mirror` : named(variables.mirror),
+    home,
   }
 }
 

@@ -56,6 +56,7 @@ export type FullSpec = ReturnType<typeof withDefaults>
 
 /** A file, or a directory with all that is in it, anywhere below the root. */
 const any = (...names: string[]): string[] => names.map((name) => `**/${name}`)
+const not = (...names: string[]): string[] => any(...names).map((glob) => `!${glob}`)
 
 /**
  * Hidden in every root but `${workspace}`: what the agent makes there is its own, and installs write test keys and
@@ -63,7 +64,7 @@ const any = (...names: string[]): string[] => names.map((name) => `**/${name}`)
  */
 export const DEFAULT_HIDE: readonly string[] = [
   ...any('.env', '.env.*'),
-  ...['!**/.env.example', '!**/.env.sample', '!**/.env.template', '!**/.env.dist'],
+  ...not('.env.example', '.env.sample', '.env.template', '.env.dist'),
   ...any('*.pem', '*.key', '*.p12', '*.pfx', '*.jks', '*.keystore', '*.kdbx', '*.ppk'),
   ...any('id_rsa', 'id_dsa', 'id_ecdsa', 'id_ecdsa_sk', 'id_ed25519', 'id_ed25519_sk'),
   ...any('.netrc', '.pgpass', '.my.cnf', '.git-credentials', '.pypirc', '.vault-token', '.htpasswd'),
@@ -77,7 +78,7 @@ export const DEFAULT_HIDE: readonly string[] = [
     '*.tfstate.backup',
   ),
   // Published packages and public roots: hidden they break builds, shown they tell nothing.
-  ...['!**/node_modules/**', '!**/certifi/cacert.pem'],
+  ...not('node_modules/**', 'certifi/cacert.pem'),
 ]
 
 /** Names that run, or decide what runs, when a person or a tool later works with the directory on the host. */

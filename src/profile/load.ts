@@ -18,7 +18,7 @@ export interface ProfileDocument {
   /** Absolute path of the file. */
   readonly file: string
   /** `profile.yaml:12:5 network[3].host`, for errors found later. */
-  place(path: Path): string
+  readonly place: (path: Path) => string
 }
 
 export interface ProfileListing {

@@ -1,5 +1,4 @@
 /** The `credentials` and `environment` sections: what a session holds, and what its programs are told. */
-import { isAbsolute } from 'node:path'
 import { AmbitError } from '../lib/errors.ts'
 import { printable } from '../lib/printable.ts'
 import type { FullSpec } from './defaults.ts'
@@ -15,27 +14,10 @@ type Place = (path: Path) => string
  * Headers that frame a message or belong to one hop; a credential there would change what the request is
  * (RFC 9110, 7.6.1).
  */
-const STRUCTURAL_HEADERS = new Set([
-  ...[
-    'host',
-    'content-length',
-    'content-type',
-    'content-encoding',
-    'transfer-encoding',
-    'connection',
-    'upgrade',
-    'te',
-  ],
-  ...[
-    'trailer',
-    'expect',
-    'keep-alive',
-    'range',
-    'accept-encoding',
-    'proxy-connection',
-    'proxy-authorization',
-  ],
-])
+const STRUCTURAL_HEADERS = new Set(
+  `host content-length content-type content-encoding transfer-encoding connection upgrade te trailer expect keep-alive
+   range accept-encoding proxy-connection proxy-authorization`.split(/\s+/),
+)
 
 /** Variables that Ambit sets itself, or that make a program load code or trust a root. */
 const OWN_VARIABLES =
@@ -78,7 +60,7 @@ function compileSource(
   if (scheme === 'env' && VARIABLE_NAME.test(rest)) return source
   if (scheme !== 'file') throw invalid(place, 'is neither env:NAME nor file:PATH')
   const expanded = expandPath(rest, values)
-  if (typeof expanded === 'string' || !isAbsolute(expanded.path)) throw invalid(place, String(expanded))
+  if (typeof expanded === 'string') throw invalid(place, expanded)
   const real = realOf(expanded.path)
   const root = roots.find(
     (candidate) => within(real, candidate.path) || within(expanded.path, candidate.path),

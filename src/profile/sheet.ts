@@ -67,7 +67,7 @@ export function renderSheet(plan: Plan, context: SheetContext): Sheet {
   return {
     lines,
     text: layOut(plan, context, lines),
-    digest: digestOf({ lines, plan, agent: context.agent.digest }),
+    digest: grantDigest(plan, context),
   }
 }
 

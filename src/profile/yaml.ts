@@ -25,7 +25,7 @@ export type Path = readonly (string | number)[]
 export interface YamlDocument {
   readonly value: unknown
   /** `profile.yaml:12:5 network[3].host` for a path of the value; the nearest existing ancestor's line and column. */
-  place(path: Path): string
+  readonly place: (path: Path) => string
 }
 
 /** Parses `text`; `file` only names it in errors. @throws AmbitError ERR_PROFILE_INVALID */
