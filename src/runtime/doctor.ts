@@ -1,6 +1,7 @@
 import { execFile } from 'node:child_process'
-import { access, constants, open, readFile } from 'node:fs/promises'
-import { arch } from 'node:os'
+import { access, constants, mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises'
+import { arch, tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { errnoOf, messageOf } from '../lib/errors.ts'
 import { nativeBinary } from '../lib/paths.ts'
 import { installHint, lookForTool } from './tools.ts'
@@ -166,62 +167,72 @@ async function qemu(): Promise<Probe> {
     : lacks('QEMU', run.why, installHint('qemu-system'), false)
 }
 
-/** /dev/kvm may open where no virtual machine can be made (nested, no VMX): QEMU makes one and quits. */
+/** /dev/kvm may open where no guest can run (nested, no VMX): QEMU runs one that ends itself. */
 async function kvm(): Promise<Probe> {
   const name = 'KVM'
   const error = await tryOpen('/dev/kvm')
-  if (error)
+  if (error === 'EACCES')
     return lacks(
       name,
-      `/dev/kvm does not open: ${error}`,
-      error === 'EACCES'
-        ? 'sudo usermod -aG kvm "$USER", then log in again'
-        : 'switch virtualisation on in the firmware, or use nested virtualisation; microVMs run without it, slowly',
+      '/dev/kvm does not open: EACCES',
+      'sudo usermod -aG kvm "$USER", then log in again',
       false,
     )
+  const without = 'switch virtualisation on in the firmware; microVMs run without it, slowly'
+  if (error) return lacks(name, `/dev/kvm does not open: ${error}`, without, false)
   const path = lookForTool(qemuName())
-  if (!path)
+  if (!path || arch() !== 'x64') {
     return {
       name,
       state: 'partly',
-      detail: '/dev/kvm opens; not tried further without QEMU',
+      detail: '/dev/kvm opens; no guest was tried',
       remedy: installHint('qemu-system'),
       needed: false,
     }
-  const run = await tryRun(
-    path,
-    ['-M', 'none', '-accel', 'kvm', '-nodefaults', '-display', 'none', '-monitor', 'stdio'],
-    'quit\n',
-  )
-  return run.ok
-    ? works(name, 'made a virtual machine', false)
-    : lacks(
-        name,
-        `/dev/kvm opens, but no machine can be made: ${run.why}`,
-        'nothing to do where the hypervisor withholds it',
-        false,
-      )
+  }
+  const dir = await mkdtemp(join(tmpdir(), 'ambit-kvm-'))
+  try {
+    await writeFile(join(dir, 'bios'), guestThatEnds())
+    const machine = ['-M', 'pc', '-accel', 'kvm', '-m', '16', '-nodefaults', '-display', 'none']
+    const run = await tryRun(path, [...machine, '-bios', join(dir, 'bios'), '-device', 'isa-debug-exit'])
+    if (run.status === GUEST_STATUS) return works(name, 'a guest ran', false)
+    return lacks(name, `/dev/kvm opens, but a guest does not run: ${run.why}`, without, false)
+  } finally {
+    await rm(dir, { recursive: true, force: true })
+  }
+}
+
+/** QEMU's isa-debug-exit ends with twice the value that the guest writes, plus one. */
+const GUEST_STATUS = 0x2a * 2 + 1
+
+/** 64 KiB of `hlt`; at the reset vector: mov dx,0x501; mov al,0x2a; out dx,al. */
+function guestThatEnds(): Buffer {
+  const bios = Buffer.alloc(65_536, 0xf4)
+  Buffer.from([0xba, 0x01, 0x05, 0xb0, 0x2a, 0xee]).copy(bios, 0xfff0)
+  return bios
 }
 
 interface Run {
   readonly ok: boolean
+  /** Exit status; null when a signal or the deadline ended it. */
+  readonly status: number | null
   readonly out: string
   readonly why: string
 }
 
-function tryRun(path: string, args: readonly string[], input = ''): Promise<Run> {
+function tryRun(path: string, args: readonly string[]): Promise<Run> {
   return new Promise((resolve) => {
-    const child = execFile(
-      path,
-      [...args],
-      { timeout: 5000, env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin' } },
-      (error, stdout, stderr) => {
-        const said = stderr.trim().split('\n').at(-1) ?? ''
-        resolve({ ok: error === null, out: stdout.trim(), why: said || (error ? messageOf(error) : '') })
-      },
-    )
-    child.stdin?.on('error', () => {}) // a program that ended before it read its input has told why
-    child.stdin?.end(input)
+    const options = { timeout: 5000, env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin' } }
+    execFile(path, [...args], options, (error, stdout, stderr) => {
+      const said = stderr.trim().split('\n').at(-1) ?? ''
+      const status = error === null ? 0 : typeof error.code === 'number' ? error.code : null
+      resolve({
+        ok: error === null,
+        status,
+        out: stdout.trim(),
+        why: said || (error ? messageOf(error) : ''),
+      })
+    })
   })
 }
 

@@ -1,0 +1,47 @@
+import assert from 'node:assert/strict'
+import { existsSync } from 'node:fs'
+import { test } from 'node:test'
+import { probeMachine } from '../../src/runtime/doctor.ts'
+import { findTool } from '../../src/runtime/tools.ts'
+import { AmbitError } from '../../src/lib/errors.ts'
+
+test('every primitive is reported with how it was found, and a remedy where it lacks', async () => {
+  const report = await probeMachine()
+  const names = report.probes.map((probe) => probe.name)
+  for (const name of [
+    'bubblewrap',
+    'user namespaces',
+    'nftables',
+    'FUSE',
+    'Landlock',
+    'seccomp',
+    'cgroup limits',
+    'gVisor',
+    'QEMU',
+    'KVM',
+  ]) {
+    assert.ok(names.includes(name), name)
+  }
+  for (const probe of report.probes) {
+    assert.notEqual(probe.detail, '', probe.name)
+    if (probe.state !== 'fully') assert.ok(probe.remedy, probe.name)
+  }
+  assert.equal(
+    report.ready,
+    report.probes.every((probe) => !probe.needed || probe.state === 'fully'),
+  )
+  assert.equal(
+    names.includes('FUSE') && report.probes.find((probe) => probe.name === 'FUSE')?.state === 'fully',
+    existsSync('/dev/fuse'),
+  )
+})
+
+test('a missing tool names the package and the command that installs it', () => {
+  assert.throws(
+    () => findTool('no-such-tool', 'some-package'),
+    (error) =>
+      error instanceof AmbitError &&
+      error.code === 'ERR_RUNTIME_MISSING' &&
+      /install.*some-package/.test(error.message),
+  )
+})
