@@ -75,15 +75,13 @@ function makePackage(): (path: string, response: Response) => void {
     if (path.endsWith('.tgz'))
       response.writeHead(200, { 'content-type': 'application/octet-stream' }).end(tarball)
     else if (path === '/tiny-package')
-      response
-        .writeHead(200, { 'content-type': 'application/json' })
-        .end(
-          JSON.stringify({
-            name: 'tiny-package',
-            'dist-tags': { latest: '1.0.0' },
-            versions: { '1.0.0': manifest },
-          }),
-        )
+      response.writeHead(200, { 'content-type': 'application/json' }).end(
+        JSON.stringify({
+          name: 'tiny-package',
+          'dist-tags': { latest: '1.0.0' },
+          versions: { '1.0.0': manifest },
+        }),
+      )
     else response.writeHead(404).end('{}')
   }
 }

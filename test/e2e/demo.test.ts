@@ -1,0 +1,23 @@
+/** `./ambit demo`: the finance case ends well, in under a minute once set up. */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { describe, Stage } from '../support/stage.ts'
+import { unavailable } from '../support/users.ts'
+
+for (const as of ['user', 'root'] as const)
+  test(`the demonstration does its work and refuses every attempt, as ${as}`, {
+    skip: unavailable(as) ?? false,
+    timeout: 290_000,
+  }, async () => {
+    const stage = new Stage(as)
+    // The first run fetches the agent; the second is the one that a person waits for.
+    const first = await stage.ambit(['demo'], { timeout: 200_000 })
+    assert.equal(first.code, 0, describe(first))
+    const second = await stage.ambit(['demo'], { timeout: 80_000 })
+    assert.equal(second.code, 0, describe(second))
+    assert.ok(second.ms < 60_000, `it took ${Math.round(second.ms / 1000)} s`)
+    const said = second.stdout + second.stderr
+    for (const attempt of [/\.ssh/, /upload|other host|exfil/i, /key/i, /hooks/, /dns/i])
+      assert.match(said, attempt)
+    assert.doesNotMatch(said, /BREACH/i)
+  })
