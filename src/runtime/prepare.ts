@@ -32,7 +32,7 @@ export type LaunchRequest = Pick<
  * @throws AmbitError ERR_RUNTIME_MISSING when a tool is not installed, ERR_PATH_FORBIDDEN for a home that is no home.
  */
 export function prepareLaunch(request: LaunchRequest): LaunchSpec {
-  const { agent, plan, env } = request
+  const { agent, env } = request
   const tools = { bwrap: findTool('bwrap', 'bubblewrap'), nft: findTool('nft', 'nftables') }
   const caller = userInfo()
   const owner = sessionOwner({ uid: caller.uid, gid: caller.gid }, agent.name, request.project)
