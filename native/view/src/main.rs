@@ -1,1 +1,51 @@
-fn main() {}
+//! `ambit-view`: the file view. One filtering file system over the session's roots.
+#![deny(unsafe_code)]
+mod attr;
+mod change;
+mod confine;
+mod content;
+mod dirs;
+mod filesystem;
+mod hash;
+mod links;
+mod lookup;
+mod mount;
+mod overlay;
+mod quota;
+mod record;
+mod rename;
+mod rules;
+mod serve;
+mod spec;
+mod sys;
+mod tree;
+mod view;
+
+use std::path::Path;
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let code = match args.as_slice() {
+        ["serve", spec] => serve_inherited(Path::new(spec)),
+        // For tests and benchmarks: mounts in namespaces of its own and runs a command there.
+        ["mount", spec, dir, "--", command @ ..] if !command.is_empty() => {
+            mount::run(Path::new(spec), Path::new(dir), command)
+        }
+        _ => {
+            eprintln!("usage: ambit-view serve SPEC");
+            2
+        }
+    };
+    std::process::exit(code)
+}
+
+fn serve_inherited(spec: &Path) -> i32 {
+    match (serve::inherited(3), serve::inherited(4)) {
+        (Ok(fuse), Ok(control)) => serve::serve(spec, fuse, control),
+        (Err(why), _) | (_, Err(why)) => {
+            eprintln!("ambit-view: cannot serve: {why}");
+            2
+        }
+    }
+}

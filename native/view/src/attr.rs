@@ -1,0 +1,184 @@
+//! Attributes: mode, owner, size, times, extended.
+use std::io;
+
+use fuse_backend_rs::abi::fuse_abi::{SetattrValid, stat64};
+use rustix::fs::{self, AtFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags};
+
+use crate::overlay::describe;
+use crate::record::Fact;
+use crate::sys::{self, errno};
+use crate::tree::{Layer, Spot, TOP};
+use crate::view::{Handle, View};
+
+impl View {
+    pub fn attributes_of(&self, node: u64, handle: Option<u64>) -> io::Result<stat64> {
+        if node == TOP {
+            let mut attr = self.attributes(&sys::stat_fd(&self.roots[0].fd)?, TOP);
+            attr.st_mode = libc::S_IFDIR | 0o555;
+            attr.st_nlink = 2;
+            (attr.st_uid, attr.st_gid) = (self.owner.uid, self.owner.gid);
+            return Ok(attr);
+        }
+        let spot = self.spot(node)?;
+        let stat = match handle.and_then(|id| self.handle(id).ok()).as_deref() {
+            Some(Handle::File(file)) => sys::stat_fd(&**file.file.read().unwrap())?,
+            _ => self.stat(&spot)?,
+        };
+        Ok(self.attributes(&stat, spot.ino))
+    }
+
+    pub fn change_attributes(
+        &self,
+        node: u64,
+        attr: &stat64,
+        handle: Option<u64>,
+        valid: SetattrValid,
+    ) -> io::Result<stat64> {
+        if node == TOP {
+            return Err(errno(libc::EROFS));
+        }
+        let mut spot = self.spot(node)?;
+        // The agent's own ids are all it can name; anything else is nobody's to give.
+        let foreign = (valid.contains(SetattrValid::UID) && attr.st_uid != self.owner.uid)
+            || (valid.contains(SetattrValid::GID) && attr.st_gid != self.owner.gid);
+        if foreign {
+            return Err(errno(libc::EPERM));
+        }
+        self.admit_change(&spot, if valid.contains(SetattrValid::SIZE) { "truncate" } else { "setattr" })?;
+        let stat = self.stat(&spot)?;
+        self.admit_links(&spot, &stat, !spot.class.review)?;
+        if spot.class.review && (spot.upper.is_none() || spot.kind.is_dir()) {
+            spot = self.before_change(node, &spot)?;
+        }
+        if valid.contains(SetattrValid::SIZE) {
+            self.resize(&spot, handle, attr.st_size as u64)?;
+        }
+        let object = self.object(&spot)?;
+        if valid.contains(SetattrValid::MODE) {
+            // No set-uid, set-gid: nothing of the session may act as somebody else on the host.
+            fs::chmod(sys::proc_path(&object), Mode::from_raw_mode(attr.st_mode & 0o1777))?;
+        }
+        let touched = SetattrValid::ATIME | SetattrValid::MTIME | SetattrValid::ATIME_NOW | SetattrValid::MTIME_NOW;
+        if valid.intersects(touched) {
+            fs::utimensat(&object, c"", &new_times(attr, valid), AtFlags::EMPTY_PATH)?;
+        }
+        let path = self.fact_path(spot.root, &spot.path);
+        self.record.append(&Fact::Attributes { path: &path })?;
+        self.attributes_of(node, None)
+    }
+
+    /// Copies up; of a directory, notes what the host's was.
+    fn before_change(&self, node: u64, spot: &Spot) -> io::Result<Spot> {
+        if spot.kind.is_dir()
+            && spot.lower.is_some()
+            && let Some(overlay) = &self.root(spot).overlay
+        {
+            let stat = self.stat(spot)?;
+            self.upper_dir(node)?;
+            match spot.path.is_empty() {
+                true => return Err(errno(libc::EACCES)),
+                false => overlay.note(&spot.path, describe(self.dir(spot.parent, Layer::Lower)?, &spot.name, &stat)?)?,
+            }
+        }
+        self.copy_up(node)
+    }
+
+    fn resize(&self, spot: &Spot, handle: Option<u64>, size: u64) -> io::Result<()> {
+        let held = match handle.and_then(|id| self.handle(id).ok()).as_deref() {
+            Some(Handle::File(file)) if file.writes => {
+                file.dirty.store(true, std::sync::atomic::Ordering::Release);
+                Some(file.file.read().unwrap().clone())
+            }
+            _ => None,
+        };
+        match held {
+            Some(file) => fs::ftruncate(&*file, size)?,
+            None => {
+                let file = self.content(spot, OFlags::WRONLY)?;
+                fs::ftruncate(&file, size)?;
+                let path = self.fact_path(spot.root, &spot.path);
+                let label = &self.root(spot).label;
+                self.record.append(&Fact::Write { path: &path, size, sha256: None, label })?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn read_link(&self, node: u64) -> io::Result<Vec<u8>> {
+        let spot = self.spot(node)?;
+        if !spot.kind.is_symlink() {
+            return Err(errno(libc::EINVAL));
+        }
+        let object = self.object(&spot)?;
+        Ok(fs::readlinkat(&object, c"", Vec::new())?.into_bytes())
+    }
+
+    pub fn get_xattr(&self, node: u64, name: &[u8]) -> io::Result<Vec<u8>> {
+        if node == TOP || !name.starts_with(b"user.") {
+            return Err(errno(libc::ENODATA));
+        }
+        let object = self.object(&self.spot(node)?)?;
+        let mut value = vec![0; 65536];
+        let length = fs::getxattr(sys::proc_path(&object), name, &mut value[..])?;
+        value.truncate(length);
+        Ok(value)
+    }
+
+    pub fn list_xattr(&self, node: u64) -> io::Result<Vec<u8>> {
+        if node == TOP {
+            return Ok(Vec::new());
+        }
+        let spot = self.spot(node)?;
+        if !spot.kind.is_file() && !spot.kind.is_dir() {
+            return Ok(Vec::new());
+        }
+        let object = self.object(&spot)?;
+        let mut names = vec![0; 65536];
+        let length = fs::listxattr(sys::proc_path(&object), &mut names[..])?;
+        let visible = names[..length].split_inclusive(|b| *b == 0).filter(|n| n.starts_with(b"user."));
+        Ok(visible.flatten().copied().collect())
+    }
+
+    /// Sets (`Some`) or removes (`None`) an attribute; only `user.*`.
+    pub fn change_xattr(&self, node: u64, name: &[u8], value: Option<&[u8]>, flags: u32) -> io::Result<()> {
+        if node == TOP {
+            return Err(errno(libc::EROFS));
+        }
+        let mut spot = self.spot(node)?;
+        self.admit_change(&spot, "xattr")?;
+        if !name.starts_with(b"user.") {
+            return Err(self.refuse(spot.root, &spot.path, "xattr", "unsupported", libc::EOPNOTSUPP));
+        }
+        let stat = self.stat(&spot)?;
+        self.admit_links(&spot, &stat, !spot.class.review)?;
+        if spot.class.review {
+            spot = self.before_change(node, &spot)?;
+        }
+        let object = self.object(&spot)?;
+        let path = sys::proc_path(&object);
+        match value {
+            Some(value) => fs::setxattr(path, name, value, XattrFlags::from_bits_truncate(flags))?,
+            None => fs::removexattr(path, name)?,
+        }
+        self.record.append(&Fact::Attributes { path: &self.fact_path(spot.root, &spot.path) })
+    }
+}
+
+fn new_times(attr: &stat64, valid: SetattrValid) -> Timestamps {
+    const NOW: i64 = libc::UTIME_NOW;
+    const OMIT: i64 = libc::UTIME_OMIT;
+    let time = |set, now, sec: i64, nsec: i64| {
+        let nsec = if valid.contains(now) {
+            NOW
+        } else if valid.contains(set) {
+            nsec
+        } else {
+            OMIT
+        };
+        Timespec { tv_sec: sec, tv_nsec: nsec as _ }
+    };
+    Timestamps {
+        last_access: time(SetattrValid::ATIME, SetattrValid::ATIME_NOW, attr.st_atime, attr.st_atime_nsec),
+        last_modification: time(SetattrValid::MTIME, SetattrValid::MTIME_NOW, attr.st_mtime, attr.st_mtime_nsec),
+    }
+}

@@ -1,0 +1,283 @@
+//! Names made and removed.
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, RwLock};
+
+use fuse_backend_rs::api::filesystem::Entry;
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
+
+use crate::lookup::Found;
+use crate::overlay::{describe, kind_name};
+use crate::record::Fact;
+use crate::rules::Class;
+use crate::spec::Access;
+use crate::sys::{self, errno};
+use crate::tree::{Id, Layer, Spot, TOP};
+use crate::view::{FileHandle, Handle, View};
+
+impl View {
+    /// A node that names may be made in or taken from.
+    pub fn parent(&self, node: u64) -> io::Result<Spot> {
+        if node == TOP {
+            return Err(errno(libc::EROFS));
+        }
+        let spot = self.spot(node)?;
+        if spot.gone { Err(errno(libc::ENOENT)) } else { Ok(spot) }
+    }
+
+    /// Admits a new name. A hidden one gets the same answer whether or not it exists.
+    pub fn admit_name(&self, parent: &Spot, name: &[u8], op: &'static str) -> io::Result<Class> {
+        sys::check_name(name)?;
+        let path = parent.child_path(name);
+        let root = self.root(parent);
+        let class = self.child_class(parent, &path);
+        if class.hidden {
+            return Err(self.refuse(parent.root, &path, op, "hidden", libc::EACCES));
+        }
+        if root.access == Access::Read {
+            return Err(self.refuse(parent.root, &path, op, "read-only", libc::EROFS));
+        }
+        if class.protected || root.rules.guards(&path) {
+            return Err(self.refuse(parent.root, &path, op, "protected", libc::EACCES));
+        }
+        Ok(class)
+    }
+
+    /// The directory that a new name of this class goes to.
+    pub fn place(&self, parent: &Spot, class: Class) -> io::Result<Arc<OwnedFd>> {
+        if class.review { self.upper_dir(parent.node) } else { self.dir(parent.node, Layer::Lower) }
+    }
+
+    /// Admits a name and one inode more, and gives the directory to make it in.
+    fn prepare(&self, parent: &Spot, name: &[u8], op: &'static str) -> io::Result<Arc<OwnedFd>> {
+        let class = self.admit_name(parent, name, op)?;
+        if self.find(parent, name)?.is_some() {
+            return Err(errno(libc::EEXIST));
+        }
+        self.within_quota(parent.root, &parent.child_path(name), self.quota.add_inode())?;
+        self.place(parent, class)
+    }
+
+    /// After a name was made: it belongs to the session, is on record and has a node.
+    fn made(&self, parent: &Spot, name: &[u8], object: impl std::os::fd::AsFd) -> io::Result<Entry> {
+        self.own(&object)?;
+        let path = parent.child_path(name);
+        let kind = kind_name(sys::kind(&sys::stat_fd(&object)?));
+        self.record.append(&Fact::Create { path: &self.fact_path(parent.root, &path), kind })?;
+        self.known(parent.node, name)
+    }
+
+    fn known(&self, parent: u64, name: &[u8]) -> io::Result<Entry> {
+        let parent = self.spot(parent)?;
+        let found = self.find(&parent, name)?.ok_or_else(|| errno(libc::ENOENT))?;
+        self.entry(parent.node, name, &found)
+    }
+
+    pub fn create_file(&self, parent: u64, name: &[u8], mode: u32, flags: u32) -> io::Result<(Entry, u64)> {
+        let _shape = self.shape.read().unwrap();
+        let spot = self.parent(parent)?;
+        let dir = match self.prepare(&spot, name, "create") {
+            // The host made it since the kernel looked.
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) && flags as i32 & libc::O_EXCL == 0 => {
+                let entry = self.known(parent, name)?;
+                let handle = self.open_file(entry.inode, flags).inspect_err(|_| self.forget_node(entry.inode, 1))?;
+                return Ok((entry, handle));
+            }
+            other => other?,
+        };
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        let file = File::from(sys::open(&dir, name, flags, mode & 0o777)?);
+        let entry = self.made(&spot, name, &file)?;
+        let path = self.fact_path(spot.root, &spot.child_path(name));
+        let label = &self.root(&spot).label;
+        self.record.append(&Fact::Open { path: &path, mode: "write", size: 0, sha256: None, label })?;
+        self.record.sync_soon();
+        let file = Arc::new(file);
+        self.quota.open(entry.inode, &file);
+        let handle = FileHandle {
+            node: entry.inode,
+            file: RwLock::new(file),
+            writes: true,
+            dirty: AtomicBool::new(false),
+            unrecorded: AtomicBool::new(true),
+        };
+        Ok((entry, self.add_handle(Handle::File(handle))))
+    }
+
+    pub fn make_dir(&self, parent: u64, name: &[u8], mode: u32) -> io::Result<Entry> {
+        let _shape = self.shape.read().unwrap();
+        let spot = self.parent(parent)?;
+        let dir = self.prepare(&spot, name, "mkdir")?;
+        fs::mkdirat(&dir, name, Mode::from_raw_mode(mode & 0o1777))?;
+        self.made(&spot, name, sys::open_path(&dir, name)?)
+    }
+
+    pub fn make_link(&self, target: &[u8], parent: u64, name: &[u8]) -> io::Result<Entry> {
+        let _shape = self.shape.read().unwrap();
+        let spot = self.parent(parent)?;
+        let dir = self.prepare(&spot, name, "symlink")?;
+        // The target is text to this process: only the agent's own kernel view ever follows it.
+        fs::symlinkat(target, &dir, name)?;
+        self.made(&spot, name, sys::open_path(&dir, name)?)
+    }
+
+    /// Regular files, FIFOs and sockets. Device nodes have no place in a view.
+    pub fn make_node(&self, parent: u64, name: &[u8], mode: u32) -> io::Result<Entry> {
+        let _shape = self.shape.read().unwrap();
+        let spot = self.parent(parent)?;
+        let kind = FileType::from_raw_mode(mode);
+        if !matches!(kind, FileType::RegularFile | FileType::Fifo | FileType::Socket) {
+            return Err(self.refuse(spot.root, &spot.child_path(name), "mknod", "unsupported", libc::EPERM));
+        }
+        let dir = self.prepare(&spot, name, "mknod")?;
+        fs::mknodat(&dir, name, kind, Mode::from_raw_mode(mode & 0o777), 0)?;
+        self.made(&spot, name, sys::open_path(&dir, name)?)
+    }
+
+    pub fn hard_link(&self, node: u64, parent: u64, name: &[u8]) -> io::Result<Entry> {
+        let _shape = self.shape.read().unwrap();
+        let to = self.parent(parent)?;
+        let class = self.admit_name(&to, name, "link")?;
+        let from = self.spot(node)?;
+        if from.root != to.root {
+            return Err(errno(libc::EXDEV));
+        }
+        self.admit_change(&from, "link")?;
+        if from.class.review != class.review {
+            return Err(self.refuse(from.root, &from.path, "link", "hard-link", libc::EXDEV));
+        }
+        if !matches!(from.kind, FileType::RegularFile | FileType::Symlink) {
+            return Err(errno(libc::EPERM));
+        }
+        if self.find(&to, name)?.is_some() {
+            return Err(errno(libc::EEXIST));
+        }
+        let from = if class.review { self.copy_up(node)? } else { from };
+        let stat = self.stat(&from)?;
+        self.admit_links(&from, &stat, true)?;
+        let dir = self.place(&to, class)?;
+        let object = self.object(&from)?;
+        fs::linkat(fs::CWD, sys::proc_path(&object), &dir, name, AtFlags::SYMLINK_FOLLOW)?;
+        let path = to.child_path(name);
+        self.links.note(to.root, Id::from(&stat), [&from.path, &path]);
+        self.record.append(&Fact::Create { path: &self.fact_path(to.root, &path), kind: kind_name(from.kind) })?;
+        self.known(parent, name)
+    }
+
+    /// Admits the removal of an existing name.
+    fn admit_removal(&self, parent: &Spot, name: &[u8], op: &'static str) -> io::Result<Found> {
+        let path = parent.child_path(name);
+        let root = self.root(parent);
+        let found = self.find(parent, name)?.ok_or_else(|| errno(libc::ENOENT))?;
+        if root.access == Access::Read {
+            return Err(self.refuse(parent.root, &path, op, "read-only", libc::EROFS));
+        }
+        if found.class.pinned {
+            return Err(errno(libc::EBUSY));
+        }
+        if found.class.protected {
+            return Err(self.refuse(parent.root, &path, op, "protected", libc::EACCES));
+        }
+        Ok(found)
+    }
+
+    pub fn remove_file(&self, parent: u64, name: &[u8]) -> io::Result<()> {
+        let _shape = self.shape.read().unwrap();
+        let spot = self.parent(parent)?;
+        let found = self.admit_removal(&spot, name, "unlink")?;
+        if found.kind().is_dir() {
+            return Err(errno(libc::EISDIR));
+        }
+        let pin = self.keep_in_use(&spot, name, &found);
+        self.remove(&spot, name, &found, AtFlags::empty())?;
+        self.record.append(&Fact::Delete { path: &self.fact_path(spot.root, &found.path) })?;
+        self.removed(parent, name, &found, pin);
+        Ok(())
+    }
+
+    pub fn remove_dir(&self, parent: u64, name: &[u8]) -> io::Result<()> {
+        let _shape = self.shape.write().unwrap();
+        let spot = self.parent(parent)?;
+        let found = self.admit_removal(&spot, name, "rmdir")?;
+        if !found.kind().is_dir() {
+            return Err(errno(libc::ENOTDIR));
+        }
+        self.must_be_empty(&spot, name, &found)?;
+        self.remove(&spot, name, &found, AtFlags::REMOVEDIR)?;
+        self.record.append(&Fact::Delete { path: &self.fact_path(spot.root, &found.path) })?;
+        self.removed(parent, name, &found, None);
+        Ok(())
+    }
+
+    /// Hidden names count: a directory that holds only them is not empty, and not to be looked through by removing it.
+    fn must_be_empty(&self, parent: &Spot, name: &[u8], found: &Found) -> io::Result<()> {
+        if found.upper.is_some() && !sys::is_empty(sys::open_dir(self.dir(parent.node, Layer::Upper)?, name)?)? {
+            return Err(errno(libc::ENOTEMPTY));
+        }
+        if found.lower.is_some() {
+            let overlay = self.root(parent).overlay.as_ref();
+            let names = sys::list(sys::open_dir(self.dir(parent.node, Layer::Lower)?, name)?)?;
+            let stays = |child: &[u8]| {
+                let path = [&found.path[..], b"/", child].concat();
+                !overlay.is_some_and(|o| o.hides(&path))
+            };
+            if names.iter().any(|(child, _, _)| stays(child)) {
+                return Err(errno(libc::ENOTEMPTY));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the name out of the layers: from the upper one really, from the host's tree by a mark when under review.
+    pub fn remove(&self, parent: &Spot, name: &[u8], found: &Found, flags: AtFlags) -> io::Result<()> {
+        if found.class.review {
+            if let Some(overlay) = &self.root(parent).overlay
+                && parent.lower.is_some()
+                && !overlay.hides(&found.path)
+            {
+                let lower = self.dir(parent.node, Layer::Lower)?;
+                if let Some(stat) = sys::stat_at(&lower, name)? {
+                    overlay.hide(&found.path, describe(&lower, name, &stat)?)?;
+                }
+            }
+            if found.upper.is_some() {
+                fs::unlinkat(self.dir(parent.node, Layer::Upper)?, name, flags)?;
+            }
+            return Ok(());
+        }
+        if found.lower.is_some() {
+            fs::unlinkat(self.dir(parent.node, Layer::Lower)?, name, flags)?;
+        }
+        if found.upper.is_some() {
+            fs::unlinkat(self.dir(parent.node, Layer::Upper)?, name, flags)?;
+        }
+        Ok(())
+    }
+
+    /// A descriptor for an object that loses its name while the kernel still uses it.
+    pub fn keep_in_use(&self, parent: &Spot, name: &[u8], found: &Found) -> Option<Arc<OwnedFd>> {
+        self.tree.lock().unwrap().child(parent.node, name)?;
+        let layer = if found.upper.is_some() { Layer::Upper } else { Layer::Lower };
+        let fd = sys::open_path(self.dir(parent.node, layer).ok()?, name).ok()?;
+        (Id::from(&sys::stat_fd(&fd).ok()?) == Id::from(&found.stat)).then(|| Arc::new(fd))
+    }
+
+    pub fn removed(&self, parent: u64, name: &[u8], found: &Found, pin: Option<Arc<OwnedFd>>) {
+        if (found.upper.is_some() || !found.class.review) && (found.kind().is_dir() || found.stat.st_nlink < 2) {
+            self.quota.drop_inode();
+        }
+        let mut tree = self.tree.lock().unwrap();
+        if let Some(node) = tree.child(parent, name) {
+            if let Some(fd) = pin {
+                tree.pin(node, fd);
+            }
+            tree.detach(node);
+            drop(tree);
+            if found.kind().is_dir() {
+                self.dirs.drop_node(node);
+            }
+        }
+    }
+}

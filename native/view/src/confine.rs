@@ -1,0 +1,59 @@
+//! What `ambit-view` takes from itself: it speaks to the agent's kernel, so a flaw in it must not reach further than
+//! its roots.
+use std::os::fd::AsFd;
+
+use landlock::{
+    ABI, Access as _, AccessFs, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus,
+};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+
+use crate::spec::{Access, ViewSpec};
+use crate::view::View;
+
+/// Dies with the session's supervisor: a view without a monitor must not serve.
+pub fn die_with_parent() {
+    let parent = rustix::process::getppid();
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    if rustix::process::getppid() != parent {
+        std::process::exit(1);
+    }
+}
+
+/// Raises the descriptor limit as far as allowed and returns it.
+pub fn raise_descriptors() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    getrlimit(Resource::Nofile).current.unwrap_or(1 << 20).min(1 << 20) as usize
+}
+
+/// Landlock: the host's tree beneath roots (only to read where changes go to the upper layer), the upper layers, and
+/// nothing else. Returns what was enforced.
+pub fn restrict(spec: &ViewSpec, view: &View) -> Result<&'static str, String> {
+    rustix::thread::set_no_new_privs(true).map_err(|e| format!("no_new_privs: {e}"))?;
+    let abi = ABI::V5;
+    let say = |e: &dyn std::fmt::Display| format!("landlock: {e}");
+    let mut rules = Ruleset::default()
+        .handle_access(AccessFs::from_all(abi))
+        .and_then(|r| r.create())
+        .map_err(|e| say(&e))?;
+    let read = AccessFs::from_read(abi) & !AccessFs::Execute;
+    let write = AccessFs::from_all(abi)
+        & !(AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev);
+    for (root, view_root) in spec.roots.iter().zip(&view.roots) {
+        let access: BitFlags<AccessFs> = if root.access == Access::Write { write } else { read };
+        let stat = rustix::fs::fstat(&view_root.fd).map_err(|e| say(&e))?;
+        let is_file = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file();
+        let access = if is_file { access & AccessFs::from_file(abi) } else { access };
+        rules = rules.add_rule(PathBeneath::new(view_root.fd.as_fd(), access)).map_err(|e| say(&e))?;
+        if let Some(upper) = root.upper.as_ref().filter(|_| view_root.overlay.is_some()) {
+            let fd = PathFd::new(upper).map_err(|e| say(&e))?;
+            rules = rules.add_rule(PathBeneath::new(fd, write)).map_err(|e| say(&e))?;
+        }
+    }
+    let status = rules.restrict_self().map_err(|e| say(&e))?;
+    Ok(match status.ruleset {
+        RulesetStatus::FullyEnforced => "fully",
+        RulesetStatus::PartiallyEnforced => "partly",
+        RulesetStatus::NotEnforced => "not",
+    })
+}

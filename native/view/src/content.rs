@@ -1,0 +1,242 @@
+//! Opening, reading, writing and closing files; copy-up.
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
+
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
+
+use crate::hash::{Version, digest};
+use crate::overlay::{describe, times};
+use crate::record::Fact;
+use crate::spec::Access;
+use crate::sys::{self, errno};
+use crate::tree::{Id, Layer, Spot};
+use crate::view::{FileHandle, Handle, View};
+
+/// Files up to this size are hashed at once when they are closed; larger ones later.
+const HASHED_AT_CLOSE: u64 = 64 << 10;
+
+impl View {
+    /// Admits a change of the object at `spot`.
+    pub fn admit_change(&self, spot: &Spot, op: &'static str) -> io::Result<()> {
+        if self.root(spot).access == Access::Read {
+            return Err(self.refuse(spot.root, &spot.path, op, "read-only", libc::EROFS));
+        }
+        if spot.class.protected {
+            return Err(self.refuse(spot.root, &spot.path, op, "protected", libc::EACCES));
+        }
+        Ok(())
+    }
+
+    /// True when changes of `spot` belong in the upper layer and it is not there yet.
+    fn below_review(&self, spot: &Spot) -> bool {
+        spot.class.review && spot.upper.is_none()
+    }
+
+    pub fn open_file(&self, node: u64, flags: u32) -> io::Result<u64> {
+        let mut spot = self.spot(node)?;
+        let writes = flags as i32 & libc::O_ACCMODE != libc::O_RDONLY || flags as i32 & libc::O_TRUNC != 0;
+        let stat = self.stat(&spot)?;
+        if !sys::kind(&stat).is_file() {
+            return Err(errno(libc::ENXIO));
+        }
+        if writes {
+            self.admit_change(&spot, "open")?;
+        }
+        self.admit_links(&spot, &stat, writes && !spot.class.review)?;
+        if writes && self.below_review(&spot) {
+            spot = self.copy_up(node)?;
+        }
+        let file = if writes { self.writable(&spot)? } else { self.content(&spot, OFlags::RDONLY)? };
+        let path = self.fact_path(spot.root, &spot.path);
+        let label = &self.root(&spot).label;
+        let stat = sys::stat_fd(&file)?;
+        let file = Arc::new(file);
+        let size = stat.st_size as u64;
+        self.record.stats.opens.fetch_add(1, Ordering::Relaxed);
+        if writes {
+            self.record.append(&Fact::Open { path: &path, mode: "write", size, sha256: None, label })?;
+            self.record.sync_soon();
+            self.quota.open(node, &file);
+            if flags as i32 & libc::O_TRUNC != 0 && size > 0 {
+                fs::ftruncate(&file, 0).inspect_err(|_| self.quota.close(node))?;
+            }
+        } else {
+            let version = Version::from(&stat);
+            let sha256 = self.hasher.known(version);
+            self.record.append(&Fact::Open { path: &path, mode: "read", size, sha256: sha256.as_deref(), label })?;
+            if sha256.is_none() {
+                self.hasher.later(&file, &path, version);
+            }
+        }
+        let unrecorded = AtomicBool::new(writes && flags as i32 & libc::O_TRUNC != 0);
+        let dirty = AtomicBool::new(false);
+        Ok(self.add_handle(Handle::File(FileHandle { node, file: RwLock::new(file), writes, dirty, unrecorded })))
+    }
+
+    /// Opens for reading and writing where the host allows both: the digest at close needs to read.
+    fn writable(&self, spot: &Spot) -> io::Result<File> {
+        let file = match self.content(spot, OFlags::RDWR) {
+            Err(error) if error.raw_os_error() == Some(libc::EACCES) => self.content(spot, OFlags::WRONLY)?,
+            other => other?,
+        };
+        let stat = sys::stat_fd(&file)?;
+        // Root's writes would leave these bits on what the agent now controls.
+        if stat.st_mode & 0o6000 != 0 {
+            fs::fchmod(&file, Mode::from_raw_mode(stat.st_mode & 0o1777))?;
+        }
+        Ok(file)
+    }
+
+    /// Writes are over for now: what was written goes on record before close returns.
+    pub fn flush_file(&self, handle: &FileHandle) -> io::Result<()> {
+        if !handle.writes || !handle.dirty.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        handle.unrecorded.store(false, Ordering::Release);
+        // The intent was appended when the file was opened; it is durable before close returns.
+        self.record.sync()?;
+        let file = handle.file.read().unwrap().clone();
+        let stat = sys::stat_fd(&*file)?;
+        let version = Version::from(&stat);
+        let size = stat.st_size as u64;
+        let sha256 = if size <= HASHED_AT_CLOSE { digest(&file, size).ok() } else { None };
+        let Ok(spot) = self.spot(handle.node) else { return Ok(()) };
+        let path = self.fact_path(spot.root, &spot.path);
+        let label = &self.root(&spot).label;
+        self.record.append(&Fact::Write { path: &path, size, sha256: sha256.as_deref(), label })?;
+        match sha256 {
+            Some(sha256) => self.hasher.remember(version, &sha256),
+            None => self.hasher.later(&file, &path, version),
+        }
+        Ok(())
+    }
+
+    pub fn release_file(&self, id: u64) -> io::Result<()> {
+        let handle = self.handles.write().unwrap().remove(&id);
+        let Some(handle) = handle else { return Ok(()) };
+        if let Handle::File(file) = &*handle {
+            // Made or emptied, and nothing written: that is its content.
+            file.dirty.fetch_or(file.unrecorded.load(Ordering::Acquire), Ordering::AcqRel);
+            let flushed = self.flush_file(file);
+            if file.writes {
+                self.quota.close(file.node);
+            }
+            return flushed;
+        }
+        Ok(())
+    }
+
+    /// The upper layer's directory for `node`, made (with its parents) where it is missing.
+    pub fn upper_dir(&self, node: u64) -> io::Result<Arc<std::os::fd::OwnedFd>> {
+        let spot = self.spot(node)?;
+        if spot.upper.is_some() {
+            return self.dir(node, Layer::Upper);
+        }
+        if spot.gone {
+            return Err(errno(libc::ENOENT));
+        }
+        let parent = self.upper_dir(spot.parent)?;
+        let mode = self.stat(&spot)?.st_mode & 0o777;
+        match fs::mkdirat(&parent, &*spot.name, Mode::from_raw_mode(mode | 0o700)) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let fd = Arc::new(sys::open_dir(&parent, &spot.name)?);
+        self.own(&fd)?;
+        self.tree.lock().unwrap().set_upper(node, Id::from(&sys::stat_fd(&fd)?));
+        self.dirs.put(node, Layer::Upper, fd.clone());
+        Ok(fd)
+    }
+
+    /// Brings the object into the upper layer before its first change; open handles follow.
+    pub fn copy_up(&self, node: u64) -> io::Result<Spot> {
+        let spot = self.spot(node)?;
+        let overlay = self.root(&spot).overlay.as_ref().ok_or_else(|| errno(libc::EROFS))?;
+        if spot.kind.is_dir() {
+            self.upper_dir(node)?;
+            return self.spot(node);
+        }
+        let _turn = overlay.copying.lock().unwrap();
+        let spot = self.spot(node)?;
+        if spot.upper.is_some() {
+            return Ok(spot);
+        }
+        if spot.gone {
+            return Err(errno(libc::ESTALE));
+        }
+        let upper = self.upper_dir(spot.parent)?;
+        let stat = self.stat(&spot)?;
+        self.within_quota(spot.root, &spot.path, self.quota.add_inode())?;
+        match spot.kind {
+            FileType::RegularFile => {
+                let source = self.content(&spot, OFlags::RDONLY)?;
+                self.within_quota(spot.root, &spot.path, self.quota.add(stat.st_blocks as u64 * 512))?;
+                let base = overlay.copy_file(&source, &stat, &upper, &spot.name)?;
+                overlay.note(&spot.path, base)?;
+            }
+            FileType::Symlink => {
+                let lower = self.dir(spot.parent, Layer::Lower)?;
+                overlay.note(&spot.path, describe(&lower, &spot.name, &stat)?)?;
+                let target = fs::readlinkat(&lower, &*spot.name, Vec::new())?;
+                fs::symlinkat(&target, &upper, &*spot.name)?;
+            }
+            _ => return Err(errno(libc::EACCES)),
+        }
+        let copied = sys::open_path(&upper, &spot.name)?;
+        self.own(&copied)?;
+        self.tree.lock().unwrap().set_upper(node, Id::from(&sys::stat_fd(&copied)?));
+        let spot = self.spot(node)?;
+        self.follow_copy(&spot)?;
+        Ok(spot)
+    }
+
+    /// Points handles that were opened on the host's file to its copy.
+    pub fn follow_copy(&self, spot: &Spot) -> io::Result<()> {
+        if !spot.kind.is_file() {
+            return Ok(());
+        }
+        let handles: Vec<_> = self.handles.read().unwrap().values().cloned().collect();
+        for handle in handles {
+            if let Handle::File(file) = &*handle
+                && file.node == spot.node
+            {
+                let copy = if file.writes { self.writable(spot)? } else { self.content(spot, OFlags::RDONLY)? };
+                *file.file.write().unwrap() = Arc::new(copy);
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies a file or link from one layer's directory to another's: what a rename is where a rule's border is crossed.
+    pub fn copy_across(&self, spot: &Spot, to: &Arc<std::os::fd::OwnedFd>, name: &[u8]) -> io::Result<Id> {
+        let stat = self.stat(spot)?;
+        match spot.kind {
+            FileType::RegularFile => {
+                self.within_quota(spot.root, &spot.path, self.quota.add(stat.st_blocks as u64 * 512))?;
+                let source = self.content(spot, OFlags::RDONLY)?;
+                let temporary = [b".ambit-move-", &*spot.node.to_string().into_bytes()].concat();
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+                let target = File::from(sys::open(to, &temporary, flags, 0o600)?);
+                let moved = crate::overlay::copy_content(&source, &stat, &target)
+                    .and_then(|_| self.own(&target))
+                    .and_then(|()| Ok(fs::futimens(&target, &times(&stat))?))
+                    .and_then(|()| Ok(fs::renameat(to, &temporary, to, name)?));
+                if let Err(error) = moved {
+                    let _ = fs::unlinkat(to, &temporary, AtFlags::empty());
+                    return Err(error);
+                }
+            }
+            FileType::Symlink => {
+                let target = fs::readlinkat(self.dir(spot.parent, spot.layer())?, &*spot.name, Vec::new())?;
+                let _ = fs::unlinkat(to, name, AtFlags::empty());
+                fs::symlinkat(&target, to, name)?;
+            }
+            _ => return Err(errno(libc::EXDEV)),
+        }
+        let copy = sys::open_path(to, name)?;
+        self.own(&copy)?;
+        Ok(Id::from(&sys::stat_fd(&copy)?))
+    }
+}

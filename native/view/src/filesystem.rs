@@ -1,0 +1,361 @@
+//! The view as a fuse-backend-rs file system: the same for FUSE to sandboxes and virtio-fs to microVMs.
+use std::ffi::CStr;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use fuse_backend_rs::abi::fuse_abi::{CreateIn, FsOptions, OpenOptions, SetattrValid, stat64, statvfs64};
+use fuse_backend_rs::api::filesystem::{
+    Context, DirEntry, Entry, FileSystem, GetxattrReply, ListxattrReply, ZeroCopyReader, ZeroCopyWriter,
+};
+use rustix::fs::{self, FallocateFlags, FileType, SeekFrom};
+
+use crate::sys::{errno, lent};
+use crate::tree::TOP;
+use crate::view::{DirItem, FileHandle, Handle, TTL, View};
+
+impl View {
+    fn with_file<T>(&self, handle: u64, act: impl FnOnce(&FileHandle) -> io::Result<T>) -> io::Result<T> {
+        match &*self.handle(handle)? {
+            Handle::File(file) => act(file),
+            Handle::Dir(_) => Err(errno(libc::EISDIR)),
+        }
+    }
+
+    /// The listing of an open directory; from the start it is read afresh (rewinddir).
+    fn items(&self, node: u64, handle: u64, offset: u64) -> io::Result<Arc<Vec<DirItem>>> {
+        let handle = self.handle(handle)?;
+        let Handle::Dir(items) = &*handle else { return Err(errno(libc::ENOTDIR)) };
+        let mut items = items.lock().unwrap();
+        if offset == 0 {
+            *items = self.list_node(node)?;
+        }
+        Ok(items.clone())
+    }
+}
+
+/// `.` and `..`, then the items: position in the stream to what stands there.
+fn at_offset(items: &[DirItem], offset: u64) -> Option<(&[u8], FileType, u64)> {
+    match offset {
+        0 => Some((b".", FileType::Directory, TOP)),
+        1 => Some((b"..", FileType::Directory, TOP)),
+        n => items.get(n as usize - 2).map(|item| (&item.name[..], item.kind, item.ino)),
+    }
+}
+
+fn type_bits(kind: FileType) -> u32 {
+    u32::from(match kind {
+        FileType::RegularFile => libc::DT_REG,
+        FileType::Directory => libc::DT_DIR,
+        FileType::Symlink => libc::DT_LNK,
+        FileType::Fifo => libc::DT_FIFO,
+        FileType::Socket => libc::DT_SOCK,
+        FileType::CharacterDevice => libc::DT_CHR,
+        FileType::BlockDevice => libc::DT_BLK,
+        _ => libc::DT_UNKNOWN,
+    })
+}
+
+impl FileSystem for View {
+    type Inode = u64;
+    type Handle = u64;
+
+    fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
+        // No WRITEBACK_CACHE: with it the kernel's idea of size and mtime wins over the host's, whose own changes
+        // would be lost from sight. HANDLE_KILLPRIV_V2 spares a getxattr round trip on every write.
+        let wanted = FsOptions::ASYNC_READ
+            | FsOptions::ATOMIC_O_TRUNC
+            | FsOptions::BIG_WRITES
+            | FsOptions::AUTO_INVAL_DATA
+            | FsOptions::DO_READDIRPLUS
+            | FsOptions::READDIRPLUS_AUTO
+            | FsOptions::PARALLEL_DIROPS
+            | FsOptions::HANDLE_KILLPRIV_V2
+            | FsOptions::CACHE_SYMLINKS
+            | FsOptions::ASYNC_DIO
+            | FsOptions::MAX_PAGES;
+        Ok(capable & wanted)
+    }
+
+    fn lookup(&self, _: &Context, parent: u64, name: &CStr) -> io::Result<Entry> {
+        self.look_up(parent, name.to_bytes())
+    }
+
+    fn forget(&self, _: &Context, inode: u64, count: u64) {
+        self.forget_node(inode, count);
+    }
+
+    fn getattr(&self, _: &Context, inode: u64, handle: Option<u64>) -> io::Result<(stat64, Duration)> {
+        Ok((self.attributes_of(inode, handle)?, TTL))
+    }
+
+    fn setattr(
+        &self,
+        _: &Context,
+        inode: u64,
+        attr: stat64,
+        handle: Option<u64>,
+        valid: SetattrValid,
+    ) -> io::Result<(stat64, Duration)> {
+        Ok((self.change_attributes(inode, &attr, handle, valid)?, TTL))
+    }
+
+    fn readlink(&self, _: &Context, inode: u64) -> io::Result<Vec<u8>> {
+        self.read_link(inode)
+    }
+
+    fn symlink(&self, _: &Context, target: &CStr, parent: u64, name: &CStr) -> io::Result<Entry> {
+        self.make_link(target.to_bytes(), parent, name.to_bytes())
+    }
+
+    fn mknod(&self, _: &Context, parent: u64, name: &CStr, mode: u32, _: u32, _: u32) -> io::Result<Entry> {
+        self.make_node(parent, name.to_bytes(), mode)
+    }
+
+    fn mkdir(&self, _: &Context, parent: u64, name: &CStr, mode: u32, _: u32) -> io::Result<Entry> {
+        self.make_dir(parent, name.to_bytes(), mode)
+    }
+
+    fn unlink(&self, _: &Context, parent: u64, name: &CStr) -> io::Result<()> {
+        self.remove_file(parent, name.to_bytes())
+    }
+
+    fn rmdir(&self, _: &Context, parent: u64, name: &CStr) -> io::Result<()> {
+        self.remove_dir(parent, name.to_bytes())
+    }
+
+    fn rename(&self, _: &Context, old: u64, name: &CStr, new: u64, new_name: &CStr, flags: u32) -> io::Result<()> {
+        self.rename_name(old, name.to_bytes(), new, new_name.to_bytes(), flags)
+    }
+
+    fn link(&self, _: &Context, inode: u64, parent: u64, name: &CStr) -> io::Result<Entry> {
+        self.hard_link(inode, parent, name.to_bytes())
+    }
+
+    fn open(&self, _: &Context, inode: u64, flags: u32, _: u32) -> io::Result<(Option<u64>, OpenOptions, Option<u32>)> {
+        Ok((Some(self.open_file(inode, flags)?), OpenOptions::empty(), None))
+    }
+
+    fn create(
+        &self,
+        _: &Context,
+        parent: u64,
+        name: &CStr,
+        args: CreateIn,
+    ) -> io::Result<(Entry, Option<u64>, OpenOptions, Option<u32>)> {
+        let (entry, handle) = self.create_file(parent, name.to_bytes(), args.mode, args.flags)?;
+        Ok((entry, Some(handle), OpenOptions::empty(), None))
+    }
+
+    fn read(
+        &self,
+        _: &Context,
+        _: u64,
+        handle: u64,
+        w: &mut dyn ZeroCopyWriter,
+        size: u32,
+        offset: u64,
+        _: Option<u64>,
+        _: u32,
+    ) -> io::Result<usize> {
+        self.with_file(handle, |file| {
+            self.record.stats.reads.fetch_add(1, Ordering::Relaxed);
+            let host = file.file.read().unwrap().clone();
+            w.write_from(&mut *lent(&host), size as usize, offset)
+        })
+    }
+
+    fn write(
+        &self,
+        _: &Context,
+        inode: u64,
+        handle: u64,
+        r: &mut dyn ZeroCopyReader,
+        size: u32,
+        offset: u64,
+        _: Option<u64>,
+        _: bool,
+        _: u32,
+        _: u32,
+    ) -> io::Result<usize> {
+        self.with_file(handle, |file| {
+            if !file.writes {
+                return Err(errno(libc::EBADF));
+            }
+            if let Err(over) = self.quota.write(inode, u64::from(size)) {
+                let spot = self.spot(inode)?;
+                self.within_quota(spot.root, &spot.path, Err(over))?;
+            }
+            self.record.stats.writes.fetch_add(1, Ordering::Relaxed);
+            file.dirty.store(true, Ordering::Release);
+            let host = file.file.read().unwrap().clone();
+            r.read_to(&mut *lent(&host), size as usize, offset)
+        })
+    }
+
+    fn flush(&self, _: &Context, _: u64, handle: u64, _: u64) -> io::Result<()> {
+        self.with_file(handle, |file| self.flush_file(file))
+    }
+
+    fn fsync(&self, _: &Context, _: u64, datasync: bool, handle: u64) -> io::Result<()> {
+        self.with_file(handle, |file| {
+            let host = file.file.read().unwrap().clone();
+            if datasync { host.sync_data() } else { host.sync_all() }
+        })
+    }
+
+    fn fallocate(&self, _: &Context, inode: u64, handle: u64, mode: u32, offset: u64, length: u64) -> io::Result<()> {
+        let flags = FallocateFlags::from_bits_retain(mode);
+        let allowed = FallocateFlags::KEEP_SIZE | FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE;
+        if !allowed.contains(flags) {
+            return Err(errno(libc::EOPNOTSUPP));
+        }
+        self.with_file(handle, |file| {
+            if !file.writes {
+                return Err(errno(libc::EBADF));
+            }
+            if !flags.contains(FallocateFlags::PUNCH_HOLE)
+                && let Err(over) = self.quota.write(inode, length)
+            {
+                let spot = self.spot(inode)?;
+                self.within_quota(spot.root, &spot.path, Err(over))?;
+            }
+            file.dirty.store(true, Ordering::Release);
+            let host = file.file.read().unwrap().clone();
+            Ok(fs::fallocate(&*host, flags, offset, length)?)
+        })
+    }
+
+    fn release(&self, _: &Context, _: u64, _: u32, handle: u64, _: bool, _: bool, _: Option<u64>) -> io::Result<()> {
+        self.release_file(handle)
+    }
+
+    fn statfs(&self, _: &Context, inode: u64) -> io::Result<statvfs64> {
+        let index = if inode == TOP { 0 } else { self.spot(inode)?.root };
+        let found = fs::fstatvfs(&self.roots[index].fd)?;
+        let mut reply: statvfs64 = FileSystem::statfs(&Plain, &Context::new(), inode)?;
+        reply.f_bsize = found.f_bsize;
+        reply.f_frsize = found.f_frsize;
+        reply.f_blocks = found.f_blocks;
+        reply.f_bfree = found.f_bfree;
+        reply.f_bavail = found.f_bavail;
+        reply.f_files = found.f_files;
+        reply.f_ffree = found.f_ffree;
+        reply.f_favail = found.f_favail;
+        reply.f_namemax = 255;
+        Ok(reply)
+    }
+
+    fn setxattr(&self, _: &Context, inode: u64, name: &CStr, value: &[u8], flags: u32) -> io::Result<()> {
+        self.change_xattr(inode, name.to_bytes(), Some(value), flags)
+    }
+
+    fn getxattr(&self, _: &Context, inode: u64, name: &CStr, size: u32) -> io::Result<GetxattrReply> {
+        let value = self.get_xattr(inode, name.to_bytes())?;
+        match size as usize {
+            0 => Ok(GetxattrReply::Count(value.len() as u32)),
+            room if room < value.len() => Err(errno(libc::ERANGE)),
+            _ => Ok(GetxattrReply::Value(value)),
+        }
+    }
+
+    fn listxattr(&self, _: &Context, inode: u64, size: u32) -> io::Result<ListxattrReply> {
+        let names = self.list_xattr(inode)?;
+        match size as usize {
+            0 => Ok(ListxattrReply::Count(names.len() as u32)),
+            room if room < names.len() => Err(errno(libc::ERANGE)),
+            _ => Ok(ListxattrReply::Names(names)),
+        }
+    }
+
+    fn removexattr(&self, _: &Context, inode: u64, name: &CStr) -> io::Result<()> {
+        self.change_xattr(inode, name.to_bytes(), None, 0)
+    }
+
+    fn opendir(&self, _: &Context, _: u64, _: u32) -> io::Result<(Option<u64>, OpenOptions)> {
+        Ok((Some(self.add_handle(Handle::Dir(Default::default()))), OpenOptions::empty()))
+    }
+
+    fn readdir(
+        &self,
+        _: &Context,
+        inode: u64,
+        handle: u64,
+        _: u32,
+        offset: u64,
+        add_entry: &mut dyn FnMut(DirEntry) -> io::Result<usize>,
+    ) -> io::Result<()> {
+        let items = self.items(inode, handle, offset)?;
+        let mut at = offset;
+        while let Some((name, kind, ino)) = at_offset(&items, at) {
+            at += 1;
+            let ino = if at <= 2 { inode } else { ino };
+            if add_entry(DirEntry { ino, offset: at, type_: type_bits(kind), name })? == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn readdirplus(
+        &self,
+        _: &Context,
+        inode: u64,
+        handle: u64,
+        _: u32,
+        offset: u64,
+        add_entry: &mut dyn FnMut(DirEntry, Entry) -> io::Result<usize>,
+    ) -> io::Result<()> {
+        let items = self.items(inode, handle, offset)?;
+        let parent = if inode == TOP { None } else { Some(self.spot(inode)?) };
+        let mut at = offset;
+        while let Some((name, kind, ino)) = at_offset(&items, at) {
+            at += 1;
+            let entry = match (&parent, at <= 2) {
+                (Some(parent), false) => match self.find(parent, name)? {
+                    Some(found) => self.entry(inode, name, &found)?,
+                    // Gone since it was listed.
+                    None => continue,
+                },
+                _ => Entry::default(),
+            };
+            let ino = if entry.inode == 0 { ino.max(1) } else { entry.attr.st_ino };
+            let (node, item) = (entry.inode, DirEntry { ino, offset: at, type_: type_bits(kind), name });
+            let added = add_entry(item, entry);
+            if !matches!(added, Ok(size) if size > 0) {
+                if node != 0 {
+                    self.forget_node(node, 1);
+                }
+                added?;
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn fsyncdir(&self, _: &Context, _: u64, _: bool, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn releasedir(&self, _: &Context, _: u64, _: u32, handle: u64) -> io::Result<()> {
+        self.handles.write().unwrap().remove(&handle);
+        Ok(())
+    }
+
+    fn lseek(&self, _: &Context, _: u64, handle: u64, offset: u64, whence: u32) -> io::Result<u64> {
+        let from = match whence as i32 {
+            libc::SEEK_DATA => SeekFrom::Data(offset),
+            libc::SEEK_HOLE => SeekFrom::Hole(offset),
+            _ => return Err(errno(libc::EINVAL)),
+        };
+        self.with_file(handle, |file| Ok(fs::seek(&**file.file.read().unwrap(), from)?))
+    }
+}
+
+/// Gives the library's empty replies to fill in.
+struct Plain;
+impl FileSystem for Plain {
+    type Inode = u64;
+    type Handle = u64;
+}

@@ -1,0 +1,130 @@
+//! SHA-256 of file contents, cached by (device, inode, size, mtime) and computed off the hot path.
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex};
+
+use rustix::fs::Stat;
+use sha2::{Digest, Sha256};
+
+use crate::record::{Fact, Recorder};
+use crate::sys::stat_fd;
+use crate::tree::Id;
+
+/// Larger files are not read a second time for their digest.
+const MAX_HASHED: u64 = 256 << 20;
+/// Files that wait to be hashed; each holds a descriptor.
+const QUEUE: usize = 512;
+const CACHE: usize = 100_000;
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Version {
+    id: Id,
+    size: u64,
+    mtime: (i64, u64),
+}
+
+impl From<&Stat> for Version {
+    fn from(stat: &Stat) -> Self {
+        Version { id: stat.into(), size: stat.st_size as u64, mtime: (stat.st_mtime, stat.st_mtime_nsec as u64) }
+    }
+}
+
+enum Job {
+    Hash { file: Arc<File>, path: String, version: Version },
+    Stop,
+}
+
+pub struct Hasher {
+    queue: SyncSender<Job>,
+    cache: Mutex<HashMap<Version, String>>,
+}
+
+/// Digest of the first `size` bytes.
+pub fn digest(file: &File, size: u64) -> io::Result<String> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 128 << 10];
+    let mut at = 0;
+    while at < size {
+        let want = buffer.len().min((size - at) as usize);
+        match file.read_at(&mut buffer[..want], at)? {
+            0 => break,
+            read => {
+                hash.update(&buffer[..read]);
+                at += read as u64;
+            }
+        }
+    }
+    Ok(hex(&hash.finalize()))
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+pub struct Worker(Receiver<Job>);
+
+impl Hasher {
+    pub fn new() -> (Self, Worker) {
+        let (queue, jobs) = sync_channel(QUEUE);
+        (Hasher { queue, cache: Mutex::default() }, Worker(jobs))
+    }
+
+    pub fn known(&self, version: Version) -> Option<String> {
+        self.cache.lock().unwrap().get(&version).cloned()
+    }
+
+    pub fn remember(&self, version: Version, sha256: &str) {
+        let mut cache = self.cache.lock().unwrap();
+        if cache.len() >= CACHE {
+            cache.clear();
+        }
+        cache.insert(version, sha256.to_owned());
+    }
+
+    /// Hashes later; a `file.hash` fact follows. Beyond the queue's length the open or write is on record without it.
+    pub fn later(&self, file: &Arc<File>, path: &str, version: Version) {
+        if version.size > MAX_HASHED {
+            return;
+        }
+        let job = Job::Hash { file: file.clone(), path: path.to_owned(), version };
+        if let Err(TrySendError::Disconnected(_)) = self.queue.try_send(job) {
+            // The view is stopping.
+        }
+    }
+
+    /// Lets the worker finish what is queued and end.
+    pub fn stop(&self) {
+        let _ = self.queue.send(Job::Stop);
+    }
+}
+
+impl Worker {
+    /// Body of the hasher's thread.
+    pub fn run(self, hasher: &Hasher, record: &Recorder) {
+        while let Ok(Job::Hash { file, path, version }) = self.0.recv() {
+            let sha256 = match hasher.known(version) {
+                Some(sha256) => sha256,
+                None => {
+                    let same = |file: &File| stat_fd(file).is_ok_and(|stat| Version::from(&stat) == version);
+                    let Ok(sha256) = digest(&file, version.size) else { continue };
+                    // Changed since: whoever wrote it will bring the new content here.
+                    if !same(&file) {
+                        continue;
+                    }
+                    hasher.remember(version, &sha256);
+                    sha256
+                }
+            };
+            if record.append(&Fact::Hash { path: &path, size: version.size, sha256: &sha256 }).is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Names to nodes, and listings: the merge of the host's tree and the upper layer, without hidden names.
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+
+use fuse_backend_rs::api::filesystem::Entry;
+use rustix::fs::{FileType, Stat};
+
+use crate::rules::Class;
+use crate::sys::{self, errno};
+use crate::tree::{FIRST_ROOT, Id, Layer, Object, Spot, TOP};
+use crate::view::{DirItem, TTL, View};
+
+/// What stands at a name: the object in effect, and the other layer's directory where both have one.
+pub struct Found {
+    pub path: Vec<u8>,
+    pub class: Class,
+    /// Of the object in effect.
+    pub stat: Stat,
+    pub lower: Option<Stat>,
+    pub upper: Option<Stat>,
+}
+
+impl Found {
+    pub fn kind(&self) -> FileType {
+        sys::kind(&self.stat)
+    }
+}
+
+impl View {
+    /// Looks `name` up in both layers; hidden names are not there.
+    pub fn find(&self, parent: &Spot, name: &[u8]) -> io::Result<Option<Found>> {
+        sys::check_name(name)?;
+        let path = parent.child_path(name);
+        let class = self.child_class(parent, &path);
+        if class.hidden {
+            return Ok(None);
+        }
+        let overlay = self.root(parent).overlay.as_ref();
+        let upper = match parent.upper {
+            Some(_) => sys::stat_at(self.dir(parent.node, Layer::Upper)?, name)?,
+            None => None,
+        };
+        let lower = match parent.lower {
+            Some(_) if !overlay.is_some_and(|o| o.hides(&path)) => {
+                sys::stat_at(self.dir(parent.node, Layer::Lower)?, name)?
+            }
+            _ => None,
+        };
+        Ok(self.merge(parent, path, class, lower, upper))
+    }
+
+    fn merge(
+        &self,
+        parent: &Spot,
+        path: Vec<u8>,
+        class: Class,
+        lower: Option<Stat>,
+        upper: Option<Stat>,
+    ) -> Option<Found> {
+        let is_dir = |stat: &Option<Stat>| stat.as_ref().is_some_and(|s| sys::kind(s).is_dir());
+        // Two directories are one; anything else in the upper layer stands instead of the host's.
+        let lower = if upper.is_none() || (is_dir(&upper) && is_dir(&lower)) { lower } else { None };
+        let changed = || self.root(parent).overlay.as_ref().is_some_and(|o| class.review && o.has_base(&path));
+        let stat = match (&lower, &upper) {
+            (Some(_), Some(upper)) if changed() => *upper,
+            (Some(lower), _) => *lower,
+            (None, Some(upper)) => *upper,
+            (None, None) => return None,
+        };
+        Some(Found { path, class, stat, lower, upper })
+    }
+
+    /// The entry for a found name, with one reference for the kernel.
+    pub fn entry(&self, parent: u64, name: &[u8], found: &Found) -> io::Result<Entry> {
+        let object = Object {
+            class: found.class,
+            kind: found.kind(),
+            lower: found.lower.as_ref().map(Id::from),
+            upper: found.upper.as_ref().map(Id::from),
+            ino: self.shown_ino(&found.stat),
+        };
+        let adopted = self.tree.lock().unwrap().adopt(parent, name, object);
+        let (inode, ino) = adopted.ok_or_else(|| errno(libc::ESTALE))?;
+        Ok(Entry {
+            inode,
+            generation: 0,
+            attr: self.attributes(&found.stat, ino),
+            attr_flags: 0,
+            attr_timeout: TTL,
+            entry_timeout: TTL,
+        })
+    }
+
+    /// "No such name", which the kernel may remember for as long as a name.
+    pub fn absent() -> Entry {
+        Entry { entry_timeout: TTL, ..Entry::default() }
+    }
+
+    pub fn look_up(&self, parent: u64, name: &[u8]) -> io::Result<Entry> {
+        if parent == TOP {
+            return self.look_up_root(name);
+        }
+        let parent = self.spot(parent)?;
+        match self.find(&parent, name)? {
+            Some(found) => self.entry(parent.node, name, &found),
+            None => {
+                let path = parent.child_path(name);
+                // Recorded whether or not it exists: the time this takes must not tell.
+                if self.child_class(&parent, &path).hidden {
+                    self.refuse(parent.root, &path, "lookup", "hidden", libc::ENOENT);
+                    self.record.alive()?;
+                }
+                Ok(Self::absent())
+            }
+        }
+    }
+
+    fn look_up_root(&self, name: &[u8]) -> io::Result<Entry> {
+        let index = std::str::from_utf8(name).ok().and_then(|n| n.parse::<usize>().ok());
+        let Some(index) = index.filter(|i| *i < self.roots.len() && i.to_string().as_bytes() == name) else {
+            return Ok(Self::absent());
+        };
+        let node = FIRST_ROOT + index as u64;
+        let spot = self.spot(node)?;
+        let stat = self.stat(&spot)?;
+        Ok(Entry {
+            inode: node,
+            attr: self.attributes(&stat, spot.ino),
+            attr_timeout: TTL,
+            entry_timeout: TTL,
+            ..Entry::default()
+        })
+    }
+
+    /// What the directory holds for the agent.
+    pub fn listing(&self, spot: &Spot) -> io::Result<Vec<DirItem>> {
+        let mut items = Vec::new();
+        let mut seen = HashSet::new();
+        let overlay = self.root(spot).overlay.as_ref();
+        if spot.upper.is_some() {
+            for (name, kind, ino) in sys::list(self.dir(spot.node, Layer::Upper)?)? {
+                seen.insert(name.clone());
+                items.push(DirItem { name, kind, ino });
+            }
+        }
+        if spot.lower.is_some() {
+            for (name, kind, ino) in sys::list(self.dir(spot.node, Layer::Lower)?)? {
+                if !seen.contains(&name) && !overlay.is_some_and(|o| o.hides(&spot.child_path(&name))) {
+                    items.push(DirItem { name, kind, ino });
+                }
+            }
+        }
+        let root = self.root(spot);
+        if root.rules.hides() {
+            items.retain(|item| !root.rules.child(spot.class, &spot.child_path(&item.name)).hidden);
+        }
+        Ok(items)
+    }
+
+    /// The listing of the mount's top.
+    pub fn roots_listing(&self) -> Vec<DirItem> {
+        let item = |index: usize| DirItem {
+            name: index.to_string().into_bytes(),
+            kind: FileType::Directory,
+            ino: FIRST_ROOT + index as u64,
+        };
+        (0..self.roots.len()).map(item).collect()
+    }
+
+    pub fn list_node(&self, node: u64) -> io::Result<Arc<Vec<DirItem>>> {
+        Ok(Arc::new(match node {
+            TOP => self.roots_listing(),
+            _ => self.listing(&self.spot(node)?)?,
+        }))
+    }
+
+    pub fn forget_node(&self, node: u64, count: u64) {
+        let gone = self.tree.lock().unwrap().forget(node, count);
+        for (node, pinned) in gone {
+            self.dirs.drop_node(node);
+            // The last use of an unlinked file ended: its blocks are free again.
+            if let Some(stat) = pinned.and_then(|fd| sys::stat_fd(fd).ok())
+                && stat.st_nlink == 0
+                && sys::kind(&stat).is_file()
+            {
+                self.quota.drop_bytes(stat.st_blocks as u64 * 512);
+            }
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Facts about files (src/audit/fact.ts), appended before their effect is released. When the journal fails, every
+//! operation fails from then on: the view dies closed.
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use ambit_shared::journal::Journal;
+use serde::Serialize;
+
+#[derive(Serialize)]
+#[serde(tag = "k")]
+pub enum Fact<'a> {
+    #[serde(rename = "file.open")]
+    Open { path: &'a str, mode: &'a str, size: u64, sha256: Option<&'a str>, label: &'a str },
+    #[serde(rename = "file.write")]
+    Write { path: &'a str, size: u64, sha256: Option<&'a str>, label: &'a str },
+    #[serde(rename = "file.create")]
+    Create {
+        path: &'a str,
+        #[serde(rename = "type")]
+        kind: &'a str,
+    },
+    #[serde(rename = "file.delete")]
+    Delete { path: &'a str },
+    #[serde(rename = "file.rename")]
+    Rename { path: &'a str, to: &'a str },
+    #[serde(rename = "file.attributes")]
+    Attributes { path: &'a str },
+    #[serde(rename = "file.hash")]
+    Hash { path: &'a str, size: u64, sha256: &'a str },
+    #[serde(rename = "file.denied")]
+    Denied {
+        path: &'a str,
+        op: &'a str,
+        reason: &'a str,
+        rule: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        count: Option<u64>,
+    },
+}
+
+/// Equal refusals recorded one by one; further ones are counted and recorded once a second.
+const REFUSALS_IN_FULL: u64 = 8;
+/// Different refusals remembered at once.
+const REFUSALS_KEPT: usize = 4096;
+
+#[derive(Default)]
+struct Refusals {
+    seen: HashMap<(String, &'static str, &'static str), Tally>,
+}
+
+#[derive(Default)]
+struct Tally {
+    total: u64,
+    unwritten: u64,
+    rule: String,
+}
+
+#[derive(Default)]
+pub struct Stats {
+    pub opens: AtomicU64,
+    pub reads: AtomicU64,
+    pub writes: AtomicU64,
+    pub denied: AtomicU64,
+}
+
+pub struct Recorder {
+    journal: Journal,
+    dead: AtomicBool,
+    died: (Mutex<bool>, Condvar),
+    wanted: (Mutex<bool>, Condvar),
+    refusals: Mutex<Refusals>,
+    pub stats: Stats,
+}
+
+impl Recorder {
+    pub fn new(journal: Journal) -> Self {
+        Recorder {
+            journal,
+            dead: AtomicBool::new(false),
+            died: Default::default(),
+            wanted: Default::default(),
+            refusals: Mutex::default(),
+            stats: Stats::default(),
+        }
+    }
+
+    pub fn append(&self, fact: &Fact) -> io::Result<()> {
+        self.alive()?;
+        self.journal.append(fact).map_err(|_| self.die())
+    }
+
+    /// Everything appended before is durable when this returns.
+    pub fn sync(&self) -> io::Result<()> {
+        self.alive()?;
+        self.journal.sync().map_err(|_| self.die())
+    }
+
+    /// Asks the background thread for a sync, so that the close that will need it finds it done.
+    pub fn sync_soon(&self) {
+        *self.wanted.0.lock().unwrap() = true;
+        self.wanted.1.notify_one();
+    }
+
+    /// Body of the background thread: syncs on request, writes counted refusals each second.
+    pub fn run(&self) {
+        let mut last = Instant::now();
+        loop {
+            let asked = {
+                let wait = Duration::from_secs(1).saturating_sub(last.elapsed());
+                let (mut guard, _) =
+                    self.wanted.1.wait_timeout_while(self.wanted.0.lock().unwrap(), wait, |wanted| !*wanted).unwrap();
+                std::mem::take(&mut *guard)
+            };
+            if asked && self.sync().is_err() {
+                return;
+            }
+            if last.elapsed() >= Duration::from_secs(1) {
+                last = Instant::now();
+                if self.write_counted().is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Records a refusal. Bounded: equal ones are counted after the first few, never dropped.
+    pub fn denied(&self, path: &str, op: &'static str, reason: &'static str, rule: &str) -> io::Result<()> {
+        self.stats.denied.fetch_add(1, Ordering::Relaxed);
+        {
+            let mut refusals = self.refusals.lock().unwrap();
+            if refusals.seen.len() >= REFUSALS_KEPT {
+                refusals.seen.retain(|_, tally| tally.unwritten > 0);
+            }
+            if refusals.seen.len() < REFUSALS_KEPT {
+                let tally = refusals.seen.entry((path.to_owned(), op, reason)).or_default();
+                tally.total += 1;
+                if tally.total > REFUSALS_IN_FULL {
+                    tally.unwritten += 1;
+                    tally.rule = rule.to_owned();
+                    return self.alive();
+                }
+            }
+        }
+        self.append(&Fact::Denied { path, op, reason, rule, count: None })
+    }
+
+    /// Writes the refusals that were only counted so far.
+    pub fn write_counted(&self) -> io::Result<()> {
+        let due: Vec<_> = {
+            let mut refusals = self.refusals.lock().unwrap();
+            let due = refusals.seen.iter_mut().filter(|(_, tally)| tally.unwritten > 0);
+            due.map(|(key, tally)| (key.clone(), std::mem::take(&mut tally.unwritten), tally.rule.clone())).collect()
+        };
+        for ((path, op, reason), count, rule) in due {
+            self.append(&Fact::Denied { path: &path, op, reason, rule: &rule, count: Some(count) })?;
+        }
+        Ok(())
+    }
+
+    /// Fails once the journal is dead.
+    pub fn alive(&self) -> io::Result<()> {
+        if self.dead.load(Ordering::Acquire) { Err(io::Error::from_raw_os_error(libc::EIO)) } else { Ok(()) }
+    }
+
+    fn die(&self) -> io::Error {
+        self.dead.store(true, Ordering::Release);
+        *self.died.0.lock().unwrap() = true;
+        self.died.1.notify_all();
+        io::Error::from_raw_os_error(libc::EIO)
+    }
+
+    /// Blocks until the journal is dead.
+    pub fn wait_for_death(&self) {
+        drop(self.died.1.wait_while(self.died.0.lock().unwrap(), |dead| !*dead).unwrap());
+    }
+}
+
+/// A path as facts carry it: bytes that are not UTF-8 become `\xNN`, a backslash is doubled so that this is reversible.
+pub fn path_text(path: &[u8]) -> String {
+    let mut text = String::with_capacity(path.len());
+    for chunk in path.utf8_chunks() {
+        for char in chunk.valid().chars() {
+            if char == '\\' {
+                text.push('\\');
+            }
+            text.push(char);
+        }
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    text
+}
+
+/// The bytes of a `path_text`.
+pub fn path_bytes(text: &str) -> Vec<u8> {
+    let bytes = text.as_bytes();
+    let mut path = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        match (bytes[at], bytes.get(at + 1)) {
+            (b'\\', Some(b'\\')) => {
+                path.push(b'\\');
+                at += 2;
+            }
+            (b'\\', Some(b'x')) => {
+                let byte = text.get(at + 2..at + 4).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+                path.push(byte.unwrap_or(b'?'));
+                at += 4;
+            }
+            (byte, _) => {
+                path.push(byte);
+                at += 1;
+            }
+        }
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn path_text_is_reversible() {
+        for path in [&b"/a/b"[..], b"/caf\xc3\xa9", b"/\xff\\x41\\", b"\\\\x\n"] {
+            assert_eq!(path_bytes(&path_text(path)), path);
+        }
+    }
+}

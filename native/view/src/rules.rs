@@ -1,0 +1,90 @@
+//! What a root's rules say of a path: hide > protect > review > read/write (DESIGN.md, "Semantics").
+use ambit_shared::glob::{BadGlob, Globs, fold_name};
+
+use crate::spec::{Access, RootSpec};
+
+/// What the rules say of one path. Inherited: a hidden, protected or reviewed directory covers what is beneath it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Class {
+    /// Does not exist for the agent.
+    pub hidden: bool,
+    /// Beneath a hidden name; differs from `hidden` only where another root is mounted.
+    covered: bool,
+    /// May be read and executed, never changed or created.
+    pub protected: bool,
+    /// Changes go to the upper layer.
+    pub review: bool,
+    /// Another root is mounted here or beneath: may not move or vanish.
+    pub pinned: bool,
+}
+
+pub struct Rules {
+    pub access: Access,
+    hide: Globs,
+    protect: Globs,
+    parents: Globs,
+    review: Globs,
+    nested: Vec<Vec<String>>,
+}
+
+impl Rules {
+    pub fn new(spec: &RootSpec) -> Result<Self, BadGlob> {
+        let protect = Globs::compile(&spec.protect)?;
+        Ok(Rules {
+            access: spec.access,
+            hide: Globs::compile(&spec.hide)?,
+            parents: protect.parents(),
+            protect,
+            review: Globs::compile(&spec.review)?,
+            nested: spec.nested.iter().map(|path| path.split('/').map(|n| fold_name(n.as_bytes()).into_owned()).collect()).collect(),
+        })
+    }
+
+    /// The class of the root itself.
+    pub fn top(&self) -> Class {
+        Class { review: self.access == Access::Review, pinned: true, ..Class::default() }
+    }
+
+    /// The class of `path` (relative to the root), whose parent has class `parent`.
+    pub fn child(&self, parent: Class, path: &[u8]) -> Class {
+        let names: Vec<_> = path.split(|b| *b == b'/').map(fold_name).collect();
+        let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+        let pinned = self.nested.iter().any(|n| n.len() >= names.len() && n.iter().zip(&names).all(|(a, b)| a == b));
+        let covered = parent.covered || self.hide.decides(&names);
+        Class {
+            hidden: covered && !pinned,
+            covered,
+            protected: parent.protected || self.protect.decides(&names),
+            review: self.access == Access::Review
+                || (self.access == Access::Write && (parent.review || self.review.decides(&names))),
+            pinned,
+        }
+    }
+
+    /// The class of any path, from the root down.
+    pub fn class(&self, path: &[u8]) -> Class {
+        let mut class = self.top();
+        for end in path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).chain([path.len()]) {
+            class = self.child(class, &path[..end]);
+        }
+        class
+    }
+
+    /// True when nothing may be created here because a protected name could be placed beneath it, or moved with it.
+    pub fn guards(&self, path: &[u8]) -> bool {
+        !self.parents.is_empty() && {
+            let names: Vec<_> = path.split(|b| *b == b'/').map(fold_name).collect();
+            let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+            self.parents.decides(&names)
+        }
+    }
+
+    pub fn hides(&self) -> bool {
+        !self.hide.is_empty()
+    }
+
+    /// True when a directory can be moved without looking at what it holds.
+    pub fn moves_freely(&self) -> bool {
+        self.hide.is_empty() && self.protect.is_empty() && self.review.is_empty() && self.nested.is_empty()
+    }
+}

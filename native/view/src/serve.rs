@@ -1,0 +1,170 @@
+//! `ambit-view serve SPEC`: fd 3 is the mounted `/dev/fuse`, fd 4 the control channel (docs/architecture.md, "View
+//! protocol").
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use ambit_shared::journal::Journal;
+use fuse_backend_rs::api::server::Server;
+use fuse_backend_rs::transport::{FuseBuf, FuseDevWriter, Reader};
+use rustix::fs::OFlags;
+use serde_json::json;
+
+use crate::confine;
+use crate::hash::Hasher;
+use crate::spec::ViewSpec;
+use crate::view::View;
+
+/// Threads that take requests. More than two keep a slow copy-up or digest from blocking the rest.
+const WORKERS: usize = 4;
+/// One request: 1 MiB of data and its header.
+const REQUEST: usize = (1 << 20) + 4096;
+
+/// A view that serves: its parts are running.
+pub struct Serving {
+    pub view: Arc<View>,
+    hasher_thread: JoinHandle<()>,
+    stopping: Arc<AtomicBool>,
+}
+
+/// Opens the view, confines this process and starts the threads.
+pub fn start(spec: &ViewSpec, fuse: File) -> Result<Serving, String> {
+    let descriptors = confine::raise_descriptors();
+    rustix::process::umask(rustix::fs::Mode::empty());
+    let journal = Journal::open(&spec.journal).map_err(|e| format!("journal {}: {e}", spec.journal.display()))?;
+    let (hasher, worker) = Hasher::new();
+    let hasher = Arc::new(hasher);
+    let view = Arc::new(View::open(spec, journal, hasher.clone(), descriptors)?);
+    confine::restrict(spec, &view)?;
+    // Whoever opened the device may have made it non-blocking; the workers wait in read(2).
+    let flags = rustix::fs::fcntl_getfl(&fuse).map_err(|e| format!("fuse: {e}"))?;
+    rustix::fs::fcntl_setfl(&fuse, flags - OFlags::NONBLOCK).map_err(|e| format!("fuse: {e}"))?;
+
+    let stopping = Arc::new(AtomicBool::new(false));
+    let server = Arc::new(Server::new(view.clone()));
+    for _ in 0..WORKERS {
+        let fuse = fuse.try_clone().map_err(|e| format!("fuse: {e}"))?;
+        let (server, view, stopping) = (server.clone(), view.clone(), stopping.clone());
+        std::thread::spawn(move || {
+            let ended = work(&server, &fuse);
+            if !stopping.load(Ordering::Acquire) {
+                leave(&view, i32::from(ended.is_err()));
+            }
+        });
+    }
+    let record = view.record.clone();
+    std::thread::spawn(move || record.run());
+    let record = view.record.clone();
+    let hasher_thread = std::thread::spawn(move || worker.run(&hasher, &record));
+    Ok(Serving { view, hasher_thread, stopping })
+}
+
+/// Answers requests until the mount is gone.
+fn work(server: &Server<Arc<View>>, mut fuse: &File) -> std::io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let (mut request, mut reply) = (vec![0; REQUEST], vec![0; REQUEST]);
+    loop {
+        let length = match fuse.read(&mut request) {
+            Ok(length) => length,
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINTR | libc::EAGAIN | libc::ENOENT) => continue,
+                Some(libc::ENODEV | libc::ECONNABORTED) => return Ok(()),
+                _ => return Err(error),
+            },
+        };
+        let reader = Reader::<()>::from_fuse_buffer(FuseBuf::new(&mut request[..length]));
+        let writer = FuseDevWriter::<()>::new(fuse.as_raw_fd(), &mut reply);
+        if let (Ok(reader), Ok(writer)) = (reader, writer) {
+            // A request that cannot be answered (interrupted, malformed) concerns only its caller.
+            let _ = server.handle_message(reader, writer.into(), None, None);
+        }
+    }
+}
+
+/// The mount went away: what is recorded is made durable, then the process ends.
+fn leave(view: &View, code: i32) -> ! {
+    let _ = view.record.write_counted();
+    let _ = view.record.sync();
+    std::process::exit(code)
+}
+
+impl Serving {
+    /// Drains the digests, makes the journal durable.
+    pub fn finish(self) -> std::io::Result<()> {
+        self.stopping.store(true, Ordering::Release);
+        self.view.hasher.stop();
+        let _ = self.hasher_thread.join();
+        self.view.record.write_counted()?;
+        self.view.record.sync()
+    }
+
+    fn stats(&self) -> serde_json::Value {
+        let stats = &self.view.record.stats;
+        let (bytes, inodes) = self.view.quota.added();
+        json!({
+            "ev": "stats",
+            "opens": stats.opens.load(Ordering::Relaxed),
+            "reads": stats.reads.load(Ordering::Relaxed),
+            "writes": stats.writes.load(Ordering::Relaxed),
+            "denied": stats.denied.load(Ordering::Relaxed),
+            "bytesAdded": bytes,
+            "inodesAdded": inodes,
+        })
+    }
+}
+
+/// Runs until told to stop, the control channel closes, the mount goes or the journal fails. Returns the exit code.
+pub fn serve(spec: &Path, fuse: File, control: File) -> i32 {
+    confine::die_with_parent();
+    let say = Arc::new(Mutex::new(match control.try_clone() {
+        Ok(control) => control,
+        Err(_) => return 1,
+    }));
+    let tell = |line: serde_json::Value| writeln!(say.lock().unwrap(), "{line}").is_ok();
+    let failed = |why: String| json!({ "ev": "failed", "what": "the file view", "why": why, "remedy": null });
+    let serving = match ViewSpec::read(spec).and_then(|spec| start(&spec, fuse)) {
+        Ok(serving) => serving,
+        Err(why) => {
+            tell(failed(why));
+            return 1;
+        }
+    };
+    let (record, out) = (serving.view.record.clone(), say.clone());
+    std::thread::spawn(move || {
+        record.wait_for_death();
+        let _ = writeln!(out.lock().unwrap(), "{}", failed("the journal cannot be written".into()));
+        std::process::exit(1);
+    });
+    if !tell(json!({ "ev": "ready" })) {
+        return 1;
+    }
+    for line in BufReader::new(control).lines() {
+        let Ok(order) = line.map_err(drop).and_then(|l| serde_json::from_str::<serde_json::Value>(&l).map_err(drop))
+        else {
+            break;
+        };
+        match order["op"].as_str() {
+            Some("stats") => drop(tell(serving.stats())),
+            Some("stop") => break,
+            _ => {}
+        }
+    }
+    i32::from(serving.finish().is_err())
+}
+
+/// The descriptor that the supervisor passes under a fixed number.
+pub fn inherited(number: i32) -> Result<File, String> {
+    let path = format!("/proc/self/fd/{number}");
+    if !Path::new(&path).exists() {
+        return Err(format!("fd {number} is not open"));
+    }
+    // SAFETY: the supervisor passes fds 3 and 4 to `serve` and nothing else in this process owns them.
+    #[allow(unsafe_code)]
+    let file = unsafe { <File as std::os::fd::FromRawFd>::from_raw_fd(number) };
+    rustix::io::fcntl_setfd(file.as_fd(), rustix::io::FdFlags::CLOEXEC).map_err(|e| e.to_string())?;
+    Ok(file)
+}

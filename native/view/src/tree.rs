@@ -1,0 +1,302 @@
+//! The inodes that the kernel knows. A node is a name in a directory, bound to the host object it had when looked up;
+//! nothing is ever resolved again by path (CASES.md F-15).
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::fs::{FileType, Stat};
+
+use crate::rules::Class;
+
+/// Node of the mount's top directory.
+pub const TOP: u64 = 1;
+/// Node of root 0; root n has FIRST_ROOT + n.
+pub const FIRST_ROOT: u64 = 2;
+
+/// Identity of an object on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Id {
+    pub dev: u64,
+    pub ino: u64,
+}
+
+impl From<&Stat> for Id {
+    fn from(stat: &Stat) -> Self {
+        Id { dev: stat.st_dev, ino: stat.st_ino }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Layer {
+    Lower,
+    Upper,
+}
+
+struct Node {
+    parent: u64,
+    name: Arc<[u8]>,
+    root: usize,
+    class: Class,
+    kind: FileType,
+    lower: Option<Id>,
+    upper: Option<Id>,
+    /// Inode number that the agent sees; kept over copy-up.
+    ino: u64,
+    lookups: u64,
+    children: u32,
+    /// For roots and for unlinked objects that are still in use: the object itself.
+    pinned: Option<Arc<OwnedFd>>,
+    gone: bool,
+}
+
+/// A node and where it is, at one moment.
+#[derive(Clone)]
+pub struct Spot {
+    pub node: u64,
+    pub parent: u64,
+    pub name: Arc<[u8]>,
+    pub root: usize,
+    /// Relative to the root; empty for the root itself.
+    pub path: Vec<u8>,
+    pub class: Class,
+    pub kind: FileType,
+    pub lower: Option<Id>,
+    pub upper: Option<Id>,
+    pub ino: u64,
+    pub pinned: Option<Arc<OwnedFd>>,
+    pub gone: bool,
+}
+
+impl Spot {
+    /// The layer whose object is in effect for anything but a merged directory.
+    pub fn layer(&self) -> Layer {
+        if self.upper.is_some() { Layer::Upper } else { Layer::Lower }
+    }
+
+    pub fn id(&self) -> Option<Id> {
+        self.upper.or(self.lower)
+    }
+
+    pub fn child_path(&self, name: &[u8]) -> Vec<u8> {
+        let mut path = Vec::with_capacity(self.path.len() + name.len() + 1);
+        path.extend_from_slice(&self.path);
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+        path
+    }
+}
+
+/// What a lookup found, to be given a node.
+pub struct Object {
+    pub class: Class,
+    pub kind: FileType,
+    pub lower: Option<Id>,
+    pub upper: Option<Id>,
+    pub ino: u64,
+}
+
+#[derive(Default)]
+pub struct Tree {
+    nodes: HashMap<u64, Node>,
+    names: HashMap<(u64, Arc<[u8]>), u64>,
+    next: u64,
+}
+
+impl Tree {
+    /// Puts root `index` in its place.
+    pub fn plant(&mut self, index: usize, object: Object, fd: Arc<OwnedFd>) {
+        self.next = self.next.max(FIRST_ROOT + index as u64 + 1).max(1024);
+        let name: Arc<[u8]> = index.to_string().into_bytes().into();
+        self.nodes.insert(
+            FIRST_ROOT + index as u64,
+            Node {
+                parent: TOP,
+                name,
+                root: index,
+                class: object.class,
+                kind: object.kind,
+                lower: object.lower,
+                upper: object.upper,
+                ino: object.ino,
+                lookups: 1,
+                children: 0,
+                pinned: Some(fd),
+                gone: false,
+            },
+        );
+    }
+
+    pub fn spot(&self, id: u64) -> Option<Spot> {
+        let node = self.nodes.get(&id)?;
+        let mut names: Vec<&[u8]> = Vec::with_capacity(12);
+        let mut at = node;
+        while at.parent != TOP {
+            names.push(&at.name);
+            at = self.nodes.get(&at.parent)?;
+        }
+        names.reverse();
+        Some(Spot {
+            node: id,
+            parent: node.parent,
+            name: node.name.clone(),
+            root: node.root,
+            path: names.join(&b'/'),
+            class: node.class,
+            kind: node.kind,
+            lower: node.lower,
+            upper: node.upper,
+            ino: node.ino,
+            pinned: node.pinned.clone(),
+            gone: node.gone,
+        })
+    }
+
+    pub fn child(&self, parent: u64, name: &[u8]) -> Option<u64> {
+        self.names.get(&(parent, Arc::from(name))).copied()
+    }
+
+    /// The node for `name` in `parent`, one reference more. A name that now means another object gets a new node;
+    /// the old one stays with the old object.
+    pub fn adopt(&mut self, parent: u64, name: &[u8], object: Object) -> Option<(u64, u64)> {
+        let name: Arc<[u8]> = name.into();
+        if let Some(id) = self.names.get(&(parent, name.clone())).copied()
+            && let Some(node) = self.nodes.get_mut(&id)
+        {
+            let same = node.kind == object.kind
+                && match (node.upper, object.upper) {
+                    (Some(a), Some(b)) => a == b,
+                    _ => node.lower.is_some() && node.lower == object.lower,
+                };
+            if same {
+                node.lookups += 1;
+                node.lower = object.lower;
+                node.upper = object.upper;
+                return Some((id, node.ino));
+            }
+            self.detach(id);
+        }
+        let root = self.nodes.get(&parent)?.root;
+        let id = self.next;
+        self.next += 1;
+        self.nodes.get_mut(&parent)?.children += 1;
+        self.names.insert((parent, name.clone()), id);
+        let ino = object.ino;
+        self.nodes.insert(
+            id,
+            Node {
+                parent,
+                name,
+                root,
+                class: object.class,
+                kind: object.kind,
+                lower: object.lower,
+                upper: object.upper,
+                ino,
+                lookups: 1,
+                children: 0,
+                pinned: None,
+                gone: false,
+            },
+        );
+        Some((id, ino))
+    }
+
+    /// Takes the name from the node; it lives on until the kernel forgets it.
+    pub fn detach(&mut self, id: u64) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.gone = true;
+            let key = (node.parent, node.name.clone());
+            if self.names.get(&key) == Some(&id) {
+                self.names.remove(&key);
+            }
+        }
+    }
+
+    pub fn pin(&mut self, id: u64, fd: Arc<OwnedFd>) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.pinned = Some(fd);
+        }
+    }
+
+    pub fn set_upper(&mut self, id: u64, upper: Id) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.upper = Some(upper);
+            if !node.kind.is_dir() {
+                node.lower = None;
+            }
+        }
+    }
+
+    /// Gives the node another name (and layer, where a move was a copy).
+    pub fn rename(&mut self, id: u64, parent: u64, name: &[u8], class: Class, ids: Option<(Option<Id>, Option<Id>)>) {
+        if let Some(old) = self.child(parent, name)
+            && old != id
+        {
+            self.detach(old);
+        }
+        let name: Arc<[u8]> = name.into();
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let before = (node.parent, node.name.clone());
+        let old_parent = node.parent;
+        node.parent = parent;
+        node.name = name.clone();
+        node.class = class;
+        if let Some((lower, upper)) = ids {
+            node.lower = lower;
+            node.upper = upper;
+        }
+        if self.names.get(&before) == Some(&id) {
+            self.names.remove(&before);
+        }
+        self.names.insert((parent, name), id);
+        if let Some(node) = self.nodes.get_mut(&parent) {
+            node.children += 1;
+        }
+        self.release(old_parent, true, 0);
+    }
+
+    /// Swaps two names (RENAME_EXCHANGE).
+    pub fn exchange(&mut self, a: (u64, &[u8]), b: (u64, &[u8])) {
+        let (first, second) = (self.child(a.0, a.1), self.child(b.0, b.1));
+        for id in [first, second].into_iter().flatten() {
+            self.detach(id);
+        }
+    }
+
+    /// Live names that the kernel knows for a host object.
+    pub fn names_of(&self, id: Id) -> Vec<u64> {
+        self.nodes.iter().filter(|(_, n)| !n.gone && n.lower == Some(id)).map(|(node, _)| *node).collect()
+    }
+
+    /// Drops kernel references; returns the nodes that went, with what they pinned.
+    pub fn forget(&mut self, id: u64, count: u64) -> Vec<(u64, Option<Arc<OwnedFd>>)> {
+        self.release(id, false, count)
+    }
+
+    fn release(&mut self, id: u64, child: bool, count: u64) -> Vec<(u64, Option<Arc<OwnedFd>>)> {
+        let mut gone = Vec::new();
+        let (mut id, mut child, mut count) = (id, child, count);
+        while let Some(node) = self.nodes.get_mut(&id) {
+            node.children -= u32::from(child);
+            node.lookups = node.lookups.saturating_sub(count);
+            if node.lookups > 0 || node.children > 0 || node.parent == TOP {
+                break;
+            }
+            let key = (node.parent, node.name.clone());
+            if self.names.get(&key) == Some(&id) {
+                self.names.remove(&key);
+            }
+            gone.push((id, self.nodes.remove(&id).and_then(|n| n.pinned)));
+            (id, child, count) = (key.0, true, 0);
+        }
+        gone
+    }
+}
+
+impl Default for Object {
+    fn default() -> Self {
+        Object { class: Class::default(), kind: FileType::Directory, lower: None, upper: None, ino: 0 }
+    }
+}

@@ -1,0 +1,366 @@
+//! The view: its parts, and how a node becomes something on the host.
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+use ambit_shared::journal::Journal;
+use fuse_backend_rs::abi::fuse_abi::stat64;
+use fuse_backend_rs::api::filesystem::Entry;
+use rustix::fs::{self, FileType, Mode, OFlags, ResolveFlags, Stat};
+
+use crate::dirs::Dirs;
+use crate::hash::Hasher;
+use crate::overlay::Overlay;
+use crate::quota::{OverQuota, Quota};
+use crate::record::{Recorder, path_text};
+use crate::rules::{Class, Rules};
+use crate::spec::{Access, Owner, RootSpec, ViewSpec};
+use crate::sys::{self, errno};
+use crate::tree::{FIRST_ROOT, Id, Layer, Object, Spot, TOP, Tree};
+
+/// How long the kernel may keep names and attributes. Only the host's own changes need it: what the agent does goes
+/// through the kernel, which knows at once.
+pub const TTL: Duration = Duration::from_secs(1);
+
+/// What unmapped owners look like.
+const NOBODY: u32 = 65534;
+
+pub struct Root {
+    pub path: PathBuf,
+    pub label: String,
+    pub access: Access,
+    pub rules: Rules,
+    pub fd: Arc<OwnedFd>,
+    pub overlay: Option<Overlay>,
+    /// Place in the profile's plan, for refusals.
+    pub rule: String,
+}
+
+pub enum Handle {
+    File(FileHandle),
+    Dir(Mutex<Arc<Vec<DirItem>>>),
+}
+
+pub struct FileHandle {
+    pub node: u64,
+    /// Replaced when the file is copied up.
+    pub file: RwLock<Arc<File>>,
+    pub writes: bool,
+    /// Written since the last `file.write` fact.
+    pub dirty: AtomicBool,
+    /// Made or emptied, with no fact of its content yet.
+    pub unrecorded: AtomicBool,
+}
+
+pub struct DirItem {
+    pub name: Vec<u8>,
+    pub kind: FileType,
+    pub ino: u64,
+}
+
+pub struct View {
+    pub roots: Vec<Root>,
+    pub owner: Owner,
+    pub tree: Mutex<Tree>,
+    pub dirs: Dirs,
+    pub handles: RwLock<HashMap<u64, Arc<Handle>>>,
+    next_handle: AtomicU64,
+    pub record: Arc<Recorder>,
+    pub hasher: Arc<Hasher>,
+    pub quota: Quota,
+    devices: Mutex<Vec<u64>>,
+    /// Held for writing while a directory moves, so that nobody creates beneath it meanwhile what the move's check
+    /// did not see.
+    pub shape: RwLock<()>,
+    pub links: crate::links::Links,
+    /// True when new files must be given to `owner`.
+    acts_for_owner: bool,
+}
+
+impl View {
+    pub fn open(spec: &ViewSpec, journal: Journal, hasher: Arc<Hasher>, descriptors: usize) -> Result<Self, String> {
+        let roots = spec.roots.iter().map(open_root).collect::<Result<Vec<_>, _>>()?;
+        let view = View {
+            roots,
+            owner: spec.owner,
+            tree: Mutex::default(),
+            dirs: Dirs::new(descriptors / 4),
+            handles: RwLock::default(),
+            next_handle: AtomicU64::new(1),
+            record: Arc::new(Recorder::new(journal)),
+            hasher,
+            quota: Quota::new(spec.quota.bytes, spec.quota.inodes),
+            devices: Mutex::default(),
+            shape: RwLock::new(()),
+            links: crate::links::Links::default(),
+            acts_for_owner: rustix::process::geteuid().is_root(),
+        };
+        for index in 0..view.roots.len() {
+            view.plant(index).map_err(|e| format!("root {index}: {e}"))?;
+        }
+        Ok(view)
+    }
+
+    fn plant(&self, index: usize) -> io::Result<()> {
+        let root = &self.roots[index];
+        let stat = sys::stat_fd(&root.fd)?;
+        let upper = match &root.overlay {
+            Some(overlay) if sys::kind(&stat).is_dir() => Some(Id::from(&sys::stat_fd(&overlay.files)?)),
+            _ => None,
+        };
+        let object = Object {
+            class: root.rules.top(),
+            kind: sys::kind(&stat),
+            lower: Some((&stat).into()),
+            upper,
+            ino: self.shown_ino(&stat),
+        };
+        let node = FIRST_ROOT + index as u64;
+        self.tree.lock().unwrap().plant(index, object, root.fd.clone());
+        self.plant_dirs(node, root);
+        Ok(())
+    }
+
+    fn plant_dirs(&self, node: u64, root: &Root) {
+        self.dirs.put(node, Layer::Lower, root.fd.clone());
+        if let Some(overlay) = &root.overlay {
+            self.dirs.put(node, Layer::Upper, overlay.files.clone());
+        }
+    }
+
+    pub fn spot(&self, node: u64) -> io::Result<Spot> {
+        self.record.alive()?;
+        self.tree.lock().unwrap().spot(node).ok_or_else(|| errno(libc::ESTALE))
+    }
+
+    pub fn root(&self, spot: &Spot) -> &Root {
+        &self.roots[spot.root]
+    }
+
+    /// The directory `node` in one layer.
+    pub fn dir(&self, node: u64, layer: Layer) -> io::Result<Arc<OwnedFd>> {
+        if let Some(fd) = self.dirs.get(node, layer) {
+            return Ok(fd);
+        }
+        let spot = self.spot(node)?;
+        if spot.parent == TOP {
+            self.plant_dirs(node, self.root(&spot));
+            return match layer {
+                Layer::Lower => Ok(self.root(&spot).fd.clone()),
+                Layer::Upper => self.root(&spot).overlay.as_ref().map(|o| o.files.clone()).ok_or(errno(libc::ESTALE)),
+            };
+        }
+        let want = match layer {
+            Layer::Lower => spot.lower,
+            Layer::Upper => spot.upper,
+        };
+        if want.is_none() {
+            return Err(errno(libc::ENOENT));
+        }
+        let fd = match (&spot.pinned, spot.gone) {
+            (Some(fd), true) => fd.clone(),
+            (None, true) => return Err(errno(libc::ESTALE)),
+            _ => Arc::new(sys::open_dir(self.dir(spot.parent, layer)?, &spot.name)?),
+        };
+        if Some(Id::from(&sys::stat_fd(&fd)?)) != want {
+            return Err(errno(libc::ESTALE));
+        }
+        self.dirs.put(node, layer, fd.clone());
+        Ok(fd)
+    }
+
+    /// O_PATH descriptor of the object in effect.
+    pub fn object(&self, spot: &Spot) -> io::Result<Arc<OwnedFd>> {
+        if let Some(fd) = &spot.pinned
+            && (spot.gone || !spot.kind.is_dir())
+        {
+            return Ok(fd.clone());
+        }
+        if spot.kind.is_dir() {
+            return self.dir(spot.node, self.dir_layer(spot));
+        }
+        let fd = sys::open_path(self.dir(spot.parent, spot.layer())?, &spot.name)?;
+        if Some(Id::from(&sys::stat_fd(&fd)?)) != spot.id() {
+            return Err(errno(libc::ESTALE));
+        }
+        Ok(Arc::new(fd))
+    }
+
+    /// Opens a regular file's content.
+    pub fn content(&self, spot: &Spot, flags: OFlags) -> io::Result<File> {
+        if !spot.kind.is_file() {
+            return Err(errno(libc::EINVAL));
+        }
+        let fd = match &spot.pinned {
+            Some(fd) => sys::reopen(fd, flags)?,
+            None if spot.gone => return Err(errno(libc::ESTALE)),
+            None => sys::open(self.dir(spot.parent, spot.layer())?, &spot.name, flags, 0)?,
+        };
+        let stat = sys::stat_fd(&fd)?;
+        if Some(Id::from(&stat)) != spot.id() || !sys::kind(&stat).is_file() {
+            return Err(errno(libc::ESTALE));
+        }
+        Ok(File::from(fd))
+    }
+
+    /// Whose attributes a directory shows: the host's, until the agent changed them under review.
+    pub fn dir_layer(&self, spot: &Spot) -> Layer {
+        match (spot.lower, spot.upper) {
+            (None, _) => Layer::Upper,
+            (Some(_), None) => Layer::Lower,
+            _ if spot.class.review && self.root(spot).overlay.as_ref().is_some_and(|o| o.has_base(&spot.path)) => {
+                Layer::Upper
+            }
+            _ => Layer::Lower,
+        }
+    }
+
+    pub fn stat(&self, spot: &Spot) -> io::Result<Stat> {
+        if let Some(fd) = &spot.pinned {
+            return sys::stat_fd(fd);
+        }
+        if spot.gone {
+            return Err(errno(libc::ESTALE));
+        }
+        let (layer, want) = match spot.kind.is_dir() {
+            true => match self.dir_layer(spot) {
+                Layer::Lower => (Layer::Lower, spot.lower),
+                Layer::Upper => (Layer::Upper, spot.upper),
+            },
+            false => (spot.layer(), spot.id()),
+        };
+        let stat = sys::stat_at(self.dir(spot.parent, layer)?, &spot.name)?.ok_or_else(|| errno(libc::ESTALE))?;
+        if Some(Id::from(&stat)) != want {
+            return Err(errno(libc::ESTALE));
+        }
+        Ok(stat)
+    }
+
+    /// A number that is unique over the devices beneath the roots: the host's own on the first device.
+    pub fn shown_ino(&self, stat: &Stat) -> u64 {
+        let mut devices = self.devices.lock().unwrap();
+        let at = devices.iter().position(|dev| *dev == stat.st_dev).unwrap_or_else(|| {
+            devices.push(stat.st_dev);
+            devices.len() - 1
+        });
+        stat.st_ino ^ ((at as u64) << 48)
+    }
+
+    /// Attributes as the agent sees them: its own uid and gid where the host has the session's, nobody's elsewhere.
+    pub fn attributes(&self, stat: &Stat, ino: u64) -> stat64 {
+        let mut attr = Entry::default().attr;
+        attr.st_ino = ino;
+        attr.st_mode = stat.st_mode;
+        attr.st_nlink = stat.st_nlink as _;
+        attr.st_uid = if stat.st_uid == self.owner.host_uid { self.owner.uid } else { NOBODY };
+        attr.st_gid = if stat.st_gid == self.owner.host_gid { self.owner.gid } else { NOBODY };
+        attr.st_rdev = stat.st_rdev;
+        attr.st_size = stat.st_size;
+        attr.st_blksize = stat.st_blksize as _;
+        attr.st_blocks = stat.st_blocks;
+        attr.st_atime = stat.st_atime;
+        attr.st_atime_nsec = stat.st_atime_nsec as _;
+        attr.st_mtime = stat.st_mtime;
+        attr.st_mtime_nsec = stat.st_mtime_nsec as _;
+        attr.st_ctime = stat.st_ctime;
+        attr.st_ctime_nsec = stat.st_ctime_nsec as _;
+        attr
+    }
+
+    pub fn handle(&self, id: u64) -> io::Result<Arc<Handle>> {
+        self.record.alive()?;
+        self.handles.read().unwrap().get(&id).cloned().ok_or_else(|| errno(libc::EBADF))
+    }
+
+    pub fn add_handle(&self, handle: Handle) -> u64 {
+        let id = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        self.handles.write().unwrap().insert(id, Arc::new(handle));
+        id
+    }
+
+    /// The path on the host, as facts carry it.
+    pub fn fact_path(&self, root: usize, path: &[u8]) -> String {
+        let mut full = self.roots[root].path.as_os_str().as_bytes().to_vec();
+        if !path.is_empty() {
+            if full.last() != Some(&b'/') {
+                full.push(b'/');
+            }
+            full.extend_from_slice(path);
+        }
+        path_text(&full)
+    }
+
+    /// Records a refusal and gives the error for it.
+    pub fn refuse(
+        &self,
+        root: usize,
+        path: &[u8],
+        op: &'static str,
+        reason: &'static str,
+        error: i32,
+    ) -> io::Error {
+        match self.record.denied(&self.fact_path(root, path), op, reason, &self.roots[root].rule) {
+            Ok(()) => errno(error),
+            Err(dead) => dead,
+        }
+    }
+
+    pub fn within_quota(&self, root: usize, path: &[u8], result: Result<(), OverQuota>) -> io::Result<()> {
+        match result {
+            Ok(()) => Ok(()),
+            Err(over) if over.first => Err(self.refuse(root, path, "write", "quota", libc::EDQUOT)),
+            Err(over) => Err(over.into()),
+        }
+    }
+
+    /// Gives a new object to the session's owner when root acts for it.
+    pub fn own(&self, fd: impl AsFd) -> io::Result<()> {
+        if self.acts_for_owner {
+            let uid = rustix::fs::Uid::from_raw(self.owner.host_uid);
+            let gid = rustix::fs::Gid::from_raw(self.owner.host_gid);
+            fs::chownat(fd, c"", Some(uid), Some(gid), fs::AtFlags::EMPTY_PATH)?;
+        }
+        Ok(())
+    }
+
+    /// The class of `name` in `parent`.
+    pub fn child_class(&self, parent: &Spot, path: &[u8]) -> Class {
+        self.root(parent).rules.child(parent.class, path)
+    }
+}
+
+fn open_root(spec: &RootSpec) -> Result<Root, String> {
+    let say = |what: &str| format!("root {} ({}): {what}", spec.index, spec.path.display());
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // A link on the way to a root would let whoever may replace it choose what the session sees (CASES.md F-05).
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let fd = fs::openat2(fs::CWD, &spec.path, flags, Mode::empty(), resolve).map_err(|e| say(&e.to_string()))?;
+    let kind = FileType::from_raw_mode(fs::fstat(&fd).map_err(|e| say(&e.to_string()))?.st_mode);
+    if !kind.is_dir() && !kind.is_file() {
+        return Err(say("neither a directory nor a file"));
+    }
+    let reviewed = spec.access != Access::Read && (spec.access == Access::Review || !spec.review.is_empty());
+    let overlay = match &spec.upper {
+        Some(upper) if reviewed => Some(Overlay::open(upper).map_err(|e| say(&format!("upper layer: {e}")))?),
+        _ => None,
+    };
+    if overlay.is_some() && !kind.is_dir() {
+        return Err(say("a single file cannot be under review; name its directory"));
+    }
+    Ok(Root {
+        path: spec.path.clone(),
+        label: spec.label.clone(),
+        access: spec.access,
+        rules: Rules::new(spec).map_err(|e| say(&e.to_string()))?,
+        fd: Arc::new(fd),
+        overlay,
+        rule: format!("files[{}]", spec.index),
+    })
+}
+

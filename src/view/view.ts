@@ -1,0 +1,108 @@
+/** Starts `ambit-view` and speaks to it (docs/architecture.md, "View protocol"). */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { writeFile } from 'node:fs/promises'
+import { createInterface } from 'node:readline'
+import type { Duplex } from 'node:stream'
+import { AmbitError } from '../lib/errors.ts'
+import { nativeBinary } from '../lib/paths.ts'
+import { printable } from '../lib/printable.ts'
+import type { ViewSpec } from './view-spec.ts'
+
+export interface ViewStats {
+  readonly opens: number
+  readonly reads: number
+  readonly writes: number
+  readonly denied: number
+  /** Net growth; negative when the session freed more than it took. */
+  readonly bytesAdded: number
+  readonly inodesAdded: number
+}
+
+export interface View {
+  stats(): Promise<ViewStats>
+  /** Drains digests, makes the journal durable and ends the process. */
+  stop(): Promise<void>
+  /** Settles once, whatever ends the view. Never rejects. A view that ends before `stop` must end its session. */
+  readonly exited: Promise<{ readonly code: number | null; readonly signal: NodeJS.Signals | null }>
+}
+
+export interface ViewOptions {
+  readonly spec: ViewSpec
+  /** Where the spec is written for the child (mode 0600). */
+  readonly specPath: string
+  /** The mounted `/dev/fuse`; the caller keeps its own copy and closes it once this resolves. */
+  readonly fuse: number
+}
+
+interface Message {
+  readonly ev: 'ready' | 'failed' | 'stats'
+  readonly what?: string
+  readonly why?: string
+}
+
+/** How long the view may take to come up, and to drain what it still has to hash. */
+const START_MS = 15_000
+const STOP_MS = 30_000
+
+/** Resolves when the view serves. Throws AmbitError ERR_RUNTIME_FAILED or ERR_RUNTIME_MISSING. */
+export async function startView({ spec, specPath, fuse }: ViewOptions): Promise<View> {
+  await writeFile(specPath, JSON.stringify(spec), { mode: 0o600 })
+  const child = spawn(nativeBinary('ambit-view'), ['serve', specPath], {
+    stdio: ['ignore', 'ignore', 'inherit', fuse, 'pipe'],
+    env: {},
+    cwd: '/',
+  })
+  const control = child.stdio[4] as Duplex
+  const waiting: ((message: Message | null) => void)[] = []
+  const next = () => new Promise<Message | null>((resolve) => waiting.push(resolve))
+  const settle = (message: Message | null) => waiting.shift()?.(message)
+  control.on('error', () => {})
+  const lines = createInterface({ input: control })
+  lines.on('line', (line) => settle(JSON.parse(line) as Message))
+  const exited = whenExited(child)
+  let ended = false
+  void exited.then(() => {
+    ended = true
+    while (waiting.length > 0) settle(null)
+  })
+
+  const first = await within(next(), START_MS)
+  if (first?.ev !== 'ready') {
+    child.kill('SIGKILL')
+    const why = first?.why ? printable(first.why) : 'it ended before it was ready'
+    throw new AmbitError('ERR_RUNTIME_FAILED', 'cannot start the file view', why, 'try: ambit doctor')
+  }
+  return {
+    exited,
+    async stats() {
+      if (ended) throw gone()
+      control.write('{"op":"stats"}\n')
+      const answer = await next()
+      if (answer?.ev !== 'stats') throw gone()
+      return answer as unknown as ViewStats
+    },
+    async stop() {
+      if (!ended) control.end('{"op":"stop"}\n')
+      if ((await within(exited, STOP_MS)) === null) child.kill('SIGKILL')
+      await exited
+    },
+  }
+}
+
+const gone = () => new AmbitError('ERR_RUNTIME_FAILED', 'cannot ask the file view', 'it has ended')
+
+function whenExited(child: ChildProcess): View['exited'] {
+  return new Promise((resolve) => {
+    child.once('error', () => resolve({ code: 127, signal: null }))
+    child.once('exit', (code, signal) => resolve({ code, signal }))
+  })
+}
+
+/** Null when `promise` takes longer than `ms`. */
+async function within<T>(promise: Promise<T>, ms: number): Promise<T | null> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<null>((resolve) => {
+    timer = setTimeout(() => resolve(null), ms)
+  })
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer))
+}
