@@ -1,0 +1,3 @@
+module ambit/bench/load
+
+go 1.25

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// serveUpstream serves HTTPS/1.1 on loopback with a P-256 certificate of a fresh CA, written to DIR/ca.pem, until
+// stdin ends. It prints {"port":N}.
+func serveUpstream(dir string) error {
+	certificate, err := issue(filepath.Join(dir, "ca.pem"))
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	server := &http.Server{
+		Handler: http.HandlerFunc(respond),
+		// A client that hangs up in mid-handshake is no news.
+		ErrorLog: log.New(io.Discard, "", 0),
+		TLSConfig: &tls.Config{
+			Certificates:     []tls.Certificate{certificate},
+			NextProtos:       []string{"http/1.1"},
+			CurvePreferences: []tls.CurveID{tls.X25519},
+		},
+		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
+	}
+	go func() { _ = server.ServeTLS(listener, "", "") }()
+	if err := json.NewEncoder(os.Stdout).Encode(answer{"port": listener.Addr().(*net.TCPAddr).Port}); err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+var small = []byte(`{"id":"bench","text":"a small answer of the size of many API replies","usage":{"in":12,"out":34}}`)
+
+// respond: GET /hold sends one byte and waits for the client to go; POST counts; anything else is a small answer.
+func respond(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case r.URL.Path == "/hold":
+		w.WriteHeader(http.StatusOK)
+		_, _ = w.Write([]byte("."))
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	case r.Method == http.MethodPost:
+		count, err := io.Copy(io.Discard, r.Body)
+		if err != nil {
+			return
+		}
+		fmt.Fprintf(w, "%d", count)
+	default:
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(small)
+	}
+}
+
+func issue(caFile string) (tls.Certificate, error) {
+	var none tls.Certificate
+	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return none, err
+	}
+	ca := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "bench upstream CA"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(48 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
+	if err != nil {
+		return none, err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return none, err
+	}
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "bench.internal"},
+		NotBefore: ca.NotBefore, NotAfter: ca.NotAfter,
+		DNSNames: []string{"bench.internal", "localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, leaf, ca, key.Public(), caKey)
+	if err != nil {
+		return none, err
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER})
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, os.WriteFile(caFile, text, 0o644)
+}

@@ -1,0 +1,83 @@
+/** The product as a user starts it, with all its state in the bench's own directory. */
+import { execFile } from 'node:child_process'
+import { existsSync, mkdirSync, readFileSync, readdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import type { Bench } from './figure.ts'
+
+const ROOT = join(import.meta.dirname, '..')
+
+export interface Product {
+  readonly env: NodeJS.ProcessEnv
+  /** Argument list of `ambit run …`. */
+  run(args: readonly string[]): readonly string[]
+}
+
+/** An Ambit of our own. @throws Error when it was not built or cannot run a session here. */
+export async function product(bench: Bench): Promise<Product> {
+  if (!existsSync(join(ROOT, '.build/ambit.mjs'))) throw new Error('the product is not built: ./dev build')
+  const home = join(bench.scratch, 'ambit-home')
+  const env = { ...process.env, AMBIT_HOME: home }
+  if (!existsSync(home)) {
+    mkdirSync(home, { mode: 0o700 })
+    bench.defer(() => stopDaemon(home))
+  }
+  const run = (args: readonly string[]): readonly string[] => [join(ROOT, 'ambit'), 'run', '--yes', '--quiet', ...args]
+  const project = join(bench.scratch, 'probe')
+  mkdirSync(project, { recursive: true })
+  const [program, ...args] = run(['--profile', 'writer', '--project', project, '--', 'true'])
+  try {
+    await promisify(execFile)(program ?? '', args, { env, cwd: project, timeout: 30_000 })
+  } catch (error) {
+    const { stderr, message } = error as { stderr?: string; message: string }
+    throw new Error(stderr?.trim().split('\n').at(-1) || message, { cause: error })
+  }
+  return { env, run }
+}
+
+/** Ends the daemon that serves `home`: ours, told by its own environment. */
+function stopDaemon(home: string): void {
+  for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name)).map(Number)) {
+    if (pid === process.pid) continue
+    try {
+      const environment = readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0')
+      if (!environment.includes(`AMBIT_HOME=${home}`)) continue
+      if (readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('ambitd')) process.kill(pid, 'SIGTERM')
+    } catch {
+      // Gone meanwhile, or another user's.
+    }
+  }
+}
+
+/** Resident bytes of a process and all its descendants that `wanted` takes, by command line. */
+export function residentBytes(pid: number, wanted: (cmdline: string) => boolean): number {
+  let total = 0
+  for (const one of descendants(pid)) {
+    try {
+      const cmdline = readFileSync(`/proc/${one}/cmdline`, 'utf8').replaceAll('\0', ' ')
+      if (!wanted(cmdline)) continue
+      const kilobytes = /^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${one}/status`, 'utf8'))?.[1]
+      total += Number(kilobytes ?? 0) * 1024
+    } catch {
+      // Gone meanwhile.
+    }
+  }
+  if (total === 0) throw new Error('its process was not found')
+  return total
+}
+
+function descendants(root: number): number[] {
+  const parents = new Map<number, number[]>()
+  for (const name of readdirSync('/proc').filter((one) => /^\d+$/.test(one))) {
+    try {
+      const stat = readFileSync(`/proc/${name}/stat`, 'utf8')
+      const parent = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1])
+      parents.set(parent, [...(parents.get(parent) ?? []), Number(name)])
+    } catch {
+      // Gone meanwhile.
+    }
+  }
+  const found = [root]
+  for (const pid of found) found.push(...(parents.get(pid) ?? []))
+  return found
+}
