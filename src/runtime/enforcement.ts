@@ -2,11 +2,24 @@ import type { Control } from '../audit/fact.ts'
 import { AmbitError } from '../lib/errors.ts'
 import type { Plan } from '../profile/plan.ts'
 
-/** Controls of which a profile may accept that they hold only in part: `isolation.limits: partly`. */
-const LIMITS = new Set(['memory-limit', 'process-limit', 'cpu-limit'])
-
 /** Controls without which there is no session: a runtime that does not report one has not enforced it. */
-const REQUIRED = ['network-namespace', 'no-new-privs', 'seccomp', 'landlock'] as const
+const REQUIRED = [
+  'network-namespace',
+  'pid-namespace',
+  'no-new-privileges',
+  'no-capabilities',
+  'system-calls',
+  'landlock',
+]
+
+/** `memory-limit` and the like: a profile may accept that they hold only in part. */
+const LIMIT = /-limits?$|^limits$/
+
+/**
+ * Sockets under a plain mount are out of reach only from Landlock ABI 9. Below it this part is covered otherwise: the
+ * view hands out no socket, /run and /tmp are empty, and a closure or root with a bound socket is not mounted.
+ */
+const COVERED = 'unix-sockets'
 
 /**
  * Refuses to go on when the runtime enforces less than the profile asks for.
@@ -34,6 +47,6 @@ export function requireEnforced(controls: readonly Control[], isolation: Plan['i
 }
 
 function suffices(control: Control, isolation: Plan['isolation']): boolean {
-  if (control.state === 'fully') return true
-  return control.state === 'partly' && isolation.limits === 'partly' && LIMITS.has(control.control)
+  if (control.state !== 'partly') return control.state === 'fully'
+  return control.control === COVERED || (isolation.limits === 'partly' && LIMIT.test(control.control))
 }

@@ -5,7 +5,9 @@ import { AmbitError } from '../lib/errors.ts'
 import { agentHomesDir, type Paths } from '../lib/paths.ts'
 import { adapterFor } from './agents.ts'
 import { buildLaunchSpec, HOSTNAME, type LaunchInput } from './build-launch-spec.ts'
+import type { Plan } from '../profile/plan.ts'
 import { isWithin } from './closure/guard.ts'
+import { boundSockets } from './closure/sockets.ts'
 import { takeHome } from './home.ts'
 import type { LaunchSpec } from './launch-spec.ts'
 import { sessionOwner } from './owner.ts'
@@ -33,6 +35,7 @@ export type LaunchRequest = Pick<
  */
 export function prepareLaunch(request: LaunchRequest): LaunchSpec {
   const { agent, env } = request
+  refuseSockets(request.plan)
   const tools = { bwrap: findTool('bwrap', 'bubblewrap'), nft: findTool('nft', 'nftables') }
   const caller = userInfo()
   const owner = sessionOwner({ uid: caller.uid, gid: caller.gid }, agent.name, request.project)
@@ -61,6 +64,20 @@ export function prepareLaunch(request: LaunchRequest): LaunchSpec {
     etc,
     tools,
   })
+}
+
+/** A plain mount would let the agent connect to what listens under it; the view would not (CASES.md C-42). */
+function refuseSockets(plan: Plan): void {
+  const plain = plan.roots.filter((root) => root.via === 'mount')
+  const sockets = plain.length > 0 ? boundSockets() : []
+  const exposed = plain.find((root) => sockets.some((socket) => isWithin(socket, root.path)))
+  if (!exposed) return
+  throw new AmbitError(
+    'ERR_PATH_FORBIDDEN',
+    exposed.id,
+    'a program listens on a socket under this plain mount',
+    'use via: view',
+  )
 }
 
 /** Closures and roots that will be mounted somewhere in the home. */

@@ -6,7 +6,14 @@ import type { Plan } from '../../src/profile/plan.ts'
 import { requireEnforced } from '../../src/runtime/enforcement.ts'
 
 const full = (control: string): Control => ({ control, state: 'fully', detail: 'tried' })
-const ALL = ['network-namespace', 'no-new-privs', 'seccomp', 'landlock'].map(full)
+const ALL = [
+  'network-namespace',
+  'pid-namespace',
+  'no-new-privileges',
+  'no-capabilities',
+  'system-calls',
+  'landlock',
+].map(full)
 const isolation = (limits: 'required' | 'partly') => ({ limits }) as Plan['isolation']
 const refusal = (text: RegExp) => (error: unknown) =>
   error instanceof AmbitError && error.code === 'ERR_RUNTIME_NOT_ENFORCED' && text.test(error.message)
@@ -34,9 +41,9 @@ test('a limit that does not hold at all never suffices', () => {
 
 test('no other control may be partial', () => {
   const controls = ALL.map(
-    (control): Control => (control.control === 'seccomp' ? { ...control, state: 'partly' } : control),
+    (control): Control => (control.control === 'system-calls' ? { ...control, state: 'partly' } : control),
   )
-  assert.throws(() => requireEnforced(controls, isolation('partly')), refusal(/seccomp is only partly/))
+  assert.throws(() => requireEnforced(controls, isolation('partly')), refusal(/system-calls is only partly/))
 })
 
 test('a control that is not reported counts as not enforced', () => {
@@ -45,4 +52,13 @@ test('a control that is not reported counts as not enforced', () => {
     refusal(/network-namespace was not reported/),
   )
   assert.throws(() => requireEnforced([], isolation('partly')), refusal(/landlock was not reported/))
+})
+
+test('sockets under plain mounts are covered by what is mounted; not at all is not', () => {
+  requireEnforced([...ALL, { control: 'unix-sockets', state: 'partly', detail: '-' }], isolation('required'))
+  assert.throws(
+    () =>
+      requireEnforced([...ALL, { control: 'unix-sockets', state: 'not', detail: '-' }], isolation('partly')),
+    refusal(/unix-sockets is not/),
+  )
 })
