@@ -110,6 +110,13 @@ export class FileWriter {
   }
 }
 
+/** Makes `dir` and what leads to it (0700), each name durable in its parent. */
+export async function makeDir(dir: string, files: Pick<LogFiles, 'syncDir'> = diskFiles): Promise<void> {
+  const first = await fs.mkdir(dir, { recursive: true, mode: 0o700 })
+  if (first === undefined) return
+  for (let made = dir; made.length >= first.length; made = dirname(made)) await files.syncDir(dirname(made))
+}
+
 /** Replaces one small file of a directory that exists; durable when it resolves. */
 export async function replaceFile(path: string, bytes: Uint8Array): Promise<void> {
   const file = await diskFiles.create(`${path}.new`)

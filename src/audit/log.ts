@@ -11,7 +11,7 @@ import { AmbitError, errnoOf } from '../lib/errors.ts'
 import { native } from '../lib/native.ts'
 import { openCheckpoint, signCheckpoint } from './checkpoint.ts'
 import { EMPTY_EDGE, type Edge, edgeRoot, extendEdge } from './edge.ts'
-import { FileWriter, type LogFiles, SyncFailed, diskFiles, logFailed } from './log-files.ts'
+import { FileWriter, type LogFiles, SyncFailed, diskFiles, logFailed, makeDir } from './log-files.ts'
 import { type Cursors, type LogState, readState } from './log-state.ts'
 import { type Signer, parseVerifierKey } from './note.ts'
 import {
@@ -69,7 +69,7 @@ export class Log {
    * ERR_LOG_INCONSISTENT (what lies there is not what was signed), ERR_LOG_FAILED (the disk).
    */
   static async open(options: LogOptions): Promise<Log> {
-    fs.mkdirSync(options.dir, { recursive: true, mode: 0o700 })
+    await makeDir(options.dir)
     const lock = takeLock(options)
     try {
       const state = readState(options.dir)
@@ -119,7 +119,7 @@ export class Log {
 
   /** Signs a checkpoint of all that is committed, and removes partial tiles that no recent checkpoint needs. */
   async publish(): Promise<void> {
-    if (this.#published === this.size) return
+    if (this.#published === this.size && !this.#failure) return
     await this.#guard(async () => {
       const { size, root } = this.head
       const note = signCheckpoint(size, root, this.#signer)

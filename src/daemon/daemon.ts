@@ -1,10 +1,11 @@
 /** What `ambitd` does with what it is asked. Sockets are in serve.ts; nothing here knows how a call came in. */
 import * as fs from 'node:fs'
 import { PRODUCT } from '../audit/product.ts'
+import { diskFiles } from '../audit/log-files.ts'
 import type { Log } from '../audit/log.ts'
 import type { Sequencer } from '../audit/sequencer.ts'
 import { AmbitError, messageOf } from '../lib/errors.ts'
-import { type Paths, journalDir, sessionDir } from '../lib/paths.ts'
+import { type Paths, journalDir, sessionDir, sessionsDir } from '../lib/paths.ts'
 import type { Book } from './book.ts'
 import { hasEnd, recordLoss } from './loss.ts'
 import type { Args, Head, Order, SessionInfo, Status, Values } from './messages.ts'
@@ -89,6 +90,8 @@ export class Daemon {
     if (born === null) throw refusedOpen('its process does not live')
     const record: SessionRecord = { v: 1, id, ...facts, state: 'running', born, endedAt: null, counters: {} }
     await saveRecord(this.#paths, record)
+    // The session made its own directory; its name must outlive a power cut as its journals do.
+    await diskFiles.syncDir(sessionsDir(this.#paths))
     sequencer.follow(id)
     this.#live.set(id, { record, caller, lostAt: 0 })
     return {}

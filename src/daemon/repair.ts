@@ -24,7 +24,9 @@ export async function repair(paths: Paths): Promise<string[]> {
 }
 
 /** `ambit-launch` and `ambit-view` processes of sessions whose `ambit run` is gone. */
-export function orphanProcesses(paths: Paths): { pid: number; name: string; session: string; born: string }[] {
+export function orphanProcesses(
+  paths: Paths,
+): { pid: number; name: string; session: string; born: string }[] {
   const prefix = join(paths.run, 'sessions') + '/'
   return processes().flatMap(({ pid, argv, parent }) => {
     const name = basename(argv[0] ?? '')
@@ -79,16 +81,24 @@ export function leftoverMounts(mountinfo: string): string[] {
   return mountinfo.split('\n').flatMap((line) => {
     const [mount = '', rest = ''] = line.split(' - ')
     const [type = '', source = '', options = ''] = rest.split(' ')
-    const ours = source === 'ambit' && type.startsWith('fuse') && options.split(',').includes(`user_id=${process.getuid?.()}`)
+    const ours =
+      source === 'ambit' &&
+      type.startsWith('fuse') &&
+      options.split(',').includes(`user_id=${process.getuid?.()}`)
     const path = mount.split(' ')[4]
-    return ours && path ? [path.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)))] : []
+    return ours && path
+      ? [path.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)))]
+      : []
   })
 }
 
 function detachMounts(mountinfo: string): string[] {
   return leftoverMounts(mountinfo).map((path) => {
     try {
-      execFileSync('fusermount3', ['-u', '-z', '--', path], { stdio: ['ignore', 'ignore', 'pipe'], timeout: 10_000 })
+      execFileSync('fusermount3', ['-u', '-z', '--', path], {
+        stdio: ['ignore', 'ignore', 'pipe'],
+        timeout: 10_000,
+      })
       return `unmounted ${path}`
     } catch (error) {
       return `could not unmount ${path}: ${messageOf(error)}`
@@ -101,16 +111,20 @@ function removeRunDirs(paths: Paths): string[] {
   return list(dir).flatMap((id) => {
     const record = loadRecord(paths, id)
     // Without a record the session may be about to call the daemon: its directory must be older than that takes.
-    const dead = record ? birthOf(record.pid) !== record.born : ageOf(join(dir, id)) > 60_000 && !inUse(join(dir, id))
+    const dead = record
+      ? birthOf(record.pid) !== record.born
+      : ageOf(join(dir, id)) > 60_000 && !inUse(join(dir, id))
     if (!dead) return []
     fs.rmSync(join(dir, id), { recursive: true, force: true })
     return [`removed the run directory of session ${id}`]
   })
 }
 
-const inUse = (dir: string): boolean => processes().some(({ argv }) => argv.some((argument) => argument.startsWith(`${dir}/`)))
+const inUse = (dir: string): boolean =>
+  processes().some(({ argv }) => argv.some((argument) => argument.startsWith(`${dir}/`)))
 
-const ageOf = (path: string): number => Date.now() - (fs.lstatSync(path, { throwIfNoEntry: false })?.mtimeMs ?? Date.now())
+const ageOf = (path: string): number =>
+  Date.now() - (fs.lstatSync(path, { throwIfNoEntry: false })?.mtimeMs ?? Date.now())
 
 /** A socket whose daemon is gone: nobody holds the lock. */
 function removeSocket(paths: Paths): string[] {
@@ -148,7 +162,9 @@ async function finishSessions(paths: Paths, ids: readonly string[]): Promise<str
   }
   return ids.map((id) => {
     const state = loadRecord(paths, id)?.state
-    return state && !isLive(state) ? `recorded the end of session ${id}: ${state}` : `session ${id} is not ended yet; see ambit sessions`
+    return state && !isLive(state)
+      ? `recorded the end of session ${id}: ${state}`
+      : `session ${id} is not ended yet; see ambit sessions`
   })
 }
 
