@@ -1,5 +1,5 @@
 /** Step 4: gate, world, view and cell, in the order that lets none of them run without the others. */
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { closeSync, mkdirSync, writeFileSync } from 'node:fs'
 import { isAbsolute, join, relative } from 'node:path'
 import type { Barrier } from '../audit/barrier.ts'
 import { createGate, type Gate } from '../gate/gate.ts'
@@ -45,6 +45,8 @@ export async function wireSession(session: Registered): Promise<Wired> {
     await gate.listen(world.sockets)
     const spec = viewSpec(session, launch)
     view = await startView({ spec, specPath: writeSpec(session, 'view', spec), fuse: world.fuse })
+    // The view's copy must be the only one: when it dies, the kernel then ends the mount instead of hanging it.
+    closeSync(world.fuse)
     const controls = await world.build()
     session.journal.append({ k: 'session.enforced', controls: [...controls] })
     await session.journal.sync()

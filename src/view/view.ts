@@ -58,6 +58,7 @@ export async function startView({ spec, specPath, fuse }: ViewOptions): Promise<
   const settle = (message: Message | null) => waiting.shift()?.(message)
   control.on('error', () => {})
   const lines = createInterface({ input: control })
+  lines.on('error', () => {})
   lines.on('line', (line) => settle(JSON.parse(line) as Message))
   const exited = whenExited(child)
   let ended = false
