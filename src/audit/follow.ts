@@ -12,13 +12,16 @@ export interface Followed {
   readonly after: Cursor
 }
 
+/** How long a wrong record may be a write half done. */
+const DOUBT_MS = 200
+
 export class Follower {
   readonly name: string
   readonly #path: string
   #cursor: Cursor
   #fd: number | undefined
-  /** Offset at which the last look found a wrong record: a second look at the same place makes it final. */
-  #suspect = -1
+  /** Where and since when a wrong record lies: the first look may have met a write half done. */
+  #suspect = { offset: -1, since: 0 }
   #clocks = { t: 0, m: 0 }
 
   constructor(path: string, name: string, cursor: Cursor) {
@@ -80,8 +83,10 @@ export class Follower {
   }
 
   #lossAt({ offset, why }: JournalEnd, final: boolean): string | null {
-    const known = this.#suspect === offset
-    this.#suspect = why === 'corrupt' || why === 'foreign' ? offset : -1
+    const wrong = why === 'corrupt' || why === 'foreign'
+    if (!wrong) this.#suspect = { offset: -1, since: 0 }
+    else if (this.#suspect.offset !== offset) this.#suspect = { offset, since: performance.now() }
+    const known = wrong && performance.now() - this.#suspect.since >= DOUBT_MS
     if (why === 'foreign') return final || known ? 'not a journal' : null
     if (why === 'corrupt') return final || known ? `corrupt at byte ${offset}` : null
     if (why === 'torn' && final) return `unfinished record at byte ${offset}`
