@@ -9,6 +9,8 @@ import type { Wired } from './wire.ts'
 const DAEMON_GRACE_MS = 15_000
 /** Between a polite signal and the kill. */
 const SIGNAL_GRACE_MS = 5_000
+/** By how much the view's end may overtake the news of the cell's end. */
+const WORLD_GRACE_MS = 500
 
 export interface Ending {
   readonly exit: Exit
@@ -42,7 +44,7 @@ class Watch {
     this.#wired = wired
     this.daemon = session.daemon
     this.#follow(session.daemon)
-    void wired.view.exited.then(() => this.#stop('the view died; without it there are no files'))
+    void wired.view.exited.then(() => this.#viewEnded())
     session.journal.onFailure((error) => this.#stop(`the journal failed: ${messageOf(error)}`))
     for (const [name, number] of [['SIGTERM', 15], ['SIGINT', 2], ['SIGHUP', 1]] as const) {
       const handler = (): void => this.#pass(number)
@@ -67,6 +69,15 @@ class Watch {
     this.#wired.state.stop('ended', reason)
     this.#wired.gate.pause(reason)
     this.#wired.world.kill()
+  }
+
+  /** The mount goes when the cell goes, so a view that ends with the world is in order. One that ends before it is not. */
+  async #viewEnded(): Promise<void> {
+    if (this.#closed) return
+    this.#wired.gate.pause('the file view has ended')
+    const worldEnded = this.#wired.world.exited.then(() => true)
+    const grace = new Promise<false>((resolve) => setTimeout(resolve, WORLD_GRACE_MS, false).unref())
+    if (!(await Promise.race([worldEnded, grace]))) this.#stop('the view died; without it there are no files')
   }
 
   #follow(daemon: DaemonClient): void {

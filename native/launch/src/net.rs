@@ -34,7 +34,8 @@ fn listen(ports: Ports) -> io::Result<GateSockets> {
     let all = Ipv4Addr::UNSPECIFIED;
     Ok(GateSockets {
         tcp: listener(all, ports.tcp)?,
-        dns: UdpSocket::bind((all, ports.dns))?.into(),
+        // Where the redirect sends queries: an answer from any other address would not match its query again.
+        dns: UdpSocket::bind((Ipv4Addr::LOCALHOST, ports.dns))?.into(),
         dns_tcp: listener(all, ports.dns)?,
         proxy: listener(Ipv4Addr::LOCALHOST, ports.proxy)?,
     })
@@ -48,7 +49,7 @@ fn listener(address: Ipv4Addr, port: u16) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
-fn raise_loopback() -> io::Result<()> {
+pub fn raise_loopback() -> io::Result<()> {
     // SAFETY: ifreq is plain data; the name is NUL-terminated by zeroed().
     unsafe {
         let socket = sys::owned(sys::check(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0))?);
