@@ -89,6 +89,8 @@ function classify(bytes: Buffer): Opening | null {
 function servePlain(gate: GateContext, flow: Flow, socket: Socket): void {
   carry(flow, socket)
   gate.http1Server.emit('connection', socket)
+  // It was paused for the look at its first bytes, and a server only starts a socket that never was.
+  socket.resume()
 }
 
 function serveTls(gate: GateContext, flow: Flow, hello: ClientHello, socket: Socket): void {
@@ -122,8 +124,10 @@ function terminate(gate: GateContext, flow: Flow, name: Host, socket: Socket): v
     ALPNProtocols: ['h2', 'http/1.1'],
   }) as ServerTls
   const timer = setTimeout(() => failed('tls.slow-handshake'), gate.monitor.deadlines.head)
+  let over = false
   const failed = (reason: string | null): void => {
-    if (reason !== null) flow.denied(reason)
+    if (reason !== null && !over) flow.denied(reason)
+    over = true
     tls.destroy()
   }
   // Before the handshake is done, errors come as `_tlsError`; afterwards as `error`.

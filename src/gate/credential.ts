@@ -112,7 +112,7 @@ export class CredentialBook {
     if (at === -1 || rule.credential === null) return { target }
     const kept: string[] = []
     for (const pair of target.slice(at + 1).split('&')) {
-      const [name = '', value = ''] = splitPair(pair)
+      const [name, value] = splitPair(pair)
       if (!CREDENTIAL_PARAMETERS.has(canonicalName(decode(name).toLowerCase()))) kept.push(pair)
       else if (value !== '' && !this.isOwnPlaceholder(decode(value), rule.credential))
         return { foreign: decode(name), value: decode(value) }

@@ -22,8 +22,8 @@ export class Splice {
   constructor(client: Duplex, upstream: Duplex, rules: SpliceRules) {
     this.#client = client
     this.#upstream = upstream
-    this.#pump = new UploadPump(client, upstream, { ...rules, moved: rules.movedOut })
-    pumpDown(upstream, client, rules.movedIn)
+    this.#pump = new UploadPump(client, upstream, { ...rules, moved: (bytes) => rules.movedOut(bytes) })
+    pumpDown(upstream, client, (bytes) => rules.movedIn(bytes))
     for (const [one, other] of [
       [client, upstream],
       [upstream, client],

@@ -6,6 +6,7 @@
  * one in the next program is how a filter and a dialler come to disagree.
  */
 import { isIPv4, isIPv6 } from 'node:net'
+import { domainToASCII, domainToUnicode } from 'node:url'
 
 /** Canonical: lower case, no trailing dot, punycode; IPv4 as a dotted quad; IPv6 compressed, without brackets. */
 export type Host = string & { readonly canonical: 'host' }
@@ -27,7 +28,7 @@ export function parseHost(text: string): Host | null {
   const name = lower.endsWith('.') ? lower.slice(0, -1) : lower
   if (name.length > MAX_NAME) return null
   if (ENDS_IN_NUMBER.test(name)) return parseIPv4(name)
-  return name.includes('xn--') ? parsePunycode(name) : (name as Host)
+  return /(?:^|\.)xn--/.test(name) ? parsePunycode(name) : (name as Host)
 }
 
 /** `127.1`, `0x7f.1`, `017700000001` mean an address to inet_aton: they become the dotted quad they stand for. */
@@ -45,7 +46,10 @@ function parseIPv6(text: string): Host | null {
 
 /** Punycode that decodes and encodes back to itself; anything else has two readings. */
 function parsePunycode(name: string): Host | null {
-  return URL.parse(`http://${name}/`)?.hostname === name ? (name as Host) : null
+  const decoded = domainToUnicode(name)
+  // What does not decode comes back as it was.
+  if (decoded.split('.').some((label) => label.startsWith('xn--'))) return null
+  return domainToASCII(decoded) === name ? (name as Host) : null
 }
 
 export const isAddress = (host: string): boolean => isIPv4(host) || isIPv6(host)

@@ -2,8 +2,10 @@
 import { execFile } from 'node:child_process'
 import { createSocket } from 'node:dgram'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { connect as connectTcp, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { connect as connectTls } from 'node:tls'
 import type { FactBody, FactKind } from '../../src/audit/fact.ts'
 import { createGate, type Gate, type GateOptions } from '../../src/gate/gate.ts'
 import type { BoundPorts } from '../../src/gate/options.ts'
@@ -50,6 +52,7 @@ export function planOf(network: readonly NetworkRule[], changes: Partial<Plan> =
     environment: { pass: [], set: {} },
     desktop: { clipboard: 'deny', display: 'deny', audio: 'deny' },
     approvals: [],
+    mirror: [],
     ...changes,
   }
 }
@@ -147,6 +150,57 @@ export function curl(
       })
     })
   })
+}
+
+/** Sends bytes to `host` over TLS as HTTP/1.1 and reads until the gate closes or is silent for `quietMs`. */
+export async function rawTls(
+  bench: Bench,
+  host: string,
+  bytes: string | Buffer,
+  quietMs = 400,
+): Promise<string> {
+  const { addresses } = await bench.lookup(host)
+  bench.aim(addresses[0] ?? host, 443)
+  const socket = connectTls({
+    host: '127.0.0.1',
+    port: bench.ports.tcp,
+    servername: host,
+    ca: bench.gate.caPem,
+  })
+  return await talk(socket, 'secureConnect', bytes, quietMs)
+}
+
+/** The same in the clear, to where `aim` points. */
+export function rawTcp(port: number, bytes: string | Buffer, quietMs = 400): Promise<string> {
+  return talk(connectTcp({ host: '127.0.0.1', port }), 'connect', bytes, quietMs)
+}
+
+function talk(socket: Socket, ready: string, bytes: string | Buffer, quietMs: number): Promise<string> {
+  return new Promise((resolve) => {
+    let answer = ''
+    const done = (): void => {
+      socket.destroy()
+      resolve(answer)
+    }
+    let timer = setTimeout(done, 3000)
+    socket.on('error', done)
+    socket.on('close', done)
+    socket.once(ready, () => socket.write(bytes))
+    socket.on('data', (chunk: Buffer) => {
+      answer += chunk.toString('latin1')
+      clearTimeout(timer)
+      timer = setTimeout(done, quietMs)
+    })
+  })
+}
+
+/** Resolves when `done` says so. */
+export async function until(done: () => boolean, ms = 3000): Promise<void> {
+  const end = performance.now() + ms
+  while (!done()) {
+    if (performance.now() > end) throw new Error('waited in vain')
+    await new Promise((resolve) => setTimeout(resolve, 5))
+  }
 }
 
 /** One UDP message, one answer. */
