@@ -9,7 +9,7 @@ use crate::sys;
 
 /// Mounts and returns the `/dev/fuse` descriptor. `allow_other` means: whoever is in this user namespace or below it
 /// (fs/fuse/dir.c, fuse_allow_current_process), that is, the cell. The kernel checks modes by itself.
-pub fn mount(target: &Path) -> Result<OwnedFd> {
+pub fn mount(target: &Path, session: &str) -> Result<OwnedFd> {
     // Opened after the user namespace was made: the kernel wants opener and mounter in the same one.
     let device = OpenOptions::new()
         .read(true)
@@ -21,6 +21,7 @@ pub fn mount(target: &Path) -> Result<OwnedFd> {
     let options =
         format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions", device.as_raw_fd());
     let flags = libc::MS_NOSUID | libc::MS_NODEV;
-    sys::mount(Some(Path::new("ambit-view")), target, Some("fuse"), flags, Some(&options)).context("mounting the view")?;
+    let name = format!("ambit-view:{session}");
+    sys::mount(Some(Path::new(&name)), target, Some("fuse"), flags, Some(&options)).context("mounting the view")?;
     Ok(device.into())
 }

@@ -1,6 +1,7 @@
 //! What the spec's limits mean on this machine.
 use std::mem::{size_of, zeroed};
 
+use crate::control::{ControlState, State};
 use crate::spec::Limits;
 
 /// Threads that a process may have on average: RLIMIT_NPROC counts threads, the profile counts processes.
@@ -23,6 +24,23 @@ fn granted(limits: Limits) -> usize {
 /// True when the session gets fewer CPUs than there are.
 pub fn pinned(limits: Limits) -> bool {
     granted(limits) < cpus()
+}
+
+/// How each limit is held, as the status says it.
+pub fn controls(limits: Limits) -> [ControlState; 5] {
+    let processes = format!("{} processes by watchdog, {} threads by the kernel", limits.processes, tasks(limits));
+    let memory = format!("{} MiB by watchdog (sum of PSS and tmpfs), no cgroup", limits.memory >> 20);
+    let cpus = match pinned(limits) {
+        true => format!("{} CPUs by affinity, which the agent cannot change", granted(limits)),
+        false => "all CPUs granted".into(),
+    };
+    [
+        ControlState::new("process-limit", State::Partly, processes),
+        ControlState::new("memory-limit", State::Partly, memory),
+        ControlState::new("cpu-limit", State::Fully, cpus),
+        ControlState::new("time-limit", State::Fully, format!("{} s, then everything is killed", limits.wallclock / 1000)),
+        ControlState::new("open-files-limit", State::Fully, format!("{} for each process", limits.open_files)),
+    ]
 }
 
 /// Keeps this process, and what it starts, on the first of the CPUs that it may use.

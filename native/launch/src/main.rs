@@ -15,6 +15,7 @@ mod limits;
 mod namespaces;
 mod net;
 mod pidfd;
+mod probe;
 mod process_memory;
 mod pty;
 mod redact;
@@ -28,6 +29,7 @@ mod stage;
 mod sys;
 mod syscalls;
 mod termfilter;
+mod watchdog;
 mod world;
 
 fn main() {
@@ -36,6 +38,7 @@ fn main() {
     let status = match words[..] {
         ["world", spec] => world::run(spec.as_ref()),
         ["cell", fds] => cell::run(fds),
+        ["probe"] => probe::run(),
         _ => {
             eprintln!("usage: ambit-launch world SPEC | probe");
             2

@@ -30,19 +30,19 @@ pub fn wire(ports: Ports, nft: &Tool) -> Result<GateSockets> {
     Ok(sockets)
 }
 
+/// All on loopback: that is where the redirect delivers, and a UDP answer must leave from the address to which the
+/// question was redirected, or connection tracking does not know it.
 fn listen(ports: Ports) -> io::Result<GateSockets> {
-    let all = Ipv4Addr::UNSPECIFIED;
     Ok(GateSockets {
-        tcp: listener(all, ports.tcp)?,
-        // Where the redirect sends queries: an answer from any other address would not match its query again.
+        tcp: listener(ports.tcp)?,
         dns: UdpSocket::bind((Ipv4Addr::LOCALHOST, ports.dns))?.into(),
-        dns_tcp: listener(all, ports.dns)?,
-        proxy: listener(Ipv4Addr::LOCALHOST, ports.proxy)?,
+        dns_tcp: listener(ports.dns)?,
+        proxy: listener(ports.proxy)?,
     })
 }
 
-fn listener(address: Ipv4Addr, port: u16) -> io::Result<OwnedFd> {
-    let socket = TcpListener::bind((address, port))?;
+fn listener(port: u16) -> io::Result<OwnedFd> {
+    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
     // std asks for a backlog of 128; an agent that opens many connections at once would see resets.
     // SAFETY: listen on our own socket.
     sys::check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) })?;

@@ -6,7 +6,7 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::sensor::Notification;
@@ -31,29 +31,48 @@ pub struct Launch {
     pub file: Option<File>,
 }
 
-/// `None` when the caller is gone, or when the path leads nowhere: libc's PATH search tries many.
-pub fn read_launch(notification: &Notification) -> Option<Launch> {
+/// What the caller gets.
+pub enum Asked {
+    Launch(Launch),
+    /// The exec cannot succeed. Answered by us and not by the kernel: otherwise a second thread could mend the path
+    /// after this look, and the exec would happen unrecorded.
+    Refused(i32),
+    /// The caller is gone.
+    Nobody,
+}
+
+pub fn read_launch(notification: &Notification) -> Asked {
     let thread = notification.pid as i32;
-    let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
-    let outer_pid = number(&status, "Tgid")?;
-    let memory = File::open(format!("/proc/{thread}/mem")).ok()?;
+    let Ok(status) = fs::read_to_string(format!("/proc/{thread}/status")) else { return Asked::Nobody };
+    let Some(outer_pid) = number(&status, "Tgid") else { return Asked::Nobody };
+    let memory = Memory { thread };
     let at_directory = i64::from(notification.number) == libc::SYS_execveat;
     let [first, second, third, ..] = notification.args;
     let (directory, path, argv) = if at_directory { (Some(first as i32), second, third) } else { (None, first, second) };
-    let path = string(&memory, path, MAX_PATH)?.0;
+    let path = match memory.string(path, MAX_PATH) {
+        Some((path, true)) => path,
+        Some((_, false)) => return Asked::Refused(libc::ENAMETOOLONG),
+        None => return Asked::Refused(libc::EFAULT),
+    };
     let cwd = fs::read_link(format!("/proc/{outer_pid}/cwd")).unwrap_or_default();
     let place = Place { outer_pid, cwd: &cwd, directory };
-    let file = place.open(&path).ok()?;
-    let (argv, truncated) = arguments(&memory, argv);
-    Some(Launch {
+    let file = match place.open(&path) {
+        Ok(file) => Some(file),
+        Err(error) => match error.raw_os_error() {
+            Some(missing @ (libc::ENOENT | libc::ENOTDIR)) if !place.is_dangling(&path) => return Asked::Refused(missing),
+            _ => None,
+        },
+    };
+    let (argv, truncated) = memory.arguments(argv);
+    Asked::Launch(Launch {
         pid: inner(&status).unwrap_or(outer_pid),
         ppid: parent(&status),
         outer_pid,
-        path: place.name(&path, &file),
+        path: place.name(&path, file.as_ref()),
         argv,
         cwd: text(cwd.as_os_str().as_bytes()),
         truncated,
-        file: Some(file),
+        file,
     })
 }
 
@@ -79,6 +98,11 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+enum Magic {
+    Executable,
+    Descriptor(RawFd),
+}
+
 /// Where a path starts from.
 struct Place<'a> {
     outer_pid: i32,
@@ -89,22 +113,49 @@ struct Place<'a> {
 impl Place<'_> {
     fn open(&self, path: &[u8]) -> io::Result<File> {
         match self.magic(path) {
-            Some(link) => open_path(&link),
-            None => self.open_in_root(&self.absolute(path)?),
+            Some(Magic::Executable) => open_path(Path::new(&format!("/proc/{}/exe", self.outer_pid))),
+            Some(Magic::Descriptor(fd)) => self.descriptor(fd),
+            None => self.open_in_root(&self.absolute(path)?, 0),
         }
     }
 
-    /// An empty path with a descriptor, and the links that every process has to itself.
-    fn magic(&self, path: &[u8]) -> Option<PathBuf> {
-        let own = format!("/proc/{}", self.outer_pid);
+    /// The links that every process has to itself, and the empty path that means a descriptor.
+    fn magic(&self, path: &[u8]) -> Option<Magic> {
         let path = std::str::from_utf8(path).ok()?;
         if path.is_empty() {
-            return self.directory.map(|fd| format!("{own}/fd/{fd}").into());
+            return self.directory.map(Magic::Descriptor);
         }
-        let fd = path.strip_prefix("/proc/self/fd/").or_else(|| path.strip_prefix("/dev/fd/"));
-        let fd = fd.and_then(|fd| fd.parse::<u32>().ok());
-        let exe = (path == "/proc/self/exe").then(|| format!("{own}/exe").into());
-        fd.map(|fd| format!("{own}/fd/{fd}").into()).or(exe)
+        if path == "/proc/self/exe" {
+            return Some(Magic::Executable);
+        }
+        let fd = path.strip_prefix("/proc/self/fd/").or_else(|| path.strip_prefix("/dev/fd/"))?;
+        fd.parse().ok().map(Magic::Descriptor)
+    }
+
+    /// Through a pidfd: /proc/PID/fd of a process that made itself undumpable is shut even to us.
+    fn descriptor(&self, fd: RawFd) -> io::Result<File> {
+        let process = sys::pidfd_open(self.outer_pid)?;
+        // SAFETY: plain numbers; a new descriptor comes back.
+        let fd = sys::check(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0) })?;
+        Ok(File::from(sys::owned(fd as RawFd)))
+    }
+
+    /// True when a link on the way leads to something that exists only for the caller (/proc/self): from here it
+    /// looks like a missing file, and is none.
+    fn is_dangling(&self, path: &[u8]) -> bool {
+        let Ok(path) = self.absolute(path) else { return true };
+        let mut prefix = PathBuf::new();
+        for part in path.components() {
+            prefix.push(part);
+            let exists = self.open_in_root(&prefix, libc::O_NOFOLLOW).is_ok();
+            if exists && self.open_in_root(&prefix, 0).is_err() {
+                return true;
+            }
+            if !exists {
+                return false;
+            }
+        }
+        true
     }
 
     fn absolute(&self, path: &[u8]) -> io::Result<PathBuf> {
@@ -113,17 +164,17 @@ impl Place<'_> {
             Some(fd) if fd != libc::AT_FDCWD => fs::read_link(format!("/proc/{}/fd/{fd}", self.outer_pid))?,
             _ => self.cwd.to_path_buf(),
         };
-        Ok(base.join(path))
+        Ok(base.join(path).components().collect())
     }
 
     /// As the caller would resolve it: every link stays below its root.
-    fn open_in_root(&self, path: &Path) -> io::Result<File> {
+    fn open_in_root(&self, path: &Path, flags: i32) -> io::Result<File> {
         let root = open_path(Path::new(&format!("/proc/{}/root", self.outer_pid)))?;
         let path = sys::cpath(path)?;
         // SAFETY: open_how is plain data of the size that is passed.
         unsafe {
             let mut how: libc::open_how = std::mem::zeroed();
-            how.flags = (libc::O_PATH | libc::O_CLOEXEC) as u64;
+            how.flags = (libc::O_PATH | libc::O_CLOEXEC | flags) as u64;
             how.resolve = libc::RESOLVE_IN_ROOT;
             let size = size_of::<libc::open_how>();
             let fd = libc::syscall(libc::SYS_openat2, root.as_raw_fd(), path.as_ptr(), &how, size);
@@ -132,8 +183,8 @@ impl Place<'_> {
     }
 
     /// The spelled path, or what a descriptor stands for.
-    fn name(&self, path: &[u8], file: &File) -> String {
-        if self.magic(path).is_some() {
+    fn name(&self, path: &[u8], file: Option<&File>) -> String {
+        if let (Some(_), Some(file)) = (self.magic(path), file) {
             let link = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default();
             return text(link.as_os_str().as_bytes());
         }
@@ -145,48 +196,63 @@ fn open_path(path: &Path) -> io::Result<File> {
     fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(path)
 }
 
-fn arguments(memory: &File, array: u64) -> (Vec<String>, bool) {
-    let mut argv = Vec::new();
-    let mut total = 0;
-    for index in 0..=MAX_ARGUMENTS as u64 {
-        let pointer = array.checked_add(index * 8).and_then(|at| word(memory, at)).unwrap_or(0);
-        if pointer == 0 {
-            return (argv, false);
-        }
-        if index == MAX_ARGUMENTS as u64 || total >= MAX_TOTAL {
-            return (argv, true);
-        }
-        let Some((argument, whole)) = string(memory, pointer, MAX_ARGUMENT) else { return (argv, true) };
-        total += argument.len();
-        argv.push(text(&argument));
-        if !whole {
-            return (argv, true);
-        }
+/// The caller's memory. Not /proc/PID/mem, which belongs to the host's root once a process made itself undumpable.
+struct Memory {
+    thread: i32,
+}
+
+impl Memory {
+    /// At most `length` bytes; fewer where the mapping ends.
+    fn read(&self, at: u64, length: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0u8; length];
+        let local = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: length };
+        let remote = libc::iovec { iov_base: at as *mut _, iov_len: length };
+        // SAFETY: local is valid for length bytes; remote is in the other process.
+        let read = unsafe { libc::process_vm_readv(self.thread, &local, 1, &remote, 1, 0) };
+        bytes.truncate(usize::try_from(read).ok().filter(|&read| read > 0)?);
+        Some(bytes)
     }
-    (argv, true)
-}
 
-fn word(memory: &File, at: u64) -> Option<u64> {
-    let mut bytes = [0; 8];
-    memory.read_exact_at(&mut bytes, at).ok().map(|()| u64::from_ne_bytes(bytes))
-}
+    fn word(&self, at: u64) -> Option<u64> {
+        self.read(at, 8)?.try_into().ok().map(u64::from_ne_bytes)
+    }
 
-/// The bytes up to NUL, at most `limit`; false when there were more. Read page by page: the next may not exist.
-fn string(memory: &File, at: u64, limit: usize) -> Option<(Vec<u8>, bool)> {
-    const PAGE: u64 = 4096;
-    let mut found = Vec::new();
-    while found.len() < limit {
-        let from = at.checked_add(found.len() as u64)?;
-        let length = ((PAGE - from % PAGE) as usize).min(limit - found.len());
-        let mut chunk = vec![0; length];
-        let read = memory.read_at(&mut chunk, from).ok().filter(|&read| read > 0)?;
-        match chunk[..read].iter().position(|&byte| byte == 0) {
-            Some(end) => {
-                found.extend_from_slice(&chunk[..end]);
-                return Some((found, true));
+    /// The bytes up to NUL, at most `limit`; false when there were more. Page by page: the next may not exist.
+    fn string(&self, at: u64, limit: usize) -> Option<(Vec<u8>, bool)> {
+        const PAGE: u64 = 4096;
+        let mut found = Vec::new();
+        while found.len() < limit {
+            let from = at.checked_add(found.len() as u64)?;
+            let chunk = self.read(from, ((PAGE - from % PAGE) as usize).min(limit - found.len()))?;
+            match chunk.iter().position(|&byte| byte == 0) {
+                Some(end) => {
+                    found.extend_from_slice(&chunk[..end]);
+                    return Some((found, true));
+                }
+                None => found.extend_from_slice(&chunk),
             }
-            None => found.extend_from_slice(&chunk[..read]),
         }
+        Some((found, false))
     }
-    Some((found, false))
+
+    fn arguments(&self, array: u64) -> (Vec<String>, bool) {
+        let mut argv = Vec::new();
+        let mut total = 0;
+        for index in 0..=MAX_ARGUMENTS as u64 {
+            let pointer = array.checked_add(index * 8).and_then(|at| self.word(at)).unwrap_or(0);
+            if pointer == 0 {
+                return (argv, false);
+            }
+            if index == MAX_ARGUMENTS as u64 || total >= MAX_TOTAL {
+                break;
+            }
+            let Some((argument, whole)) = self.string(pointer, MAX_ARGUMENT) else { break };
+            total += argument.len();
+            argv.push(text(&argument));
+            if !whole {
+                break;
+            }
+        }
+        (argv, true)
+    }
 }

@@ -80,10 +80,9 @@ fn copy(mut from: impl Read, mut to: impl Write, mut filter: Option<Filter>) {
     let mut clean = Vec::with_capacity(CHUNK);
     loop {
         let length = match from.read(&mut buffer) {
-            Ok(0) => return,
-            Ok(length) => length,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(_) => return,
+            Ok(0) | Err(_) => break,
+            Ok(length) => length,
         };
         let bytes = match &mut filter {
             None => &buffer[..length],
@@ -96,6 +95,9 @@ fn copy(mut from: impl Read, mut to: impl Write, mut filter: Option<Filter>) {
         if to.write_all(bytes).is_err() {
             return;
         }
+    }
+    if let Some(filter) = filter {
+        let _ = to.write_all(&filter.restore());
     }
 }
 

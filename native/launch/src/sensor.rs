@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::alarm::{Alarm, Bell};
 use crate::digest::Digests;
 use crate::failure::Failure;
-use crate::process_memory::{Launch, read_launch};
+use crate::process_memory::{Asked, Launch, read_launch};
 use crate::pidfd::{self, Watched};
 use crate::redact::redact;
 use crate::sys;
@@ -111,14 +111,18 @@ impl Sensor {
         if unsafe { libc::ioctl(listener, RECEIVE as _, &mut notification) } < 0 {
             return Ok(());
         }
-        let launch = read_launch(&notification);
+        let asked = read_launch(&notification);
         // SAFETY: reads the id. After this check the pid that was read belonged to the waiting caller.
-        if unsafe { libc::ioctl(listener, ID_VALID as _, &notification.id) } == 0 {
-            if let Some(launch) = launch {
+        let waits = unsafe { libc::ioctl(listener, ID_VALID as _, &notification.id) } == 0;
+        let (error, flags) = match asked {
+            Asked::Launch(launch) if waits => {
                 self.note_launch(launch)?;
+                (0, CONTINUE)
             }
-        }
-        let answer = Answer { id: notification.id, value: 0, error: 0, flags: CONTINUE };
+            Asked::Refused(errno) => (-errno, 0),
+            Asked::Launch(_) | Asked::Nobody => (-libc::EAGAIN, 0),
+        };
+        let answer = Answer { id: notification.id, value: 0, error, flags };
         // SAFETY: the kernel reads one seccomp_notif_resp; a caller that is gone needs no answer.
         unsafe { libc::ioctl(listener, SEND as _, &answer) };
         Ok(())

@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 use crate::alarm::Alarm;
 use crate::cell::ToCell;
 use crate::cell_end::{self, Built, Cell, Stdio};
-use crate::control::{Control, Ending, Event, Order, Orders};
+use crate::control::{Control, ControlState, Ending, Event, Order, Orders, State};
 use crate::failure::{Context, Failure, Result};
+use crate::limits;
 use crate::pty::{self, RawTerminal};
 use crate::relay::Relay;
 use crate::sensor::Sensor;
 use crate::sys;
+use crate::watchdog::Watchdog;
 use crate::world::World;
 
 /// Taken by the main loop instead of their default actions.
@@ -35,6 +37,11 @@ pub fn run(world: World, control: &Control) -> Result<()> {
     let Built { mut cell, stdio, listener } = cell_end::build(&world.spec, &world.stage, &world.tools)?;
     let sensor = Sensor::new(listener, world.journal.clone(), world.bell.clone()).context("starting the exec sensor")?;
     let sensor = std::thread::spawn(move || sensor.run());
+    let watchdog = Watchdog::new(&world.spec, cell.init_pid).context("starting the watchdog")?;
+    let bell = world.bell.clone();
+    std::thread::spawn(move || watchdog.run(&bell));
+    cell.controls.extend(limits::controls(world.spec.limits));
+    cell.controls.push(ControlState::new("exec-sensor", State::Fully, "every execve waits until it is recorded"));
     control.emit(&Event::Ready { controls: &cell.controls });
     let ended = match wait_for(Order::Exec, &world, control, &mut orders) {
         Ok(true) => live(&world, control, &mut orders, &cell, stdio),

@@ -18,7 +18,7 @@ const BASES: [&str; 5] = ["/sys", "/mnt", "/media", "/srv", "/opt"];
 pub struct Tool(OwnedFd);
 
 impl Tool {
-    fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path) -> Result<Self> {
         fs::OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_PATH | libc::O_CLOEXEC)

@@ -58,7 +58,7 @@ fn open(path: &Path, control: &Control) -> Result<World> {
     namespaces::enter(spec.host)?;
     let stage = staged.map_or_else(|| stage::as_user(&spec), Ok)?;
     let sockets = net::wire(spec.ports, &tools.nft)?;
-    let fuse = fuse::mount(&stage.fuse())?;
+    let fuse = fuse::mount(&stage.fuse(), &spec.session)?;
     limits::pin(spec.limits);
     // Off only now: an undumpable process could not have written its own uid map.
     sys::prctl(libc::PR_SET_DUMPABLE, 0).context("making the launcher undumpable")?;

@@ -1,0 +1,103 @@
+//! Limits where no cgroup is delegated: a thread that counts and kills. It samples, so it says *partly*: a burst
+//! between two looks passes. Near a limit it looks more often.
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::alarm::{Alarm, Bell};
+use crate::spec::{LaunchSpec, Mount};
+
+const CALM: Duration = Duration::from_millis(200);
+const NEAR: Duration = Duration::from_millis(20);
+
+/// What one look sees.
+struct Usage {
+    processes: u64,
+    /// Upper bound: pages that processes share count for each.
+    resident: u64,
+    /// What lies in the session's own tmpfs mounts.
+    stored: u64,
+}
+
+pub struct Watchdog {
+    /// The cell's root as PID 1 has it; its /proc lists exactly the cell's processes.
+    root: fs::File,
+    tmpfs: Vec<PathBuf>,
+    processes: u64,
+    memory: u64,
+}
+
+impl Watchdog {
+    /// `init`: PID 1 of the cell, as we count.
+    pub fn new(spec: &LaunchSpec, init: libc::pid_t) -> std::io::Result<Self> {
+        let tmpfs = spec.mounts.iter().filter(|mount| matches!(mount, Mount::Tmpfs { .. }));
+        let tmpfs = tmpfs.map(Mount::target).chain([Path::new("/dev/shm")]);
+        Ok(Self {
+            root: fs::File::open(format!("/proc/{init}/root"))?,
+            tmpfs: tmpfs.map(|path| path.strip_prefix("/").unwrap_or(path).to_path_buf()).collect(),
+            processes: spec.limits.processes,
+            memory: spec.limits.memory,
+        })
+    }
+
+    /// Until something is over a limit or the cell is gone.
+    pub fn run(self, bell: &Bell) {
+        while let Some(usage) = self.look() {
+            if usage.processes > self.processes {
+                return bell.ring(Alarm::OverLimit("processes"));
+            }
+            // Resident sizes are cheap and too high; the exact sum is taken only when it could matter.
+            let near = usage.processes > self.processes / 2 || usage.resident + usage.stored > self.memory / 2;
+            if usage.resident + usage.stored > self.memory && self.proportional() + usage.stored > self.memory {
+                return bell.ring(Alarm::OverLimit("memory"));
+            }
+            std::thread::sleep(if near { NEAR } else { CALM });
+        }
+    }
+
+    fn inside(&self, path: impl AsRef<Path>) -> PathBuf {
+        Path::new("/proc/self/fd").join(self.root.as_raw_fd().to_string()).join(path)
+    }
+
+    fn pids(&self) -> Option<Vec<String>> {
+        let names = fs::read_dir(self.inside("proc")).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        // PID 1 is ours.
+        let pids: Vec<String> = names.filter(|name| name.parse::<u32>().is_ok_and(|pid| pid > 1)).collect();
+        fs::exists(self.inside("proc/1")).ok().filter(|lives| *lives).map(|_| pids)
+    }
+
+    fn look(&self) -> Option<Usage> {
+        let pids = self.pids()?;
+        let resident = pids.iter().filter_map(|pid| resident(&self.inside("proc").join(pid))).sum();
+        let stored = self.tmpfs.iter().filter_map(|path| stored(&self.inside(path))).sum();
+        Some(Usage { processes: pids.len() as u64, resident, stored })
+    }
+
+    /// Sum of PSS; a process that does not show it (it just ended) counts as resident.
+    fn proportional(&self) -> u64 {
+        let directories = self.pids().unwrap_or_default().into_iter().map(|pid| self.inside("proc").join(pid));
+        directories.filter_map(|directory| proportional(&directory).or_else(|| resident(&directory))).sum()
+    }
+}
+
+/// Bytes of memory that this process maps, from statm.
+fn resident(directory: &Path) -> Option<u64> {
+    let statm = fs::read_to_string(directory.join("statm")).ok()?;
+    statm.split_whitespace().nth(1)?.parse::<u64>().ok().map(|pages| pages * 4096)
+}
+
+fn proportional(directory: &Path) -> Option<u64> {
+    let rollup = fs::read_to_string(directory.join("smaps_rollup")).ok()?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+fn stored(path: &Path) -> Option<u64> {
+    let path = crate::sys::cpath(path).ok()?;
+    // SAFETY: statvfs is plain data that the call fills.
+    unsafe {
+        let mut found: libc::statvfs = std::mem::zeroed();
+        (libc::statvfs(path.as_ptr(), &mut found) == 0).then(|| (found.f_blocks - found.f_bfree) * found.f_frsize)
+    }
+}
