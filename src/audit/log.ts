@@ -178,7 +178,8 @@ type Make = (options: LogOptions, lock: number, edge: Edge, cursors: Cursors, pu
 function takeLock(options: LogOptions): number {
   const { O_RDWR, O_CREAT, O_NOFOLLOW } = fs.constants
   const fd = fs.openSync(join(options.dir, 'lock'), O_RDWR | O_CREAT | O_NOFOLLOW, 0o600)
-  if ((options.lock ?? native().tryLock)(fd)) return fd
+  const lock = options.lock ?? ((file: number) => native().tryLock(file))
+  if (lock(fd)) return fd
   fs.closeSync(fd)
   throw new AmbitError('ERR_LOG_LOCKED', `could not open the log ${options.dir}`, 'another process writes it')
 }

@@ -105,7 +105,7 @@ function http(
   id?: string,
 ): Mapped {
   const { method, host, port, path } = request
-  const [file = '', query] = splitOnce(path, '?')
+  const [file, query] = splitOnce(path, '?')
   const url = { hostname: host, port, path: file, ...(query === undefined ? {} : { query_string: query }) }
   const http_request = { http_method: method, url, ...(id === undefined ? {} : { uid: id }) }
   return {
@@ -151,11 +151,11 @@ const FILE_ACTIVITY: Readonly<Record<string, number>> = {
 }
 
 const MAPPERS: Mapper = {
-  'session.start': ({ k: _, t: _t, m: _m, agent, ...facts }) =>
+  'session.start': ({ agent, planDigest, sheetDigest, runtime, argv, cwd }) =>
     session(
       3,
       `session of ${agent.name} starts`,
-      { ...facts, agentDigest: agent.digest },
+      { planDigest, sheetDigest, runtime, argv, cwd, agentDigest: agent.digest },
       {
         status: 'success',
         attributes: {

@@ -71,15 +71,17 @@ function parseEvent(index: number, json: string): LogEvent {
     return {
       index,
       time: typeof time === 'number' && Math.abs(time) < 8.64e15 ? time : 0,
-      message: String(message ?? ''),
-      session: String(ambit?.session ?? ''),
-      kind: String(ambit?.kind ?? ''),
+      message: text(message),
+      session: text(ambit?.session),
+      kind: text(ambit?.kind),
       json,
     }
   } catch (error) {
     throw broken(index, messageOf(error))
   }
 }
+
+const text = (value: unknown): string => (typeof value === 'string' ? value : '')
 
 const broken = (index: number, why: string): AmbitError =>
   new AmbitError(
