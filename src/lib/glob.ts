@@ -47,20 +47,21 @@ function parseSegment(text: string, bad: (why: string) => never): Segment {
   if (text.includes('**')) bad('has `**` within a segment; it must stand alone')
   const tokens: Token[] = []
   let literal = ''
-  const chars = [...text]
+  const chars = Array.from(text)
   for (let at = 0; at < chars.length; at++) {
     const char = chars[at] as string
     if (char === '\\') literal += chars[++at] ?? bad('ends in a backslash')
-    else if ('[]{}'.includes(char)) bad('has brackets, which have no meaning here; write \\[ for the character')
+    else if ('[]{}'.includes(char))
+      bad('has brackets, which have no meaning here; write \\[ for the character')
     else if (char === '*' || char === '?') {
-      if (literal !== '') tokens.push({ text: [...foldText(literal)] })
+      if (literal !== '') tokens.push({ text: Array.from(foldText(literal)) })
       literal = ''
       tokens.push(char === '*' ? 'many' : 'one')
     } else literal += char
   }
   if (tokens.length === 0) return { literal: foldName(literal) }
   if (/[. ]$/.test(literal)) bad('has a wildcard segment that ends in a dot or space, which matches nothing')
-  if (literal !== '') tokens.push({ text: [...foldText(literal)] })
+  if (literal !== '') tokens.push({ text: Array.from(foldText(literal)) })
   return { tokens }
 }
 
@@ -126,7 +127,7 @@ function matchesPath(pattern: readonly Segment[], path: readonly string[]): bool
 function matchesName(segment: Exclude<Segment, 'deep'>, name: string): boolean {
   if ('literal' in segment) return segment.literal === name
   const { tokens } = segment
-  const chars = [...name]
+  const chars = Array.from(name)
   let [token, at, many, from] = [0, 0, -1, 0]
   for (;;) {
     const current = tokens[token]

@@ -7,7 +7,12 @@ export interface ViewSpec {
   /** Journal that the view appends to. */
   readonly journal: string
   /** Host uid/gid pair shown as the agent's own, and what the FUSE connection's user namespace calls it. */
-  readonly owner: { readonly hostUid: number; readonly hostGid: number; readonly uid: number; readonly gid: number }
+  readonly owner: {
+    readonly hostUid: number
+    readonly hostGid: number
+    readonly uid: number
+    readonly gid: number
+  }
   /** Bytes and inodes that the session may add through the view. */
   readonly quota: { readonly bytes: number; readonly inodes: number }
   readonly roots: readonly ViewRoot[]

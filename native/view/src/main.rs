@@ -14,6 +14,7 @@ mod overlay;
 mod quota;
 mod record;
 mod rename;
+mod review;
 mod rules;
 mod serve;
 mod spec;
@@ -28,12 +29,13 @@ fn main() {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let code = match args.as_slice() {
         ["serve", spec] => serve_inherited(Path::new(spec)),
+        ["review", spec] => review::run(Path::new(spec)),
         // For tests and benchmarks: mounts in namespaces of its own and runs a command there.
         ["mount", spec, dir, "--", command @ ..] if !command.is_empty() => {
             mount::run(Path::new(spec), Path::new(dir), command)
         }
         _ => {
-            eprintln!("usage: ambit-view serve SPEC");
+            eprintln!("usage: ambit-view serve SPEC | ambit-view review SPEC");
             2
         }
     };

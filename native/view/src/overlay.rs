@@ -40,10 +40,11 @@ pub struct Base {
     pub sha256: Option<String>,
 }
 
+/// What a path of the host's tree stands for.
 #[derive(Debug, Clone, Default)]
-struct Mark {
-    hidden: bool,
-    base: Option<Base>,
+pub struct Mark {
+    pub hidden: bool,
+    pub base: Option<Base>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -123,10 +124,7 @@ impl Overlay {
         let mut mark = state.marks.get(path).cloned().unwrap_or_default();
         mark.hidden |= hidden;
         mark.base.get_or_insert(base);
-        let line = Line { path: path_text(path), hidden: mark.hidden, base: mark.base.clone() };
-        let mut text = serde_json::to_vec(&line)?;
-        text.push(b'\n');
-        state.log.write_all(&text)?;
+        state.log.write_all(&line(path, &mark)?)?;
         state.marks.insert(path.to_vec(), mark);
         Ok(())
     }
@@ -143,6 +141,20 @@ impl Overlay {
         }
         base
     }
+}
+
+/// Starts with a line break: a torn line before it then spoils only itself.
+fn line(path: &[u8], mark: &Mark) -> io::Result<Vec<u8>> {
+    let line = Line { path: path_text(path), hidden: mark.hidden, base: mark.base.clone() };
+    let mut text = serde_json::to_vec(&line)?;
+    text.insert(0, b'\n');
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// Appends a mark to the file of a view that no longer runs.
+pub fn write_mark(path: &Path, of: &[u8], mark: &Mark) -> io::Result<()> {
+    OpenOptions::new().append(true).custom_flags(libc::O_NOFOLLOW).open(path)?.write_all(&line(of, mark)?)
 }
 
 /// Copies content, permissions and times; returns what the source was.
@@ -185,8 +197,17 @@ fn base_of(stat: &Stat) -> Base {
 
 /// What the object `name` in `dir` is, for a later comparison.
 pub fn describe(dir: impl AsFd, name: &[u8], stat: &Stat) -> io::Result<Base> {
+    describe_up_to(dir, name, stat, MAX_HASHED_AT_DELETE)
+}
+
+/// The same with the digest whatever the size.
+pub fn describe_fully(dir: impl AsFd, name: &[u8], stat: &Stat) -> io::Result<Base> {
+    describe_up_to(dir, name, stat, u64::MAX)
+}
+
+fn describe_up_to(dir: impl AsFd, name: &[u8], stat: &Stat, limit: u64) -> io::Result<Base> {
     let sha256 = match sys::kind(stat) {
-        FileType::RegularFile if stat.st_size as u64 <= MAX_HASHED_AT_DELETE => {
+        FileType::RegularFile if stat.st_size as u64 <= limit => {
             let file = sys::open(&dir, name, OFlags::RDONLY, 0);
             file.ok().and_then(|file| digest(&File::from(file), stat.st_size as u64).ok())
         }
@@ -196,12 +217,17 @@ pub fn describe(dir: impl AsFd, name: &[u8], stat: &Stat) -> io::Result<Base> {
     Ok(Base { sha256, ..base_of(stat) })
 }
 
-fn read_marks(path: &Path) -> io::Result<HashMap<Vec<u8>, Mark>> {
+/// The marks, the last of a path holding; paths without any say are left out.
+pub fn read_marks(path: &Path) -> io::Result<HashMap<Vec<u8>, Mark>> {
     let mut marks = HashMap::new();
     for line in BufReader::new(File::open(path)?).lines() {
         // A torn last line is a change whose effect was not released.
         let Ok(line) = serde_json::from_str::<Line>(&line?) else { continue };
-        marks.insert(path_bytes(&line.path), Mark { hidden: line.hidden, base: line.base });
+        let path = path_bytes(&line.path);
+        match line {
+            Line { hidden: false, base: None, .. } => drop(marks.remove(&path)),
+            Line { hidden, base, .. } => drop(marks.insert(path, Mark { hidden, base })),
+        }
     }
     Ok(marks)
 }
