@@ -2,7 +2,7 @@
  * Brings the journals of sessions into the log, each record once. Cursors commit with the entries, so that whatever
  * kills this process, the next one goes on exactly behind what the log holds.
  */
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { errnoOf } from '../lib/errors.ts'
@@ -239,4 +239,15 @@ export function readSeal(dir: string): Readonly<Record<string, Cursor>> {
     if (errnoOf(error) === 'ENOENT') return {}
     throw error
   }
+}
+
+/** True when the seal of session directory `dir` covers all that its journals hold. */
+export function isSealed(dir: string): boolean {
+  const seal = readSeal(dir)
+  if (Object.keys(seal).length === 0) return false
+  return JOURNALS.every((name) => {
+    const size = statSync(join(dir, 'journal', `${name}.wal`), { throwIfNoEntry: false })?.size ?? 0
+    const cursor = seal[name] ?? START
+    return cursor.dead !== null || cursor.offset === size
+  })
 }

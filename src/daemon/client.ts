@@ -45,20 +45,42 @@ export interface ConnectOptions {
  */
 export async function connectDaemon(paths: Paths, options: ConnectOptions = {}): Promise<DaemonClient> {
   const deadline = Date.now() + (options.deadlineMs ?? 10_000)
-  const first = await dial(paths)
-  if (first) return await greet(first)
+  const first = await reach(paths)
+  if (first) return first
   if (options.start === false) throw unreachable('it is not running')
   claimDir(paths.run)
   for (let child = startDaemon(paths); ; ) {
     await sleep(15)
-    const socket = await dial(paths)
-    if (socket) return await greet(socket)
+    const client = await reach(paths)
+    if (client) return client
     if (Date.now() > deadline) throw unreachable(`it did not start in time; see ${logFile(paths)}`)
     // Another starter's daemon may hold the lock and end just now (idle): ours went away at once, so start again.
     if (child.exitCode !== null) {
       if (child.exitCode !== 0) throw unreachable(`it ended with ${child.exitCode}: ${lastWords(paths)}`)
       await sleep(100)
       child = startDaemon(paths)
+    }
+  }
+}
+
+/** Links in a row that end before they begin: a daemon that dies does that once, one that refuses us always. */
+const MAX_REFUSALS = 5
+
+/** A greeted daemon, or undefined when none listens, or when the one that does is just dying. */
+async function reach(paths: Paths): Promise<DaemonClient | undefined> {
+  for (let refusals = 1; ; refusals++) {
+    const socket = await dial(paths)
+    if (!socket) return undefined
+    try {
+      return await greet(socket)
+    } catch (error) {
+      if (
+        !(error instanceof AmbitError) ||
+        error.code !== 'ERR_DAEMON_UNREACHABLE' ||
+        refusals === MAX_REFUSALS
+      )
+        throw error
+      await sleep(20)
     }
   }
 }

@@ -3,7 +3,7 @@ import * as fs from 'node:fs'
 import { PRODUCT } from '../audit/product.ts'
 import { diskFiles } from '../audit/log-files.ts'
 import type { Log } from '../audit/log.ts'
-import type { Sequencer } from '../audit/sequencer.ts'
+import { type Sequencer, isSealed } from '../audit/sequencer.ts'
 import { AmbitError, messageOf } from '../lib/errors.ts'
 import { type Paths, journalDir, sessionDir, sessionsDir } from '../lib/paths.ts'
 import type { Book } from './book.ts'
@@ -12,6 +12,7 @@ import type { Args, Head, Order, SessionInfo, Status, Values } from './messages.
 import type { Peer } from './peer.ts'
 import {
   type SessionRecord,
+  abandonedRecord,
   birthOf,
   infoOf,
   isLive,
@@ -60,19 +61,24 @@ export class Daemon {
     return this.#book.log?.failure ?? null
   }
 
-  /**
-   * Takes up what an earlier daemon left: sessions whose process lives wait for it to call again; the others are
-   * ended, and what their journals hold is sequenced.
-   */
-  async recover(): Promise<void> {
+  /** Takes up sessions of an earlier daemon whose process lives: they wait for it to call again. Before anyone calls. */
+  adopt(): void {
     for (const id of listSessions(this.#paths)) {
       const record = loadRecord(this.#paths, id)
-      if (record && isLive(record.state) && birthOf(record.pid) === record.born) {
-        this.#live.set(id, { record: { ...record, state: 'detached' }, caller: null, lostAt: Date.now() })
-        this.#book.sequencer?.follow(id)
-      } else if (record && this.#book.sequencer) {
+      if (!record || !isLive(record.state) || birthOf(record.pid) !== record.born) continue
+      this.#live.set(id, { record: { ...record, state: 'detached' }, caller: null, lostAt: Date.now() })
+      this.#book.sequencer?.follow(id)
+    }
+  }
+
+  /** Ends the sessions that died meanwhile, and sequences whatever journals hold beyond what the log has. */
+  async recover(): Promise<void> {
+    if (!this.#book.sequencer) return
+    for (const id of listSessions(this.#paths)) {
+      if (this.#live.has(id)) continue
+      const record = loadRecord(this.#paths, id) ?? abandonedRecord(this.#paths, id)
+      if (record && (isLive(record.state) || !isSealed(sessionDir(this.#paths, id))))
         await this.#recoverDead(record)
-      }
     }
   }
 

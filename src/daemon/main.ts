@@ -14,6 +14,7 @@ async function main(): Promise<void> {
   const { paths, idleMs } = parseOptions()
   if (claimDaemon(paths) === null) return
   const daemon = new Daemon(paths, await openBook(paths))
+  daemon.adopt()
   let end = (_code: number): void => undefined
   const ended = new Promise<number>((resolve) => {
     end = resolve

@@ -2,9 +2,10 @@
 import * as fs from 'node:fs'
 import { join } from 'node:path'
 import { z } from 'zod'
+import { readJournal } from '../audit/journal.ts'
 import { replaceFile } from '../audit/log-files.ts'
 import { errnoOf } from '../lib/errors.ts'
-import { type Paths, sessionDir, sessionsDir } from '../lib/paths.ts'
+import { type Paths, journalDir, sessionDir, sessionsDir } from '../lib/paths.ts'
 import { type SessionInfo, sessionId } from './messages.ts'
 
 const NAME = 'registration.json'
@@ -55,6 +56,29 @@ export function listSessions(paths: Paths): string[] {
     if (errnoOf(error) === 'ENOENT') return []
     throw error
   }
+}
+
+/** How long a session may take from its first record to its call. */
+const CALL_MS = 60_000
+
+/**
+ * A record for a session that has a journal but never called, made from what the journal says; null while it may
+ * still be about to call.
+ */
+export function abandonedRecord(paths: Paths, id: string): SessionRecord | null {
+  const path = join(journalDir(paths, id), 'run.wal')
+  const stat = fs.lstatSync(path, { throwIfNoEntry: false })
+  if (!stat || Date.now() - stat.mtimeMs < CALL_MS) return null
+  const fact = readJournal(path).next().value
+  const start = fact && 'fact' in fact && fact.fact.k === 'session.start' ? fact.fact : null
+  const facts = {
+    profile: start?.profile ?? '',
+    runtime: start?.runtime ?? '',
+    agent: start?.agent.name ?? '',
+    project: null,
+  }
+  const base = { v: 1, id, state: 'running', pid: 0, born: '', counters: {} } as const
+  return { ...base, ...facts, startedAt: start?.t ?? stat.mtimeMs, endedAt: null }
 }
 
 export function infoOf(record: SessionRecord): SessionInfo {

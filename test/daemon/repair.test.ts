@@ -1,0 +1,86 @@
+import assert from 'node:assert/strict'
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import * as fs from 'node:fs'
+import { join } from 'node:path'
+import { type TestContext, test } from 'node:test'
+import { birthOf } from '../../src/daemon/records.ts'
+import { leftoverMounts, orphanProcesses, repair } from '../../src/daemon/repair.ts'
+import { daemonSocket, sessionDir } from '../../src/lib/paths.ts'
+import { Stage, startRun } from './stage.ts'
+
+const DEAD = 's0abcdefg-dead00'
+const LIVE = 's0abcdefg-live00'
+
+/** A process that looks like a part of session `id`. */
+function part(t: TestContext, stage: Stage, name: string, id: string): ChildProcess {
+  const dir = join(stage.paths.run, 'sessions', id)
+  fs.mkdirSync(dir, { recursive: true })
+  const script = 'setTimeout(() => {}, 300000)'
+  const real = spawn(process.execPath, ['-e', script, 'serve', join(dir, 'spec.json')], {
+    argv0: `/opt/${name}`,
+    stdio: 'ignore',
+  })
+  t.after(() => real.kill('SIGKILL'))
+  return real
+}
+
+test('clears what a dead session left and nothing of a live one', async (t) => {
+  const stage = new Stage(t)
+  const journal = stage.session(DEAD)
+  stage.session(LIVE)
+  const live = await stage.connect()
+  await live.call('session.open', stage.openArgs(LIVE))
+  const run = await startRun(stage, DEAD)
+  const parts = [part(t, stage, 'ambit-launch', DEAD), part(t, stage, 'ambit-view', DEAD)]
+  const others = [part(t, stage, 'ambit-view', LIVE), part(t, stage, 'innocent', DEAD)]
+  assert.deepEqual(orphanProcesses(stage.paths), [], 'nothing is an orphan while ambit run lives')
+  run.kill('SIGKILL')
+  await once(run, 'exit')
+  const done = await repair(stage.paths)
+  await Promise.all(parts.map((child) => (child.exitCode ?? child.signalCode) || once(child, 'exit')))
+  assert.deepEqual(
+    parts.map(({ signalCode }) => signalCode),
+    ['SIGKILL', 'SIGKILL'],
+  )
+  assert.ok(others.every((child) => child.pid && birthOf(child.pid) !== null))
+  assert.ok(!fs.existsSync(join(stage.paths.run, 'sessions', DEAD)))
+  assert.ok(fs.existsSync(join(stage.paths.run, 'sessions', LIVE)))
+  assert.ok(fs.existsSync(journal.path) && fs.existsSync(daemonSocket(stage.paths)))
+  assert.match(
+    done.join('\n'),
+    new RegExp(`killed ambit-launch .*\nkilled ambit-view .*\nremoved the run directory of session ${DEAD}`),
+  )
+  assert.equal(done.at(-1), `recorded the end of session ${DEAD}: killed`)
+  assert.deepEqual(await repair(stage.paths), [], 'a second time there is nothing to do')
+  assert.equal((await live.call('sessions', { all: false })).sessions[0]?.id, LIVE)
+})
+
+test('after a crash of daemon and session it removes the socket and records the end', async (t) => {
+  const stage = new Stage(t)
+  stage.session(DEAD)
+  const run = await startRun(stage, DEAD)
+  const pid = await stage.daemonPid()
+  process.kill(pid!, 'SIGKILL')
+  run.kill('SIGKILL')
+  await once(run, 'exit')
+  const done = await repair(stage.paths)
+  assert.ok(done.includes(`removed the stale socket ${daemonSocket(stage.paths)}`), done.join())
+  assert.equal(done.at(-1), `recorded the end of session ${DEAD}: killed`)
+  assert.ok(fs.existsSync(join(sessionDir(stage.paths, DEAD), 'sealed.json')))
+})
+
+test('knows its own mounts among others', () => {
+  const own = process.getuid?.()
+  const line = (path: string, type: string, source: string, uid = own) =>
+    `36 35 0:50 / ${path} rw,nosuid - ${type} ${source} rw,user_id=${uid},group_id=0`
+  const info = [
+    line('/home/a\\040b', 'fuse', 'ambit'),
+    line('/sub', 'fuse.ambit', 'ambit'),
+    line('/other', 'fuse', 'sshfs'),
+    line('/foreign', 'fuse', 'ambit', 4242),
+    '22 1 8:1 / / rw - ext4 ambit rw',
+    '',
+  ].join('\n')
+  assert.deepEqual(leftoverMounts(info), ['/home/a b', '/sub'])
+})
