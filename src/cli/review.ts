@@ -1,10 +1,6 @@
-import { existsSync, readFileSync } from 'node:fs'
-import { join } from 'node:path'
-import { AmbitError } from '../lib/errors.ts'
-import { sessionDir } from '../lib/paths.ts'
 import { printable } from '../lib/printable.ts'
-import type { Plan } from '../profile/plan.ts'
-import { applyChanges, diffChanges, dropChanges, listChanges } from '../view/review.ts'
+import { applyReviewed, dropReviewed, layersOf, pathOf, pendingChanges } from '../session/review.ts'
+import { type Applied, type Change, diffChanges } from '../view/review.ts'
 import { type Arguments, type Command, type Context, flag, usageError } from './command.ts'
 import { sessionIdOf } from './order.ts'
 
@@ -13,42 +9,45 @@ export const command: Command = {
   usage: 'review ID [diff | apply | drop] [PATH…]',
   summary: 'see, apply or drop what a session changed',
   details: `
-Without a verb it lists the changes that wait, what can run code on your machine first.
+Without a verb it lists the changes that wait, what can run code on your machine first (marked !).
 diff    shows them as a unified diff
 apply   writes them to the project; a file that changed meanwhile is a conflict and stays as it is (exit 1)
 drop    throws them away
-PATH…   only these (as listed)
+PATH…   only these (as listed), for apply and drop
 `,
-  options: { json: { type: 'boolean', help: 'the list as JSON' } },
+  options: { json: { type: 'boolean', help: 'the list, or the results, as JSON' } },
   run: async (args, context) => {
-    const [id, verb = 'list', ...only] = args.words
-    const session = sessionIdOf(command, id === undefined ? [] : [id])
-    const dir = sessionDir(context.paths, session)
-    if (!existsSync(join(dir, 'plan.json'))) {
-      throw new AmbitError('ERR_SESSION_NOT_FOUND', session, 'there is no such session', 'see ambit sessions --all')
+    const [word, verb = 'list', ...only] = args.words
+    const id = sessionIdOf(command, word === undefined ? [] : [word])
+    if (verb === 'diff') {
+      context.out(await diffChanges(layersOf(context.paths, id)))
+      return 0
     }
-    const plan = JSON.parse(readFileSync(join(dir, 'plan.json'), 'utf8')) as Plan
-    const changes = listChanges(dir, plan.roots).filter((change) => only.length === 0 || only.includes(change.path))
+    const changes = await pendingChanges(context.paths, id, only)
     if (verb === 'list') return list(changes, args, context)
-    if (verb === 'diff') context.out(await diffChanges(dir, plan.roots, changes))
-    else if (verb === 'drop') await dropChanges(dir, plan.roots, changes)
-    else if (verb === 'apply') return report(await applyChanges(dir, plan.roots, changes), context)
-    else throw usageError(command, 'say diff, apply or drop')
+    if (verb === 'apply') return report(await applyReviewed(context.paths, id, changes), args, context)
+    if (verb !== 'drop') throw usageError(command, 'say diff, apply or drop')
+    await dropReviewed(context.paths, id, changes)
     return 0
   },
 }
 
-function list(changes: ReturnType<typeof listChanges>, args: Arguments, context: Context): number {
+function list(changes: readonly Change[], args: Arguments, context: Context): number {
   if (flag(args, 'json')) context.out(JSON.stringify(changes, null, 2))
   else if (changes.length === 0) context.err('ambit: nothing waits for review')
-  else
-    for (const change of changes) {
-      context.out(`${change.executableConfig ? '!' : ' '} ${change.kind.padEnd(9)} ${printable(change.path, 400)}`)
-    }
+  else for (const change of changes) context.out(lineOf(change))
   return 0
 }
 
-function report(results: Awaited<ReturnType<typeof applyChanges>>, context: Context): number {
-  for (const result of results) context.out(`${result.applied ? 'applied ' : 'CONFLICT'} ${printable(result.path, 400)}${result.why ? `: ${result.why}` : ''}`)
-  return results.every((result) => result.applied) ? 0 : 1
+const lineOf = (change: Change): string =>
+  `${change.executableConfig ? '!' : ' '} ${change.kind.padEnd(12)} ${printable(pathOf(change), 400)}` +
+  (change.conflict ? '  (changed outside meanwhile)' : '')
+
+function report(results: readonly Applied[], args: Arguments, context: Context): number {
+  if (flag(args, 'json')) context.out(JSON.stringify(results, null, 2))
+  else
+    for (const result of results) {
+      context.out(`${result.state.padEnd(9)} ${printable(pathOf(result), 400)}${result.why ? `: ${printable(result.why)}` : ''}`)
+    }
+  return results.every((result) => result.state === 'applied') ? 0 : 1
 }

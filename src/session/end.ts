@@ -5,8 +5,9 @@ import { readJournal } from '../audit/journal.ts'
 import { AmbitError, errnoOf, messageOf } from '../lib/errors.ts'
 import { journalDir } from '../lib/paths.ts'
 import type { Exit } from '../runtime/runtime.ts'
-import { type Change, listChanges } from '../view/review.ts'
+import type { Change } from '../view/review.ts'
 import type { Registered } from './register.ts'
+import { pendingChanges } from './review.ts'
 import { ActivityFold, type SessionActivity } from './summary.ts'
 import type { Ending } from './supervise.ts'
 import type { Wired } from './wire.ts'
@@ -40,7 +41,7 @@ export async function endSession(session: Registered, wired: Wired, ending: Endi
   wired.labels.close()
   const outcome = outcomeOf(ending)
   const log = await closeRecord(session, ending, outcome)
-  await wired.barrier.close()
+  wired.barrier.close()
   rmSync(session.run, { recursive: true, force: true })
   return summaryOf(session, outcome, log)
 }
@@ -93,7 +94,7 @@ export function outcomeOf({ exit, stopped }: Pick<Ending, 'exit' | 'stopped'>): 
 const describeFailure = (exit: Extract<Exit, { kind: 'failed' }>): string =>
   `${exit.what}: ${exit.why}${exit.remedy ? `; ${exit.remedy}` : ''}`
 
-function summaryOf(session: Registered, outcome: Outcome, log: Summary['log']): Summary {
+async function summaryOf(session: Registered, outcome: Outcome, log: Summary['log']): Promise<Summary> {
   const summary: Summary = {
     version: 1,
     session: session.id,
@@ -106,7 +107,7 @@ function summaryOf(session: Registered, outcome: Outcome, log: Summary['log']): 
     endedAt: new Date().toISOString(),
     ...outcome,
     ...activityOf(session.request.paths, session.id),
-    pending: listChanges(session.dir, session.plan.roots),
+    pending: await pendingChanges(session.request.paths, session.id),
     log,
   }
   writeFileSync(join(session.dir, 'summary.json'), JSON.stringify(summary), { mode: 0o600 })

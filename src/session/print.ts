@@ -3,6 +3,7 @@ import { printable } from '../lib/printable.ts'
 import { formatSize } from '../lib/units.ts'
 import type { Screen } from './show.ts'
 import type { Summary } from './end.ts'
+import { pathOf } from './review.ts'
 
 const SHOWN = 8
 
@@ -37,7 +38,7 @@ export function renderSummary(summary: Summary, color: boolean): string {
     lines.push(bold(`  ${summary.pending.length} changes wait for review: ambit review ${summary.session}`))
     const risky = summary.pending.filter((change) => change.executableConfig)
     for (const change of risky.slice(0, SHOWN)) {
-      lines.push(paint('31', `    ! ${change.kind} ${printable(change.path, 120)} can run code on your machine`))
+      lines.push(paint('31', `    ! ${change.kind} ${printable(pathOf(change), 120)} can run code on your machine`))
     }
   }
   lines.push(

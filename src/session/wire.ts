@@ -17,6 +17,7 @@ import { AmbitError } from '../lib/errors.ts'
 import { LabelWatch, openBarrier } from './durability.ts'
 import type { Registered } from './register.ts'
 import { homeOf } from './resolve.ts'
+import { VIEW_SPEC } from './review.ts'
 import { readSecrets, type Secrets } from './secrets.ts'
 import { LiveState } from './state.ts'
 
@@ -44,7 +45,7 @@ export async function wireSession(session: Registered): Promise<Wired> {
     world = await runtimeNamed(session.runtime).open(launch, writeSpec(session, 'launch', launch))
     await gate.listen(world.sockets)
     const spec = viewSpec(session, launch)
-    view = await startView({ spec, specPath: writeSpec(session, 'view', spec), fuse: world.fuse })
+    view = await startView({ spec, specPath: join(session.dir, VIEW_SPEC), fuse: world.fuse })
     // The view's copy must be the only one: when it dies, the kernel then ends the mount instead of hanging it.
     closeSync(world.fuse)
     const controls = await world.build()

@@ -1,0 +1,87 @@
+/** What a session left for review, and the record of what a person did with it. */
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { Journal } from '../audit/journal.ts'
+import { connectDaemon } from '../daemon/client.ts'
+import { AmbitError, errnoOf } from '../lib/errors.ts'
+import { journalDir, type Paths, sessionDir } from '../lib/paths.ts'
+import {
+  type Applied,
+  applyChanges,
+  type Change,
+  dropChanges,
+  listChanges,
+  type ReviewLayer,
+  reviewLayers,
+} from '../view/review.ts'
+import type { ViewSpec } from '../view/view-spec.ts'
+import type { SessionId } from './id.ts'
+
+/** The view's spec, kept with the session: it says which layers there are and whose files they become. */
+export const VIEW_SPEC = 'view.json'
+
+/** @throws AmbitError ERR_SESSION_NOT_FOUND */
+export function layersOf(paths: Paths, id: SessionId): ReviewLayer[] {
+  try {
+    return reviewLayers(JSON.parse(readFileSync(join(sessionDir(paths, id), VIEW_SPEC), 'utf8')) as ViewSpec)
+  } catch (error) {
+    if (errnoOf(error) !== 'ENOENT') throw error
+    throw new AmbitError('ERR_SESSION_NOT_FOUND', id, 'there is no such session', 'see ambit sessions --all')
+  }
+}
+
+/** Changes of session `id`, all or those whose absolute path is among `only`. */
+export async function pendingChanges(paths: Paths, id: SessionId, only: readonly string[] = []): Promise<Change[]> {
+  const changes = await listChanges(layersOf(paths, id))
+  return changes.filter((change) => only.length === 0 || only.includes(pathOf(change)) || only.includes(change.path))
+}
+
+export const pathOf = (change: Pick<Change, 'root' | 'path'>): string => join(change.root, change.path)
+
+/** Applies `changes`; what will be applied is durable in the session's journal before the host's files change. */
+export async function applyReviewed(paths: Paths, id: SessionId, changes: readonly Change[]): Promise<Applied[]> {
+  return recorded(paths, id, async (journal) => {
+    for (const change of changes) {
+      if (!change.conflict) journal.append({ k: 'review.applied', path: pathOf(change), sha256: change.sha256 })
+    }
+    await journal.sync()
+    const results = await applyChanges(layersOf(paths, id), changes)
+    for (const result of results.filter(({ state }) => state !== 'applied')) {
+      const reason = `review.${result.state}`
+      journal.append({ k: 'decision', action: 'review.apply', effect: 'deny', reason, rule: null, target: pathOf(result) })
+    }
+    return results
+  })
+}
+
+export async function dropReviewed(paths: Paths, id: SessionId, changes: readonly Change[]): Promise<void> {
+  await recorded(paths, id, async (journal) => {
+    for (const change of changes) journal.append({ k: 'review.dropped', path: pathOf(change) })
+    await journal.sync()
+    await dropChanges(layersOf(paths, id), changes)
+  })
+}
+
+/** Reopens the record of an ended session for the length of `work`. */
+async function recorded<T>(paths: Paths, id: SessionId, work: (journal: Journal) => Promise<T>): Promise<T> {
+  const dir = sessionDir(paths, id)
+  const daemon = await connectDaemon(paths)
+  try {
+    const { sessions } = await daemon.call('sessions', { all: true })
+    if (sessions.some((session) => session.id === id && ['running', 'frozen', 'detached'].includes(session.state))) {
+      throw new AmbitError('ERR_REVIEW_CONFLICT', id, 'the session still runs', 'wait for its end, or ambit kill it')
+    }
+    const told = JSON.parse(readFileSync(join(dir, 'session.json'), 'utf8')) as Record<string, unknown>
+    await daemon.call('session.open', { ...told, dir, pid: process.pid })
+    const journal = Journal.open(join(journalDir(paths, id), 'run.wal'))
+    try {
+      return await work(journal)
+    } finally {
+      await journal.sync()
+      journal.close()
+      await daemon.call('session.close', { id })
+    }
+  } finally {
+    daemon.close()
+  }
+}
