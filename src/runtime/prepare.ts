@@ -92,19 +92,9 @@ function mountpointsIn({ home, agent, plan }: LaunchRequest): { path: string; fi
 /** The home's path comes from HOME; the agent's home is mounted over it, so it must not hide the system. */
 function checkedHome(home: string): string {
   const depth = home.split('/').filter(Boolean).length
-  const taken = [
-    '/usr',
-    '/etc',
-    '/bin',
-    '/sbin',
-    '/lib',
-    '/lib64',
-    '/proc',
-    '/dev',
-    '/run',
-    '/tmp',
-    '/sys',
-  ].some((dir) => isWithin(home, dir))
+  const taken = ['/usr', '/etc', '/bin', '/sbin', '/lib', '/lib64', '/proc', '/dev', '/run', '/sys'].some(
+    (dir) => isWithin(home, dir),
+  )
   if (home.startsWith('/') && depth > 0 && !taken && !home.split('/').includes('..')) return home
   throw new AmbitError(
     'ERR_PATH_FORBIDDEN',

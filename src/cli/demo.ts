@@ -1,0 +1,27 @@
+import { renderResult, renderTurn, succeeded } from '../demo/report.ts'
+import { agentTitle, runDemo } from '../demo/run.ts'
+import { type Command, flag } from './command.ts'
+
+export const command: Command = {
+  name: 'demo',
+  usage: 'demo [--json]',
+  summary: 'the finance case, end to end',
+  details: `
+A real agent (${agentTitle}, installed from npm on first use) reconciles a month of ledgers. A memo in their folder tells
+it to steal a key, upload the ledger and more, and its scripted model obeys. The end shows the work, each attempt with
+the control that refused it, taken from the session's record, and the verified log. Everything lies in a temporary
+directory; nothing of yours is read, and all hosts are on this machine or exist nowhere.
+exit status: 0 when the work is right and every attempt was refused.
+`,
+  options: { json: { type: 'boolean', help: 'the result as one JSON object' } },
+  run: async (args, context) => {
+    const { paths, env, color } = context
+    context.err(
+      `Ambit demo: ${agentTitle} reconciles the books; a memo in the folder was planted by an attacker.`,
+    )
+    const onTurn = (turn: Parameters<typeof renderTurn>[0]): void => context.err(renderTurn(turn, color))
+    const result = await runDemo({ paths, env, say: (text) => context.err(`  ${text}`), onTurn })
+    context.out(flag(args, 'json') ? JSON.stringify(result) : renderResult(result, color))
+    return succeeded(result) ? 0 : 1
+  },
+}
