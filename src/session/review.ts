@@ -1,10 +1,10 @@
 /** What a session left for review, and the record of what a person did with it. */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { Journal } from '../audit/journal.ts'
+import type { Journal } from '../audit/journal.ts'
 import { connectDaemon } from '../daemon/client.ts'
 import { AmbitError, errnoOf } from '../lib/errors.ts'
-import { journalDir, type Paths, sessionDir } from '../lib/paths.ts'
+import { type Paths, sessionDir } from '../lib/paths.ts'
 import {
   type Applied,
   applyChanges,
@@ -16,6 +16,7 @@ import {
 } from '../view/review.ts'
 import type { ViewSpec } from '../view/view-spec.ts'
 import type { SessionId } from './id.ts'
+import { withRecord } from './record.ts'
 
 /** The view's spec, kept with the session: it says which layers there are and whose files they become. */
 export const VIEW_SPEC = 'view.json'
@@ -62,25 +63,32 @@ export async function dropReviewed(paths: Paths, id: SessionId, changes: readonl
   })
 }
 
-/** Reopens the record of an ended session for the length of `work`. */
+/** A review is a record of its own: the session's is closed. Its facts name the session they belong to. */
 async function recorded<T>(paths: Paths, id: SessionId, work: (journal: Journal) => Promise<T>): Promise<T> {
-  const dir = sessionDir(paths, id)
-  const daemon = await connectDaemon(paths)
-  try {
-    const { sessions } = await daemon.call('sessions', { all: true })
-    if (sessions.some((session) => session.id === id && ['running', 'frozen', 'detached'].includes(session.state))) {
-      throw new AmbitError('ERR_REVIEW_CONFLICT', id, 'the session still runs', 'wait for its end, or ambit kill it')
-    }
-    const told = JSON.parse(readFileSync(join(dir, 'session.json'), 'utf8')) as Record<string, unknown>
-    await daemon.call('session.open', { ...told, dir, pid: process.pid })
-    const journal = Journal.open(join(journalDir(paths, id), 'run.wal'))
+  await requireEnded(paths, id)
+  const told = JSON.parse(readFileSync(join(sessionDir(paths, id), 'session.json'), 'utf8')) as Told
+  return withRecord(paths, { profile: told.profile, agent: 'ambit review', project: told.project }, async (journal) => {
+    const review = { k: 'decision', action: 'review', effect: 'allow', reason: 'review.by-user', rule: null } as const
+    journal.append({ ...review, target: id })
     try {
       return await work(journal)
     } finally {
-      await journal.sync()
-      journal.close()
-      await daemon.call('session.close', { id })
+      journal.append({ k: 'session.end', outcome: 'ended', exit: 0, reason: null })
     }
+  })
+}
+
+interface Told {
+  readonly profile: string
+  readonly project: string
+}
+
+async function requireEnded(paths: Paths, id: SessionId): Promise<void> {
+  const daemon = await connectDaemon(paths)
+  try {
+    const { sessions } = await daemon.call('sessions', { all: false })
+    if (!sessions.some((session) => session.id === id)) return
+    throw new AmbitError('ERR_REVIEW_CONFLICT', id, 'the session still runs', 'wait for its end, or ambit kill it')
   } finally {
     daemon.close()
   }
