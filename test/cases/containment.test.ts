@@ -91,7 +91,7 @@ async function listenOn(path: string): Promise<Server> {
   })
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject)
-    server.listen({ path, readableAll: true, writableAll: true }, resolve)
+    server.listen(path.startsWith('\0') ? { path } : { path, readableAll: true, writableAll: true }, resolve)
   })
   return server.unref()
 }

@@ -87,7 +87,7 @@ const newMark = (as: As): string => `${as}-${++marks}`
 
 /** Host pids of a part of this stage. */
 const partsOf = (stage: Stage, part: string): number[] =>
-  processesWith(`AMBIT_HOME=${stage.ambitHome}`).filter((pid) => commandLine(pid).includes(part))
+  processesWith(stage.root).filter((pid) => commandLine(pid).includes(part))
 
 function commandLine(pid: number): string {
   try {

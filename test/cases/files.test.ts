@@ -242,7 +242,7 @@ attack('F-21', 'shows nothing when the view is killed', async (as) => {
   const stage = makeStage(as)
   const loop =
     'i=0; while [ $i -lt 400 ]; do ls -a . 2>&1; cat .env src/main.txt 2>&1; i=$((i+1)); sleep 0.02; done'
-  const marker = `AMBIT_HOME=${stage.ambitHome}`
+  const marker = stage.root
   let killed = 0
   const ran = await stage.session(['/bin/sh', '-c', loop], {
     onStart: () => {

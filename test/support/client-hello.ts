@@ -19,13 +19,13 @@ export function clientHello(extensions: readonly Buffer[]): Buffer {
     prefixed(Buffer.alloc(0), 1),
     prefixed(Buffer.from([0x13, 0x01, 0xc0, 0x2b]), 2),
     prefixed(Buffer.from([0]), 1),
-    prefixed(Buffer.concat([...extensions, SUPPORTED_VERSIONS]), 2),
+    prefixed(Buffer.concat([...extensions, supportedVersions()]), 2),
   ])
   const handshake = Buffer.concat([Buffer.from([1]), prefixed(body, 3)])
   return Buffer.concat([Buffer.from([0x16, 3, 1]), prefixed(handshake, 2)])
 }
 
-const SUPPORTED_VERSIONS = extension(43, Buffer.from([4, 3, 4, 3, 3]))
+const supportedVersions = (): Buffer => extension(43, Buffer.from([4, 3, 4, 3, 3]))
 
 function number(value: number, width: number): Buffer {
   const buffer = Buffer.alloc(width)

@@ -49,9 +49,12 @@ function build(): void {
   process.once('exit', () => rmSync(scratch, { recursive: true, force: true }))
 }
 
-/** Gives this network an address, public-looking ones too; everything stays on loopback. */
+/**
+ * Makes an address answer here, public-looking ones too. Routed, not assigned: Ambit refuses a machine's own
+ * addresses, and these must look like somebody else's.
+ */
 export function claimAddress(address: string): void {
-  execFileSync('ip', ['address', 'replace', `${address}/32`, 'dev', 'lo'])
+  execFileSync('ip', ['route', 'replace', 'local', `${address}/32`, 'dev', 'lo', 'table', 'local'])
 }
 
 /** How many packets have left for the void since the lab was built. */

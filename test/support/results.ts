@@ -14,6 +14,8 @@ export interface Outcome {
 interface Result {
   readonly name: string
   readonly file?: string | undefined
+  /** The test file, where `file` is the place of the call. */
+  readonly entryFile?: string | undefined
   readonly skip?: string | boolean | undefined
   readonly todo?: string | boolean | undefined
   readonly details: {
@@ -26,13 +28,14 @@ interface Result {
 /** Resolves when the run is over. Suites are not counted, only tests; a file that dies counts as a failed test. */
 export async function watch(stream: ReturnType<typeof run>, root: string): Promise<readonly Outcome[]> {
   const outcomes: Outcome[] = []
+  const told = new Map<string, string>()
   const add = (result: Result, passed: boolean): void => {
     // A suite fails for its tests, which are counted; only its own set-up failing is news.
     if (result.details.type === 'suite' && (passed || isEcho(result.details.error))) return
-    const file = relative(root, result.file ?? '')
+    const file = relative(root, result.entryFile ?? result.file ?? '')
     const outcome = outcomeOf(result, passed, file)
     outcomes.push(outcome)
-    if (outcome.state === 'failed') printFailure(outcome, result.details.error)
+    if (outcome.state === 'failed') printFailure(outcome, result.details.error, told)
   }
   stream.on('test:pass', (result) => add(result, true))
   stream.on('test:fail', (result) => add(result, false))
@@ -63,8 +66,11 @@ function printFile(file: string, ms: number, success: boolean, outcomes: readonl
   console.log(`${success ? '✓' : '✗'} ${file} (${ran} tests${skips}, ${(ms / 1000).toFixed(1)}s)`)
 }
 
-function printFailure({ file, name }: Outcome, error: Error | undefined): void {
+/** In full; the second failure for the very same reason (a shared session that did not start) only says so. */
+function printFailure({ file, name }: Outcome, error: Error | undefined, told: Map<string, string>): void {
   const cause = (error as { cause?: unknown } | undefined)?.cause ?? error
   const text = cause instanceof Error ? (cause.stack ?? cause.message) : inspect(cause)
-  console.log(`✗ ${file}: ${name}\n${text.replace(/^/gm, '    ')}`)
+  const before = told.get(text)
+  told.set(text, before ?? name)
+  console.log(`✗ ${file}: ${name}\n${(before ? `as: ${before}` : text).replace(/^/gm, '    ')}`)
 }

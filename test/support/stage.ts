@@ -76,6 +76,9 @@ const SPEC = {
   network: [],
 }
 
+// Every stage of a file cleans up when its process ends.
+process.setMaxListeners(0)
+
 export class Stage {
   readonly as: As
   readonly root: string
@@ -197,7 +200,7 @@ export class Stage {
     const profile = this.profile(options.spec)
     const summaryFile = join(this.outside, `summary-${this.#runs}.json`)
     const wanted = ['--profile', profile, '--project', this.project, '--workspace', this.workspace]
-    const args = ['run', ...wanted, '--yes', '--summary', summaryFile, ...(options.args ?? []), '--', ...argv]
+    const args = ['run', ...wanted, '--yes', '--quiet', '--summary', summaryFile, ...(options.args ?? []), '--', ...argv]
     const ran = await this.ambit(args, options)
     return {
       ...ran,
@@ -251,7 +254,7 @@ export class Stage {
 
   /** Ends what still runs for this stage and removes it. */
   dispose(): void {
-    endProcesses(`AMBIT_HOME=${this.ambitHome}`)
+    endProcesses(this.root)
     try {
       rmSync(this.root, { recursive: true, force: true })
     } catch (error) {

@@ -112,26 +112,39 @@ function openDescriptors() {
   })
 }
 
+/** What lies at `path`, or null. Never from the listing: under a bind mount that names what is hidden below. */
+function kind(path) {
+  try {
+    return fs.lstatSync(path)
+  } catch {
+    // Gone, or not for us.
+    return null
+  }
+}
+
+function below(folder) {
+  try {
+    return fs.readdirSync(folder).map((name) => `${folder === '/' ? '' : folder}/${name}`)
+  } catch {
+    // Unreadable: nothing to see.
+    return []
+  }
+}
+
 function deviceNodes(folder) {
-  return fs.readdirSync(folder, { withFileTypes: true }).flatMap((entry) => {
-    const path = `${folder}/${entry.name}`
-    if (entry.isDirectory()) return deviceNodes(path)
-    return entry.isCharacterDevice() || entry.isBlockDevice() ? [path] : []
+  return below(folder).flatMap((path) => {
+    const stats = kind(path)
+    if (stats?.isDirectory()) return deviceNodes(path)
+    return stats?.isCharacterDevice() || stats?.isBlockDevice() ? [path] : []
   })
 }
 
 function socketsBelow(folder, depth) {
-  if (depth > 6) return []
-  let entries = []
-  try {
-    entries = fs.readdirSync(folder, { withFileTypes: true })
-  } catch {
-    // Unreadable or absent: nothing to see.
-  }
-  return entries.flatMap((entry) => {
-    const path = `${folder === '/' ? '' : folder}/${entry.name}`
-    if (entry.isSocket()) return [path]
-    return entry.isDirectory() && !/^\/(proc|sys)$/.test(path) ? socketsBelow(path, depth + 1) : []
+  if (depth > 6 || /^\/(proc|sys)$/.test(folder)) return []
+  return below(folder).flatMap((path) => {
+    const stats = kind(path)
+    if (stats?.isSocket()) return [path]
+    return stats?.isDirectory() ? socketsBelow(path, depth + 1) : []
   })
 }
 
@@ -146,7 +159,10 @@ function udp(host, port, text) {
     const timer = setTimeout(() => finish(reject, Object.assign(new Error('no answer'), { code: 'ETIMEDOUT' })), 1500)
     socket.on('error', (error) => finish(reject, error))
     socket.on('message', (data) => finish(resolve, data.toString('latin1')))
-    socket.connect(port, host, () => socket.send(text, (error) => error && finish(reject, error)))
+    socket.connect(port, host, (error) => {
+      if (error) finish(reject, error)
+      else socket.send(text, (failure) => failure && finish(reject, failure))
+    })
   })
 }
 
@@ -166,7 +182,6 @@ function tlsOptions({ host, port, servername, alpn, insecure = false }) {
 const PROXY = { host: '127.0.0.1', port: 61_880 }
 
 const proxyAddress = () => PROXY
-}
 
 /** A CONNECT through the proxy of the environment; rejects with the status when it is not 200. */
 function tunnel({ host, port }) {
