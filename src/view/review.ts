@@ -196,7 +196,7 @@ const pick = (
 type Op = 'list' | 'show' | 'apply' | 'drop'
 
 async function ask<T>(layer: ReviewLayer, op: Op, paths: readonly string[] | null): Promise<T> {
-  const child = spawn(nativeBinary('ambit-view'), ['review', '/dev/stdin'], {
+  const child = spawn(nativeBinary('ambit-view'), ['review', '-'], {
     stdio: ['pipe', 'pipe', 'pipe'],
     env: {},
   })

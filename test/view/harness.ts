@@ -150,10 +150,13 @@ export async function inView(world: World, script: string): Promise<Record<strin
 
 /** The facts in the view's journal. */
 export function facts(world: World): Fact[] {
+  if (!existsSync(world.spec.journal)) return []
   const bytes = readFileSync(world.spec.journal)
   const list: Fact[] = []
   for (let at = 8; at < bytes.length; ) {
-    const length = bytes.readUInt32LE(at)
+    const length = at + 8 <= bytes.length ? bytes.readUInt32LE(at) : 0
+    // A torn record ends what is valid.
+    if (length === 0 || at + 8 + length > bytes.length) break
     list.push(JSON.parse(bytes.subarray(at + 8, at + 8 + length).toString()) as Fact)
     at += 8 + length
   }

@@ -1,4 +1,4 @@
-//! `ambit-view review SPEC`: what the agent changed under review, and its way onto the host. Runs outside, as the
+//! `ambit-view review SPEC` (`-`: standard input): what the agent changed under review, and its way onto the host. Runs outside, as the
 //! user; everything in the upper layer was written by the agent, so no link is ever followed and no path resolved but
 //! beneath held directories (CASES.md F-04). Three-way: a file that no longer is what the agent started from is a
 //! conflict and stays as it is.
@@ -89,7 +89,14 @@ pub fn run(spec: &Path) -> i32 {
 }
 
 fn try_run(spec: &Path) -> Result<Value, String> {
-    let text = std::fs::read(spec).map_err(|e| format!("cannot read the review spec: {e}"))?;
+    let text = match spec.as_os_str() == "-" {
+        true => {
+            let mut text = Vec::new();
+            io::Read::read_to_end(&mut io::stdin().lock(), &mut text).map(|_| text)
+        }
+        false => std::fs::read(spec),
+    };
+    let text = text.map_err(|e| format!("cannot read the review spec: {e}"))?;
     let spec: ReviewSpec = serde_json::from_slice(&text).map_err(|e| format!("bad review spec: {e}"))?;
     if spec.version != 1 {
         return Err("review spec version is not 1".into());
