@@ -84,7 +84,7 @@ export class CredentialBook {
   isOwnPlaceholder(value: string, credential: string): boolean {
     const placeholder = this.#placeholderOf.get(credential)
     if (placeholder === undefined || placeholder === '') return value === ''
-    const bare = value.trim().replace(/^[A-Za-z][A-Za-z0-9-]* +/, '')
+    const bare = value.trim().replace(/^(?:bearer|token|basic|key|apikey) +/i, '')
     if (value.trim() === placeholder || bare === placeholder) return true
     return /^basic /i.test(value) && basicPair(bare).includes(placeholder)
   }

@@ -160,7 +160,8 @@ export class Exchange implements Watched {
   }
 
   expire(): void {
-    if (!this.response.headersSent) this.refuse(refusal('upstream.timeout'))
+    if (!this.response.headersSent)
+      this.refuse(refusal(this.gate.monitor.stopped ? 'session.stopped' : 'upstream.timeout'))
     else cut(this.response)
     this.finish()
   }

@@ -15,6 +15,8 @@ import type { ClientResponse } from './respond.ts'
 import { isWebSocket, upgradeWebSocket } from './websocket.ts'
 
 export const MAX_HEAD = 65_536
+/** Bytes an HTTP/2 client may send ahead of us: the bound on what a flow keeps in memory. */
+const WINDOW = 1 << 20
 
 /** Settings of every HTTP/1.1 server here: llhttp strict, heads bounded in size and time. */
 export const http1Options = (deadlines: Deadlines): ServerOptions => ({
@@ -74,7 +76,7 @@ export function createHttp2Server(gate: GateOf): Http2SecureServer {
     settings: {
       maxConcurrentStreams: 100,
       maxHeaderListSize: MAX_HEAD,
-      initialWindowSize: 1 << 20,
+      initialWindowSize: WINDOW,
       enablePush: false,
       enableConnectProtocol: false,
     },
@@ -82,6 +84,8 @@ export function createHttp2Server(gate: GateOf): Http2SecureServer {
   server.on('session', (session: ServerHttp2Session) => {
     const flow = flowOf(session.socket)
     if (flow) carry(flow, session)
+    // The default, 64 KiB for all streams together, would make every upload wait for round trips.
+    session.setLocalWindowSize(WINDOW)
     session.on('error', () => session.destroy())
     session.setTimeout(gate().monitor.deadlines.streamIdle, () => session.close())
   })

@@ -97,6 +97,7 @@ export class Http2Pool {
       settings: { enablePush: false, initialWindowSize: 1 << 20 },
     })
     this.#sockets.set(session, socket)
+    session.once('connect', () => session.setLocalWindowSize(4 << 20))
     const forget = (): void => {
       this.#sessions.delete(target.key)
     }

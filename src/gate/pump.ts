@@ -47,6 +47,8 @@ export class UploadPump {
   }
 
   readonly #onEnd = (): void => {
+    // Left open: whoever watches the client's side breaks the other side off.
+    if (brokenOff(this.#source)) return
     this.#ended = true
     if (this.#held.length === 0) this.#sink.end()
   }
@@ -81,6 +83,12 @@ export class UploadPump {
     this.#rules.moved(chunk.length)
     if (!this.#sink.write(chunk)) this.#source.pause()
   }
+}
+
+/** An HTTP/2 stream that its peer resets emits `end` like one that is whole; its server must not take it for that. */
+function brokenOff(source: Readable): boolean {
+  const stream = (source as { stream?: { aborted?: boolean; rstCode?: number } }).stream
+  return stream !== undefined && (stream.aborted === true || (stream.rstCode ?? 0) !== 0)
 }
 
 /** Bytes on their way in. */

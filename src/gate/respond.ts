@@ -53,6 +53,7 @@ export function sendRefusal(
 
 /** Breaks an answer off so that the client sees it is not whole. */
 export function cut(response: ClientResponse): void {
-  if (isHttp2(response)) response.stream.destroy()
+  // With an error, so that the stream is reset with a code that no client takes for a clean end.
+  if (isHttp2(response)) response.stream.destroy(new Error('broken off'))
   else response.destroy()
 }
