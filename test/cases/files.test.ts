@@ -109,7 +109,7 @@ function attempts(stage: Stage): Step[] {
     {
       name: 'walk',
       op: 'sh',
-      cmd: `ls -laR ${stage.project}; find ${stage.project}; du -a ${stage.project}`,
+      cmd: `ls -aR ${stage.project}; find ${stage.project}; du -a ${stage.project}`,
     },
     { name: 'touch hidden', op: 'sh', cmd: `cat ${at(`keys/${HIDDEN}`)}; stat ${at('keys')}/*; true` },
     { name: 'remove folder of hidden', op: 'rmdir', path: at('keys') },
@@ -287,7 +287,7 @@ attack('F-23', 'names hidden files nowhere', async (as) => {
     !JSON.stringify(seen.inside.result('walk').value).includes(HIDDEN),
     'a listing names a hidden file',
   )
-  assert.doesNotMatch(seen.inside.result('walk').value.stdout, /\.env\b/)
+  assert.ok(!seen.inside.result('walk').value.stdout.includes('.env'), 'a listing names .env')
   assert.ok(!shown.includes('hidden-content'))
   assert.ok(!seen.inside.result('mounts').value.stdout.includes(seen.stage.outside))
   assert.equal(seen.inside.result('stat hidden').error, 'ENOENT')

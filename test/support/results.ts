@@ -9,6 +9,7 @@ export interface Outcome {
   readonly state: 'passed' | 'failed' | 'skipped'
   /** Of a skip. */
   readonly reason: string
+  readonly ms: number
 }
 
 interface Result {
@@ -51,19 +52,25 @@ export async function watch(stream: ReturnType<typeof run>, root: string): Promi
 
 function outcomeOf(result: Result, passed: boolean, file: string): Outcome {
   const skip = result.skip ?? result.todo
+  const ms = result.details.duration_ms
   if (skip !== undefined && skip !== false)
-    return { file, name: result.name, state: 'skipped', reason: typeof skip === 'string' ? skip : '' }
-  return { file, name: result.name, state: passed ? 'passed' : 'failed', reason: '' }
+    return { file, name: result.name, state: 'skipped', reason: typeof skip === 'string' ? skip : '', ms }
+  return { file, name: result.name, state: passed ? 'passed' : 'failed', reason: '', ms }
 }
 
 const isEcho = (error: Error | undefined): boolean =>
   (error as { failureType?: string } | undefined)?.failureType === 'subtestsFailed'
 
+/** Milliseconds from which a test is named as slow. */
+const SLOW = 10_000
+
 function printFile(file: string, ms: number, success: boolean, outcomes: readonly Outcome[]): void {
   const own = outcomes.filter((outcome) => outcome.file === file)
   const ran = own.filter((outcome) => outcome.state !== 'skipped').length
   const skips = own.length - ran ? `, ${own.length - ran} skipped` : ''
-  console.log(`${success ? '✓' : '✗'} ${file} (${ran} tests${skips}, ${(ms / 1000).toFixed(1)}s)`)
+  const slowest = own.toSorted((a, b) => b.ms - a.ms).find((outcome) => outcome.ms > SLOW)
+  const slow = slowest ? `; slowest: ${slowest.name.slice(0, 40)} ${(slowest.ms / 1000).toFixed(0)}s` : ''
+  console.log(`${success ? '✓' : '✗'} ${file} (${ran} tests${skips}, ${(ms / 1000).toFixed(1)}s${slow})`)
 }
 
 /** In full; the second failure for the very same reason (a shared session that did not start) only says so. */
