@@ -74,17 +74,15 @@ const ADAPTERS: readonly (Adapter & { readonly known: readonly string[] })[] = [
   {
     known: ['@google/gemini-cli', 'gemini'],
     title: 'Gemini CLI',
-    env: { GEMINI_SANDBOX: 'false' },
-    files: {
-      // System settings win over the user's and the workspace's.
-      '/etc/gemini-cli/settings.json': json({
+    env: { GEMINI_SANDBOX: 'false', GEMINI_TELEMETRY_ENABLED: 'false' },
+    // Not /etc/gemini-cli/settings.json: Gemini ignores it unless root owns it, and root has no name inside.
+    files: {},
+    seeds: {
+      '.gemini/settings.json': json({
         general: { enableAutoUpdate: false, enableAutoUpdateNotification: false },
         privacy: { usageStatisticsEnabled: false },
-        telemetry: { enabled: false },
-        tools: { sandbox: false },
       }),
     },
-    seeds: {},
     notes: ["Gemini CLI's own sandbox is switched off: Ambit's holds instead", `Gemini CLI: ${QUIET}`],
   },
 ]
