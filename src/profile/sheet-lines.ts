@@ -26,6 +26,7 @@ export function agentLines(plan: Plan, context: SheetContext): SheetLine[] {
         `${agent.executable} is not measured: it may change between sessions unseen`,
       ),
     )
+  for (const note of agent.notes ?? []) lines.push(line('fact', 'agent', null, note))
   if (plan.profile.origin === 'file') {
     const root = plan.roots.find((candidate) => within(plan.profile.file, candidate.path))
     const where = root && root.access !== 'read' ? ', in a directory where the agent works' : ''

@@ -33,6 +33,8 @@ export interface SheetContext {
     readonly version: string | null
     readonly digest: string | null
     readonly executable: string
+    /** What is switched off in it and what of it is visible, in plain words. */
+    readonly notes?: readonly string[]
   }
   readonly argv: readonly string[]
   /** The runtime that will be used: at least the profile's. */

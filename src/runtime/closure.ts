@@ -11,6 +11,7 @@ import {
 import { basename, dirname, resolve } from 'node:path'
 import { AmbitError } from '../lib/errors.ts'
 import { printable } from '../lib/printable.ts'
+import { adapterFor } from './agents.ts'
 import { measureTrees } from './closure/digest.ts'
 import { type Bounds, isWithin, refuseMount } from './closure/guard.ts'
 import { isProgram, locate, type Lookup } from './closure/locate.ts'
@@ -38,6 +39,8 @@ export interface Agent {
   readonly pathDirs: readonly string[]
   /** SHA-256, hex, over the package trees and interpreters; null where they lie in the session's own roots or are too large. */
   readonly digest: string | null
+  /** For the grant sheet: what is switched off in the program, and where it is shown from. */
+  readonly notes: readonly string[]
 }
 
 /** Where and for whom an agent is resolved. */
@@ -72,8 +75,9 @@ export function resolveAgent(command: string, around: Surroundings): Agent {
   const mounts = outermost(trees.flatMap(mountPaths))
   const visible = [...mounts, ...around.roots]
   const owner = main.trees.find((tree) => tree.name !== undefined)
+  const name = owner?.name ?? basename(found)
   return {
-    name: owner?.name ?? basename(found),
+    name,
     version: owner?.version ?? null,
     executable: main.real,
     argv0: startPath(main, visible),
@@ -85,6 +89,10 @@ export function resolveAgent(command: string, around: Surroundings): Agent {
       (dir) => isVisible(dir, visible) && !isSystem(dir),
     ),
     digest: measure(programs, trees, around),
+    notes: [
+      ...adapterFor({ name }).notes,
+      ...mounts.map((path) => `its program can be read, not changed: ${path}`),
+    ],
   }
 }
 

@@ -70,6 +70,10 @@ describe('node', () => {
     assert.equal(agent.argv0, join(home, v, 'bin/codex'))
     assert.deepEqual(agent.pathDirs, [join(home, v, 'bin')])
     assert.match(agent.digest ?? '', /^[0-9a-f]{64}$/)
+    assert.match(
+      agent.notes.join('\n'),
+      /Codex's own sandbox is switched off: Ambit's holds instead[^]*not changed: .*\/v22\.1\.0/,
+    )
   })
 
   test('npm prefix in the home: only the package; the link is replaced by one in /run/ambit/bin', () => {

@@ -21,6 +21,7 @@ const agent: Agent = {
   ],
   pathDirs: [`${HOME}/.nvm/versions/node/v22/bin`],
   digest: null,
+  notes: [],
 }
 
 function plan(change: object = {}): Plan {
