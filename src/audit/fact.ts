@@ -86,6 +86,8 @@ export type FactBody =
       op: string
       reason: 'hidden' | 'protected' | 'read-only' | 'outside' | 'hard-link' | 'quota' | 'unsupported'
       rule: string
+      /** Equal refusals that this fact stands for, when the view counted them (more than 8 alike); else it is one. */
+      count?: number | undefined
     }
   | {
       k: 'dns.query'

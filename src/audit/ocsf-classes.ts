@@ -238,10 +238,16 @@ const MAPPERS: Mapper = {
   'file.attributes': ({ path }) => file(6, `change attributes of ${path}`, path, {}, {}),
   'file.hash': ({ path, size, sha256 }) =>
     file('Hash', `hash ${path}`, path, { size, ...sha256Hash(sha256) }, {}),
-  'file.denied': ({ path, op, reason, rule }) => ({
-    ...file(FILE_ACTIVITY[op] ?? op, `${op} ${path} refused: ${reason}`, path, {}, { op, reason, rule }),
-    effect: 'deny',
-  }),
+  'file.denied': ({ path, op, reason, rule, count }) => {
+    const mapped = file(
+      FILE_ACTIVITY[op] ?? op,
+      `${op} ${path} refused: ${reason}`,
+      path,
+      {},
+      { op, reason, rule },
+    )
+    return { ...mapped, attributes: { ...mapped.attributes, ...(count && { count }) }, effect: 'deny' }
+  },
   'review.applied': ({ path, sha256 }) =>
     file(3, `review: ${path} applied`, path, sha256Hash(sha256), { review: 'applied' }),
   'review.dropped': ({ path }) => file('Drop', `review: ${path} dropped`, path, {}, { review: 'dropped' }),

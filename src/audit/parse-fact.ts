@@ -101,7 +101,7 @@ const FACT = z.discriminatedUnion('k', [
   kind('file.rename', { path: text, to: text }),
   kind('file.attributes', { path: text }),
   kind('file.hash', { path: text, size: count, sha256: digest }),
-  kind('file.denied', { path: text, op: word, reason: fileRefusal, rule: text }),
+  kind('file.denied', { path: text, op: word, reason: fileRefusal, rule: text, count: count.optional() }),
   kind('dns.query', { name: text, type: word, answer: text.nullable(), reason: text.nullable(), rule }),
   kind('net.open', { ...flow, ...peer, rule, tls: tls.nullable() }),
   kind('net.close', { ...flow, host: text, bytesOut: count, bytesIn: count, ms: count }),
