@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::failure::{Context, Result};
+use crate::limits;
 use crate::spec::{LaunchSpec, Mount};
 use crate::stage::{Stage, Tools};
 use crate::sys;
@@ -39,7 +40,9 @@ impl Arguments {
 
     fn add(&mut self, mount: &Mount, stage: &Stage) -> io::Result<()> {
         match mount {
-            Mount::View { root, target } => self.mount("--bind", &stage.fuse().join(root.to_string()), target),
+            Mount::View { root, target } => {
+                self.mount("--bind", &stage.fuse().join(root.to_string()), target)
+            }
             Mount::Bind { source, target, write } => {
                 self.mount(if *write { "--bind" } else { "--ro-bind" }, source, target);
             }
@@ -72,7 +75,14 @@ fn arguments(spec: &LaunchSpec, stage: &Stage) -> io::Result<Arguments> {
     all.push(&["--hostname", &spec.hostname]);
     all.push(&["--proc", "/proc", "--dev", "/dev"]);
     // bwrap's /dev/shm is a plain directory of an unbounded tmpfs; ours is bounded by the session's memory.
-    all.push(&["--perms", "1777", "--size", &(spec.limits.memory / 4).max(1 << 20).to_string(), "--tmpfs", "/dev/shm"]);
+    all.push(&[
+        "--perms",
+        "1777",
+        "--size",
+        &(spec.limits.memory / 4).max(1 << 20).to_string(),
+        "--tmpfs",
+        "/dev/shm",
+    ]);
     all.push(&["--remount-ro", "/dev"]);
     for mount in &stage.mounts {
         all.add(mount, stage)?;
@@ -91,16 +101,22 @@ pub fn start(spec: &LaunchSpec, stage: &Stage, tools: &Tools, fds: &[RawFd]) -> 
     text.push(0);
     let args = sys::memfd("ambit-args", &text).context(what)?;
     let numbers = fds.iter().map(|fd| fd.to_string()).collect::<Vec<_>>().join(",");
-    let survivors: Vec<RawFd> =
-        fds.iter().copied().chain(arguments.files.iter().map(AsRawFd::as_raw_fd)).chain([args.as_raw_fd()]).collect();
+    let survivors: Vec<RawFd> = fds
+        .iter()
+        .copied()
+        .chain(arguments.files.iter().map(AsRawFd::as_raw_fd))
+        .chain([args.as_raw_fd()])
+        .collect();
     let mut command = Command::new(tools.bwrap.path());
     command.arg0("bwrap").args(["--args", &args.as_raw_fd().to_string(), "--", INSIDE, "cell", &numbers]);
     // Never the user's terminal: bwrap would bind it as /dev/console, and a shared one takes TIOCSTI.
     command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let limits = spec.limits;
     // SAFETY: only async-signal-safe calls between fork and exec.
     unsafe {
         command.pre_exec(move || {
             sys::check(libc::setsid())?;
+            limits::pin(limits)?;
             survivors.iter().try_for_each(|&fd| sys::inherit(fd))
         });
     }

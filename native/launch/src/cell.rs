@@ -55,7 +55,10 @@ pub enum FromCell {
 pub enum FromCommand {
     /// Comes with the exec sensor's listener and, for a terminal, the pty's master.
     Ready(Vec<ControlState>),
-    Failed { what: String, why: String },
+    Failed {
+        what: String,
+        why: String,
+    },
 }
 
 /// The descriptors that the outer launcher lets through, in the order of its list.
@@ -77,7 +80,8 @@ pub fn run(numbers: &str) -> i32 {
 }
 
 fn take(numbers: &str) -> Option<Inherited> {
-    let mut fds = numbers.split(',').map(|number| number.parse::<RawFd>().ok().filter(|fd| *fd > 2).map(sys::owned));
+    let mut fds =
+        numbers.split(',').map(|number| number.parse::<RawFd>().ok().filter(|fd| *fd > 2).map(sys::owned));
     let (control, command, config) = (fds.next()??, fds.next()??, fds.next()??);
     let stdio = fds.collect::<Option<Vec<_>>>()?;
     let all = [&control, &command, &config].into_iter().chain(&stdio);

@@ -7,7 +7,7 @@ use std::process::Child;
 
 use crate::bwrap;
 use crate::cell::{Config, FromCell, FromCommand, ToCell};
-use crate::control::{ControlState, Ending};
+use crate::control::{Control, ControlState, Ending, Orders};
 use crate::failure::{Context, Failure, Result};
 use crate::limits;
 use crate::namespaces;
@@ -39,19 +39,27 @@ pub struct Built {
     pub listener: OwnedFd,
 }
 
-pub fn build(spec: &LaunchSpec, stage: &Stage, tools: &Tools) -> Result<Built> {
+/// `orders` are heard meanwhile: a view that hangs must not make the session deaf.
+pub fn build(
+    spec: &LaunchSpec,
+    stage: &Stage,
+    tools: &Tools,
+    supervisor: &Control,
+    orders: &mut Orders,
+) -> Result<Built> {
     let what = "building the cell";
     let (control, control_inside) = sys::socketpair().context(what)?;
     let (command, command_inside) = sys::socketpair().context(what)?;
     pass_credentials(&command).context(what)?;
-    let config = sys::memfd("ambit-cell", &serde_json::to_vec(&config(spec)).map_err(|e| Failure::new(what, e))?)
-        .context(what)?;
+    let config =
+        sys::memfd("ambit-cell", &serde_json::to_vec(&config(spec)).map_err(|e| Failure::new(what, e))?)
+            .context(what)?;
     let mut inside = vec![control_inside, command_inside, config];
     let pipes = if spec.terminal { None } else { Some(pipes(&mut inside).context(what)?) };
     let numbers: Vec<_> = inside.iter().map(AsRawFd::as_raw_fd).collect();
     let mut bwrap = bwrap::start(spec, stage, tools, &numbers)?;
     drop(inside);
-    let (news, mut fds, main_pid) = first_news(&command, &mut bwrap)?;
+    let (news, mut fds, main_pid) = first_news(&command, &mut bwrap, supervisor, orders)?;
     let controls = match news {
         FromCommand::Failed { what, why } => return Err(Failure::new(&what, why)),
         FromCommand::Ready(controls) => controls,
@@ -80,7 +88,10 @@ fn config(spec: &LaunchSpec) -> Config {
         open_files: spec.limits.open_files,
         pinned: limits::pinned(spec.limits),
         writable: writable.map(|mount| PathBuf::from(mount.target())).collect(),
-        outer: namespaces::KINDS.iter().map(|kind| (kind.to_string(), namespaces::identity(kind))).collect::<BTreeMap<_, _>>(),
+        outer: namespaces::KINDS
+            .iter()
+            .map(|kind| (kind.to_string(), namespaces::identity(kind)))
+            .collect::<BTreeMap<_, _>>(),
     }
 }
 
@@ -98,14 +109,35 @@ fn pass_credentials(socket: &OwnedFd) -> std::io::Result<()> {
     let length = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: on is a valid int of that length.
     sys::check(unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PASSCRED, (&raw const on).cast(), length)
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PASSCRED,
+            (&raw const on).cast(),
+            length,
+        )
     })?;
     Ok(())
 }
 
 /// The command's process reports, or bubblewrap dies and says why on its stderr.
-fn first_news(command: &OwnedFd, bwrap: &mut Child) -> Result<(FromCommand, Vec<OwnedFd>, libc::pid_t)> {
+fn first_news(
+    command: &OwnedFd,
+    bwrap: &mut Child,
+    supervisor: &Control,
+    orders: &mut Orders,
+) -> Result<(FromCommand, Vec<OwnedFd>, libc::pid_t)> {
     let what = "building the cell";
+    while let ready = sys::poll(&[command.as_raw_fd(), supervisor.as_fd().as_raw_fd()], None).context(what)?
+        && ready[0] == 0
+    {
+        if ready[1] != 0 {
+            orders.read(supervisor.as_fd())?;
+            if orders.kills() {
+                return Err(Failure::new(what, "the supervisor called it off"));
+            }
+        }
+    }
     let message = sys::receive(command.as_fd()).context(what)?;
     if message.bytes.is_empty() {
         let mut said = String::new();

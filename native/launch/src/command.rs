@@ -16,7 +16,12 @@ pub fn report_failure(channel: &OwnedFd, failure: &Failure) {
 }
 
 /// Returns only when the command cannot be started.
-pub fn become_command(config: &Config, landlock: landlock::Enforced, channel: OwnedFd, stdio: Vec<OwnedFd>) -> i32 {
+pub fn become_command(
+    config: &Config,
+    landlock: landlock::Enforced,
+    channel: OwnedFd,
+    stdio: Vec<OwnedFd>,
+) -> i32 {
     match prepare(config, landlock, &channel, stdio) {
         Err(failure) => {
             report_failure(&channel, &failure);
@@ -29,7 +34,12 @@ pub fn become_command(config: &Config, landlock: landlock::Enforced, channel: Ow
     }
 }
 
-fn prepare(config: &Config, landlock: landlock::Enforced, channel: &OwnedFd, stdio: Vec<OwnedFd>) -> Result<()> {
+fn prepare(
+    config: &Config,
+    landlock: landlock::Enforced,
+    channel: &OwnedFd,
+    stdio: Vec<OwnedFd>,
+) -> Result<()> {
     // SAFETY: plain call in a fresh child.
     sys::check(unsafe { libc::setsid() }).context("making a session")?;
     let master = if config.terminal {
@@ -40,10 +50,12 @@ fn prepare(config: &Config, landlock: landlock::Enforced, channel: &OwnedFd, std
     };
     drop(stdio);
     std::env::set_current_dir(&config.cwd).context(&format!("entering {}", config.cwd.display()))?;
-    let listener = seccomp::install_with_listener(&seccomp::exec_sensor()).context("loading the exec sensor")?;
+    let listener =
+        seccomp::install_with_listener(&seccomp::exec_sensor()).context("loading the exec sensor")?;
     let controls = inside::look(config, landlock);
     let news = serde_json::to_vec(&FromCommand::Ready(controls)).unwrap_or_default();
-    let fds: Vec<RawFd> = [Some(&listener), master.as_ref()].into_iter().flatten().map(AsRawFd::as_raw_fd).collect();
+    let fds: Vec<RawFd> =
+        [Some(&listener), master.as_ref()].into_iter().flatten().map(AsRawFd::as_raw_fd).collect();
     sys::send_with_fds(channel.as_fd(), &news, &fds).context("reporting")
 }
 
@@ -89,8 +101,11 @@ fn find(config: &Config) -> std::result::Result<PathBuf, (i32, &'static str)> {
         return Ok(name.into());
     }
     let places = config.env.get("PATH").map_or("/usr/bin:/bin", String::as_str);
-    let found: Vec<PathBuf> =
-        places.split(':').filter(|place| place.starts_with('/')).map(|place| Path::new(place).join(name)).collect();
+    let found: Vec<PathBuf> = places
+        .split(':')
+        .filter(|place| place.starts_with('/'))
+        .map(|place| Path::new(place).join(name))
+        .collect();
     let is_file = |path: &&PathBuf| std::fs::metadata(path).is_ok_and(|found| found.is_file());
     let is_executable = |path: &&PathBuf| {
         is_file(path) && std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o111 != 0)

@@ -109,7 +109,11 @@ impl Control {
     }
 
     pub fn fail(&self, failure: &Failure) {
-        self.emit(&Event::Failed { what: &failure.what, why: &failure.why, remedy: failure.remedy.as_deref() });
+        self.emit(&Event::Failed {
+            what: &failure.what,
+            why: &failure.why,
+            remedy: failure.remedy.as_deref(),
+        });
     }
 }
 
@@ -126,8 +130,8 @@ pub struct Orders {
 }
 
 impl Orders {
-    /// Reads once (the descriptor is readable). `Err` at end of file or on a line that is no order: either kills.
-    pub fn read(&mut self, fd: BorrowedFd) -> Result<Vec<Order>, Failure> {
+    /// Reads once (the descriptor is readable). `Err` at end of file or on an endless line: either kills.
+    pub fn read(&mut self, fd: BorrowedFd) -> Result<(), Failure> {
         let mut chunk = [0u8; MAX_LINE];
         // SAFETY: chunk is a valid buffer of its own length.
         let length = unsafe { libc::read(fd.as_raw_fd(), chunk.as_mut_ptr().cast(), chunk.len()) };
@@ -135,14 +139,50 @@ impl Orders {
             return Err(Failure::new("listening to the supervisor", "it is gone"));
         }
         self.buffer.extend_from_slice(&chunk[..length as usize]);
-        let mut orders = Vec::new();
-        while let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {
-            let line: Vec<u8> = self.buffer.drain(..=end).collect();
-            orders.push(serde_json::from_slice(&line).map_err(|error| Failure::new("reading an order", error))?);
+        if self.buffer.len() > 16 * MAX_LINE {
+            return Err(Failure::new("reading an order", "too much at once"));
         }
-        if self.buffer.len() > MAX_LINE {
-            return Err(Failure::new("reading an order", "line too long"));
+        Ok(())
+    }
+
+    /// True when, of what was read, something orders to kill or is no order.
+    pub fn kills(&mut self) -> bool {
+        std::iter::from_fn(|| self.next().transpose())
+            .any(|order| order.map_or(true, |order| order == Order::Kill))
+    }
+
+    /// The next whole order of what was read.
+    pub fn next(&mut self) -> Result<Option<Order>, Failure> {
+        let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') else { return Ok(None) };
+        let line: Vec<u8> = self.buffer.drain(..=end).collect();
+        serde_json::from_slice(&line).map(Some).map_err(|error| Failure::new("reading an order", error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn orders(text: &[u8]) -> Result<Vec<Order>, Failure> {
+        let (read, write) = sys::pipe().unwrap();
+        std::fs::File::from(write).write_all(text).unwrap();
+        let mut orders = Orders::default();
+        orders.read(read.as_fd())?;
+        std::iter::from_fn(|| orders.next().transpose()).collect()
+    }
+
+    #[test]
+    fn takes_orders_one_by_one_however_they_arrive() {
+        let all = orders(b"{\"op\":\"build\"}\n{\"op\":\"signal\",\"signal\":15}\n{\"op\":\"ex").unwrap();
+        assert_eq!(all, [Order::Build, Order::Signal { signal: 15 }]);
+    }
+
+    #[test]
+    fn refuses_what_is_no_order() {
+        for text in ["\n", "{}\n", "{\"op\":\"open\"}\n", "{\"op\":\"signal\",\"signal\":15,\"x\":1}\n"] {
+            assert!(orders(text.as_bytes()).is_err(), "{text:?}");
         }
-        Ok(orders)
+        assert!(orders(b"").is_err(), "end of file");
     }
 }

@@ -18,10 +18,13 @@ pub fn mount(target: &Path, session: &str) -> Result<OwnedFd> {
         .open("/dev/fuse")
         .context("opening /dev/fuse")
         .map_err(|failure| failure.remedy("load the fuse module and make /dev/fuse mode 0666"))?;
-    let options =
-        format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions", device.as_raw_fd());
+    let options = format!(
+        "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions",
+        device.as_raw_fd()
+    );
     let flags = libc::MS_NOSUID | libc::MS_NODEV;
     let name = format!("ambit-view:{session}");
-    sys::mount(Some(Path::new(&name)), target, Some("fuse"), flags, Some(&options)).context("mounting the view")?;
+    sys::mount(Some(Path::new(&name)), target, Some("fuse"), flags, Some(&options))
+        .context("mounting the view")?;
     Ok(device.into())
 }

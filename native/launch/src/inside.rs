@@ -17,7 +17,11 @@ pub fn look(config: &Config, landlock: Enforced) -> Vec<ControlState> {
         system_calls(&status),
         self::landlock(landlock),
         unix_sockets(landlock),
-        seen("read-only-root", refused(create_file("/.ambit-probe"), libc::EROFS), "creating a file in / is EROFS"),
+        seen(
+            "read-only-root",
+            refused(create_file("/.ambit-probe"), libc::EROFS),
+            "creating a file in / is EROFS",
+        ),
         seen("dumpable", !fs::exists("/proc/1/root/usr").unwrap_or(false), "PID 1's files stay shut"),
     ]);
     controls
@@ -43,13 +47,16 @@ fn namespace(kind: &str, config: &Config) -> ControlState {
 
 fn only_loopback() -> bool {
     let devices = fs::read_to_string("/proc/net/dev").unwrap_or_default();
-    let names: Vec<&str> = devices.lines().skip(2).filter_map(|line| line.split(':').next()).map(str::trim).collect();
+    let names: Vec<&str> =
+        devices.lines().skip(2).filter_map(|line| line.split(':').next()).map(str::trim).collect();
     names == ["lo"]
 }
 
 fn capabilities(status: &str) -> ControlState {
     let sets = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"];
-    let none = sets.iter().all(|set| field(status, set).chars().all(|digit| digit == '0') && !field(status, set).is_empty());
+    let none = sets
+        .iter()
+        .all(|set| field(status, set).chars().all(|digit| digit == '0') && !field(status, set).is_empty());
     seen("no-capabilities", none, "all five sets are empty")
 }
 
@@ -67,7 +74,11 @@ fn system_calls(status: &str) -> ControlState {
         ]
     };
     let holds = field(status, "Seccomp") == "2" && refusals.iter().all(|refused| *refused);
-    seen("system-calls", holds, "seccomp mode 2; namespaces, raw sockets, TIOCSTI, io_uring, clone3, ptrace were tried")
+    seen(
+        "system-calls",
+        holds,
+        "seccomp mode 2; namespaces, raw sockets, TIOCSTI, io_uring, clone3, ptrace were tried",
+    )
 }
 
 fn landlock(enforced: Enforced) -> ControlState {
@@ -76,7 +87,11 @@ fn landlock(enforced: Enforced) -> ControlState {
         _ if enforced.scopes() => State::Fully,
         _ => State::Partly,
     };
-    ControlState::new("landlock", state, format!("ABI {}; file system, abstract sockets and signals from 6", enforced.abi))
+    ControlState::new(
+        "landlock",
+        state,
+        format!("ABI {}; file system, abstract sockets and signals from 6", enforced.abi),
+    )
 }
 
 fn unix_sockets(enforced: Enforced) -> ControlState {

@@ -64,7 +64,8 @@ impl Enforced {
 pub fn abi() -> i32 {
     let none: *const RulesetAttribute = std::ptr::null();
     // SAFETY: the documented way to ask for the version.
-    unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0usize, CREATE_RULESET_VERSION) as i32 }.max(0)
+    unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0usize, CREATE_RULESET_VERSION) as i32 }
+        .max(0)
 }
 
 /// Restricts this thread and its children for ever: read and execute anywhere (only the declared mounts exist),

@@ -1,8 +1,10 @@
 //! What the spec's limits mean on this machine.
+use std::io;
 use std::mem::{size_of, zeroed};
 
 use crate::control::{ControlState, State};
 use crate::spec::Limits;
+use crate::sys;
 
 /// Threads that a process may have on average: RLIMIT_NPROC counts threads, the profile counts processes.
 const THREADS_PER_PROCESS: u64 = 8;
@@ -28,7 +30,8 @@ pub fn pinned(limits: Limits) -> bool {
 
 /// How each limit is held, as the status says it.
 pub fn controls(limits: Limits) -> [ControlState; 5] {
-    let processes = format!("{} processes by watchdog, {} threads by the kernel", limits.processes, tasks(limits));
+    let processes =
+        format!("{} processes by watchdog, {} threads by the kernel", limits.processes, tasks(limits));
     let memory = format!("{} MiB by watchdog (sum of PSS and tmpfs), no cgroup", limits.memory >> 20);
     let cpus = match pinned(limits) {
         true => format!("{} CPUs by affinity, which the agent cannot change", granted(limits)),
@@ -38,18 +41,26 @@ pub fn controls(limits: Limits) -> [ControlState; 5] {
         ControlState::new("process-limit", State::Partly, processes),
         ControlState::new("memory-limit", State::Partly, memory),
         ControlState::new("cpu-limit", State::Fully, cpus),
-        ControlState::new("time-limit", State::Fully, format!("{} s, then everything is killed", limits.wallclock / 1000)),
-        ControlState::new("open-files-limit", State::Fully, format!("{} for each process", limits.open_files)),
+        ControlState::new(
+            "time-limit",
+            State::Fully,
+            format!("{} s, then everything is killed", limits.wallclock / 1000),
+        ),
+        ControlState::new(
+            "open-files-limit",
+            State::Fully,
+            format!("{} for each process", limits.open_files),
+        ),
     ]
 }
 
 /// Keeps this process, and what it starts, on the first of the CPUs that it may use.
-pub fn pin(limits: Limits) {
+pub fn pin(limits: Limits) -> io::Result<()> {
     let mut left = granted(limits);
     // SAFETY: cpu_set_t is plain data and large enough for CPU_SETSIZE.
     unsafe {
         let mut set: libc::cpu_set_t = zeroed();
-        libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set);
+        sys::check(libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set))?;
         for cpu in 0..libc::CPU_SETSIZE as usize {
             if libc::CPU_ISSET(cpu, &set) {
                 if left == 0 {
@@ -58,6 +69,7 @@ pub fn pin(limits: Limits) {
                 left = left.saturating_sub(1);
             }
         }
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set);
+        sys::check(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set))?;
     }
+    Ok(())
 }

@@ -11,7 +11,9 @@ pub const KINDS: [&str; 6] = ["user", "mnt", "net", "ipc", "uts", "pid"];
 
 /// Identity of this process's namespace of a kind, e.g. `net:[4026531840]`.
 pub fn identity(kind: &str) -> String {
-    fs::read_link(format!("/proc/self/ns/{kind}")).map(|link| link.to_string_lossy().into_owned()).unwrap_or_default()
+    fs::read_link(format!("/proc/self/ns/{kind}"))
+        .map(|link| link.to_string_lossy().into_owned())
+        .unwrap_or_default()
 }
 
 pub fn enter(host: Ids) -> Result<()> {
@@ -21,7 +23,11 @@ pub fn enter(host: Ids) -> Result<()> {
         let why = format!("the spec says {}:{}, this process is {uid}:{gid}", host.uid, host.gid);
         return Err(Failure::new("checking the session's uid", why));
     }
-    let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    let flags = libc::CLONE_NEWUSER
+        | libc::CLONE_NEWNS
+        | libc::CLONE_NEWNET
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS;
     // SAFETY: plain flags; this process has one thread.
     sys::check(unsafe { libc::unshare(flags) })
         .context("making namespaces")

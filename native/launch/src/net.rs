@@ -52,7 +52,8 @@ fn listener(port: u16) -> io::Result<OwnedFd> {
 pub fn raise_loopback() -> io::Result<()> {
     // SAFETY: ifreq is plain data; the name is NUL-terminated by zeroed().
     unsafe {
-        let socket = sys::owned(sys::check(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0))?);
+        let socket =
+            sys::owned(sys::check(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0))?);
         let mut request: libc::ifreq = zeroed();
         request.ifr_name[0] = b'l' as _;
         request.ifr_name[1] = b'o' as _;
@@ -81,7 +82,8 @@ struct RouteRequest {
 }
 
 fn make_everything_local() -> io::Result<()> {
-    const ACKNOWLEDGE: u16 = (libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
+    const ACKNOWLEDGE: u16 =
+        (libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
     // SAFETY: lo exists in every network namespace; the name is a C string.
     let interface = unsafe { libc::if_nametoindex(c"lo".as_ptr()) };
     let request = RouteRequest {
@@ -118,7 +120,8 @@ fn acknowledged(request: &RouteRequest) -> io::Result<()> {
     // SAFETY: request and answer are plain repr(C) data that outlive the calls.
     let answer = unsafe {
         let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
-        let socket = OwnedFd::from_raw_fd(sys::check(libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE))?);
+        let socket =
+            OwnedFd::from_raw_fd(sys::check(libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE))?);
         let bytes = (&raw const *request).cast();
         sys::check(libc::send(socket.as_raw_fd(), bytes, size_of::<RouteRequest>(), 0))?;
         let mut answer: Answer = zeroed();
@@ -179,5 +182,6 @@ fn redirect(ports: Ports, nft: &Tool) -> Result<()> {
     if done.status.success() {
         return Ok(());
     }
-    Err(Failure::new(what, String::from_utf8_lossy(&done.stderr).trim()).remedy("the kernel needs nf_tables with NAT"))
+    Err(Failure::new(what, String::from_utf8_lossy(&done.stderr).trim())
+        .remedy("the kernel needs nf_tables with NAT"))
 }

@@ -47,7 +47,8 @@ impl Watched {
     pub fn exit_code(&self) -> Option<i32> {
         let mut info = Info { mask: INFO_EXIT, ..Info::default() };
         // SAFETY: the kernel fills at most the 64 bytes that the request number names.
-        let told = unsafe { libc::ioctl(self.fd(), GET_INFO as _, &mut info) } == 0 && info.mask & INFO_EXIT != 0;
+        let told =
+            unsafe { libc::ioctl(self.fd(), GET_INFO as _, &mut info) } == 0 && info.mask & INFO_EXIT != 0;
         told.then(|| match libc::WIFSIGNALED(info.exit_code) {
             true => 128 + libc::WTERMSIG(info.exit_code),
             false => libc::WEXITSTATUS(info.exit_code),

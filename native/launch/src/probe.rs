@@ -36,12 +36,22 @@ pub fn run() -> i32 {
         user_namespaces: attempt(enter),
         network_namespace: attempt(|| enter().and_then(|()| net::raise_loopback().context("raising lo"))),
         network_redirect: attempt(redirect),
-        fuse_in_namespace: attempt(|| enter().and_then(|()| fuse::mount(Path::new("/sys"), "probe").map(drop))),
+        fuse_in_namespace: attempt(|| {
+            enter().and_then(|()| fuse::mount(Path::new("/sys"), "probe").map(drop))
+        }),
         bubblewrap: attempt(bubblewrap),
-        landlock: Answer { works: abi > 0, detail: format!("ABI {abi}; all of it from 6, unix sockets from 9") },
+        landlock: Answer {
+            works: abi > 0,
+            detail: format!("ABI {abi}; all of it from 6, unix sockets from 9"),
+        },
         seccomp_filter: attempt(|| confine(|| seccomp::install(&seccomp::allowlist(false)))),
-        seccomp_notify: attempt(|| confine(|| seccomp::install_with_listener(&seccomp::exec_sensor()).map(drop))),
-        exit_codes: Answer { works: crate::pidfd::tells_exit_codes(), detail: "of every process, Linux 6.15".into() },
+        seccomp_notify: attempt(|| {
+            confine(|| seccomp::install_with_listener(&seccomp::exec_sensor()).map(drop))
+        }),
+        exit_codes: Answer {
+            works: crate::pidfd::tells_exit_codes(),
+            detail: "of every process, Linux 6.15".into(),
+        },
     };
     match serde_json::to_string(&report) {
         Ok(text) => println!("{text}"),
@@ -94,11 +104,25 @@ fn redirect() -> Result<()> {
 fn bubblewrap() -> Result<()> {
     let bwrap = Tool::open(&find("bwrap")?)?;
     enter()?;
-    let arguments = ["--unshare-user", "--unshare-pid", "--disable-userns", "--ro-bind", "/", "/", "--proc", "/proc", "true"];
+    let arguments = [
+        "--unshare-user",
+        "--unshare-pid",
+        "--disable-userns",
+        "--ro-bind",
+        "/",
+        "/",
+        "--proc",
+        "/proc",
+        "true",
+    ];
     let what = "running bubblewrap in the outer namespaces";
     let done = std::process::Command::new(bwrap.path()).args(arguments).output().context(what)?;
     let said = String::from_utf8_lossy(&done.stderr).trim().to_string();
-    if done.status.success() { Ok(()) } else { Err(Failure::new(what, said).remedy("install bubblewrap 0.8 or later")) }
+    if done.status.success() {
+        Ok(())
+    } else {
+        Err(Failure::new(what, said).remedy("install bubblewrap 0.8 or later"))
+    }
 }
 
 fn confine(work: impl FnOnce() -> std::io::Result<()>) -> Result<()> {

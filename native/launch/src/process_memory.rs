@@ -48,7 +48,8 @@ pub fn read_launch(notification: &Notification) -> Asked {
     let memory = Memory { thread };
     let at_directory = i64::from(notification.number) == libc::SYS_execveat;
     let [first, second, third, ..] = notification.args;
-    let (directory, path, argv) = if at_directory { (Some(first as i32), second, third) } else { (None, first, second) };
+    let (directory, path, argv) =
+        if at_directory { (Some(first as i32), second, third) } else { (None, first, second) };
     let path = match memory.string(path, MAX_PATH) {
         Some((path, true)) => path,
         Some((_, false)) => return Asked::Refused(libc::ENAMETOOLONG),
@@ -59,7 +60,9 @@ pub fn read_launch(notification: &Notification) -> Asked {
     let file = match place.open(&path) {
         Ok(file) => Some(file),
         Err(error) => match error.raw_os_error() {
-            Some(missing @ (libc::ENOENT | libc::ENOTDIR)) if !place.is_dangling(&path) => return Asked::Refused(missing),
+            Some(missing @ (libc::ENOENT | libc::ENOTDIR)) if !place.is_dangling(&path) => {
+                return Asked::Refused(missing);
+            }
             _ => None,
         },
     };

@@ -3,15 +3,43 @@ const MARK: &str = "[redacted]";
 
 /// Parts of option, variable and header names whose value is a secret.
 const NAMES: [&str; 15] = [
-    "token", "password", "passwd", "passphrase", "secret", "apikey", "api-key", "api_key", "credential", "authorization",
-    "bearer", "private-key", "private_key", "access-key", "access_key",
+    "token",
+    "password",
+    "passwd",
+    "passphrase",
+    "secret",
+    "apikey",
+    "api-key",
+    "api_key",
+    "credential",
+    "authorization",
+    "bearer",
+    "private-key",
+    "private_key",
+    "access-key",
+    "access_key",
 ];
 
 /// Prefix and least length of what follows.
 const SHAPES: [(&str, usize); 18] = [
-    ("sk-", 16), ("sk_live_", 16), ("rk_live_", 16), ("ghp_", 20), ("gho_", 20), ("ghu_", 20), ("ghs_", 20), ("ghr_", 20),
-    ("github_pat_", 20), ("glpat-", 16), ("AKIA", 12), ("ASIA", 12), ("xoxb-", 10), ("xoxp-", 10), ("npm_", 20),
-    ("AIza", 30), ("hf_", 20), ("eyJ", 20),
+    ("sk-", 16),
+    ("sk_live_", 16),
+    ("rk_live_", 16),
+    ("ghp_", 20),
+    ("gho_", 20),
+    ("ghu_", 20),
+    ("ghs_", 20),
+    ("ghr_", 20),
+    ("github_pat_", 20),
+    ("glpat-", 16),
+    ("AKIA", 12),
+    ("ASIA", 12),
+    ("xoxb-", 10),
+    ("xoxp-", 10),
+    ("npm_", 20),
+    ("AIza", 30),
+    ("hf_", 20),
+    ("eyJ", 20),
 ];
 
 /// Redacts a command line. An option such as `--token` hides the argument after it.
@@ -60,7 +88,8 @@ fn redact_named(argument: &str) -> String {
     while let Some(at) = rest.find(['=', ':']) {
         let (before, after) = rest.split_at(at + 1);
         out.push_str(before);
-        let name = before[..at].rsplit(|c: char| !(c.is_alphanumeric() || "-_.".contains(c))).next().unwrap_or("");
+        let name =
+            before[..at].rsplit(|c: char| !(c.is_alphanumeric() || "-_.".contains(c))).next().unwrap_or("");
         rest = after;
         if is_telling(name) && !after.starts_with("//") {
             let value = secret_length(before.ends_with(':'), after);
@@ -79,7 +108,8 @@ fn secret_length(is_header: bool, after: &str) -> usize {
     if let Some(quote) = quote {
         return after[1..].find(quote).map_or(after.len(), |end| end + 2);
     }
-    let ends = |c: char| if is_header { "'\"\n".contains(c) } else { c.is_whitespace() || "'\"&;".contains(c) };
+    let ends =
+        |c: char| if is_header { "'\"\n".contains(c) } else { c.is_whitespace() || "'\"&;".contains(c) };
     after.find(ends).unwrap_or(after.len())
 }
 
@@ -145,12 +175,18 @@ mod tests {
             let key = format!("{prefix}{}", "a1".repeat(length));
             assert_eq!(line(&["echo", &format!("x,{key};y")]), "echo x,[redacted];y");
         }
-        assert_eq!(line(&["ls", "sk-short", "skeleton-key-of-great-length"]), "ls sk-short skeleton-key-of-great-length");
+        assert_eq!(
+            line(&["ls", "sk-short", "skeleton-key-of-great-length"]),
+            "ls sk-short skeleton-key-of-great-length"
+        );
     }
 
     #[test]
     fn hides_the_user_part_of_an_address() {
-        assert_eq!(line(&["git", "clone", "https://me:pw@h.example/x"]), "git clone https://[redacted]@h.example/x");
+        assert_eq!(
+            line(&["git", "clone", "https://me:pw@h.example/x"]),
+            "git clone https://[redacted]@h.example/x"
+        );
         assert_eq!(line(&["git", "clone", "https://h.example/@x"]), "git clone https://h.example/@x");
     }
 }

@@ -12,6 +12,18 @@ pub fn set(tasks: u64, open_files: u64) -> io::Result<()> {
     limit(libc::RLIMIT_MEMLOCK, 64 << 20)
 }
 
+/// The outer launcher holds a descriptor for each process inside: as many as it may have.
+pub fn raise_open_files() -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: limit is a valid structure.
+    unsafe {
+        sys::check(libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit))?;
+        limit.rlim_cur = limit.rlim_max;
+        sys::check(libc::setrlimit(libc::RLIMIT_NOFILE, &limit))?;
+    }
+    Ok(())
+}
+
 fn limit(resource: libc::__rlimit_resource_t, value: u64) -> io::Result<()> {
     let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: both point to valid structures.

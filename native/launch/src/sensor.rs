@@ -14,8 +14,8 @@ use serde::Serialize;
 use crate::alarm::{Alarm, Bell};
 use crate::digest::Digests;
 use crate::failure::Failure;
-use crate::process_memory::{Asked, Launch, read_launch};
 use crate::pidfd::{self, Watched};
+use crate::process_memory::{Asked, Launch, read_launch};
 use crate::redact::redact;
 use crate::sys;
 
@@ -54,7 +54,15 @@ struct Answer {
 #[serde(tag = "k")]
 pub enum Fact {
     #[serde(rename = "process.launch")]
-    Launch { pid: i32, ppid: i32, path: String, digest: Option<String>, argv: Vec<String>, cwd: String, truncated: bool },
+    Launch {
+        pid: i32,
+        ppid: i32,
+        path: String,
+        digest: Option<String>,
+        argv: Vec<String>,
+        cwd: String,
+        truncated: bool,
+    },
     #[serde(rename = "process.exit")]
     Exit { pid: i32, code: Option<i32> },
     #[serde(rename = "file.hash")]
@@ -150,11 +158,17 @@ impl Sensor {
             return Ok(());
         }
         self.note_exit(outer)?;
-        if let Ok(watched) = Watched::new(outer, pid) {
-            if pidfd::watch(&self.epoll, watched.fd(), libc::EPOLLIN as u32, outer as u64).is_ok() {
-                self.watched.insert(outer, watched);
+        let watched = match Watched::new(outer, pid) {
+            // Killed while it waited: nothing ran, and nothing is left to watch.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
+                return self.append(&Fact::Exit { pid, code: None });
             }
-        }
+            other => other,
+        };
+        let watched = watched.and_then(|watched| {
+            pidfd::watch(&self.epoll, watched.fd(), libc::EPOLLIN as u32, outer as u64).map(|()| watched)
+        });
+        self.watched.insert(outer, watched.map_err(|error| Failure::new("watching a process", error))?);
         Ok(())
     }
 
@@ -194,4 +208,3 @@ impl Sensor {
 
 /// The listener's key in the epoll set; no pid has it.
 const LISTENER: u64 = u64::MAX;
-

@@ -17,7 +17,8 @@ use crate::watchdog::Watchdog;
 use crate::world::World;
 
 /// Taken by the main loop instead of their default actions.
-pub const SIGNALS: [libc::c_int; 5] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGWINCH];
+pub const SIGNALS: [libc::c_int; 5] =
+    [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGWINCH];
 /// How long output may still be passed on after an end that nobody asked the agent about.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -34,14 +35,20 @@ pub fn run(world: World, control: &Control) -> Result<()> {
     if !wait_for(Order::Build, &world, control, &mut orders)? {
         return Ok(());
     }
-    let Built { mut cell, stdio, listener } = cell_end::build(&world.spec, &world.stage, &world.tools)?;
-    let sensor = Sensor::new(listener, world.journal.clone(), world.bell.clone()).context("starting the exec sensor")?;
+    let Built { mut cell, stdio, listener } =
+        cell_end::build(&world.spec, &world.stage, &world.tools, control, &mut orders)?;
+    let sensor = Sensor::new(listener, world.journal.clone(), world.bell.clone())
+        .context("starting the exec sensor")?;
     let sensor = std::thread::spawn(move || sensor.run());
     let watchdog = Watchdog::new(&world.spec, cell.init_pid).context("starting the watchdog")?;
     let bell = world.bell.clone();
     std::thread::spawn(move || watchdog.run(&bell));
     cell.controls.extend(limits::controls(world.spec.limits));
-    cell.controls.push(ControlState::new("exec-sensor", State::Fully, "every execve waits until it is recorded"));
+    cell.controls.push(ControlState::new(
+        "exec-sensor",
+        State::Fully,
+        "every execve waits until it is recorded",
+    ));
     control.emit(&Event::Ready { controls: &cell.controls });
     let ended = match wait_for(Order::Exec, &world, control, &mut orders) {
         Ok(true) => live(&world, control, &mut orders, &cell, stdio),
@@ -57,21 +64,23 @@ pub fn run(world: World, control: &Control) -> Result<()> {
 /// False when the order was to kill, or the supervisor is gone.
 fn wait_for(wanted: Order, world: &World, control: &Control, orders: &mut Orders) -> Result<bool> {
     loop {
-        let ready = sys::poll(&[control.as_fd().as_raw_fd(), world.signals.as_raw_fd()], None).context("waiting")?;
+        match orders.next()? {
+            Some(order) if order == wanted => return Ok(true),
+            Some(Order::Kill | Order::Signal { .. }) => return Ok(false),
+            Some(order) => {
+                return Err(Failure::new("waiting for an order", format!("{order:?} came out of turn")));
+            }
+            None => {}
+        }
+        let fds = [control.as_fd().as_raw_fd(), world.signals.as_raw_fd()];
+        let ready = sys::poll(&fds, None).context("waiting")?;
         while let Some(signal) = sys::next_signal(world.signals.as_fd()) {
             if signal != libc::SIGWINCH {
                 return Ok(false);
             }
         }
-        if ready[0] == 0 {
-            continue;
-        }
-        for order in orders.read(control.as_fd())? {
-            match order {
-                _ if order == wanted => return Ok(true),
-                Order::Kill | Order::Signal { .. } => return Ok(false),
-                _ => return Err(Failure::new("waiting for an order", format!("{order:?} came out of turn"))),
-            }
+        if ready[0] != 0 {
+            orders.read(control.as_fd())?;
         }
     }
 }
@@ -125,14 +134,15 @@ fn watch(
             return Ok(cell.ending().map_or(End::Killed, End::Command));
         }
         if ready[0] != 0 {
-            for order in orders.read(control.as_fd())? {
-                match order {
-                    Order::Kill => return Ok(End::Killed),
-                    Order::Freeze => cell.order(&ToCell::Freeze),
-                    Order::Thaw => cell.order(&ToCell::Thaw),
-                    Order::Signal { signal } => cell.order(&ToCell::Signal(signal)),
-                    Order::Build | Order::Exec => return Err(Failure::new("reading an order", "out of turn")),
-                }
+            orders.read(control.as_fd())?;
+        }
+        while let Some(order) = orders.next()? {
+            match order {
+                Order::Kill => return Ok(End::Killed),
+                Order::Freeze => cell.order(&ToCell::Freeze),
+                Order::Thaw => cell.order(&ToCell::Thaw),
+                Order::Signal { signal } => cell.order(&ToCell::Signal(signal)),
+                Order::Build | Order::Exec => return Err(Failure::new("reading an order", "out of turn")),
             }
         }
     }
@@ -142,8 +152,7 @@ fn watch(
 fn drain(relay: &Relay, control: &Control, orders: &mut Orders, patience: Option<Instant>) {
     while !relay.is_drained() && patience.is_none_or(|until| Instant::now() < until) {
         let Ok(ready) = sys::poll(&[control.as_fd().as_raw_fd()], Some(1)) else { return };
-        let over = |orders: Vec<Order>| orders.contains(&Order::Kill);
-        if ready[0] != 0 && orders.read(control.as_fd()).map_or(true, over) {
+        if ready[0] != 0 && (orders.read(control.as_fd()).is_err() || orders.kills()) {
             return;
         }
     }

@@ -65,13 +65,34 @@ pub struct Limits {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Mount {
-    View { root: u32, target: PathBuf },
-    Bind { source: PathBuf, target: PathBuf, write: bool },
-    Tmpfs { target: PathBuf, size: u64, mode: u32 },
-    Dir { target: PathBuf, mode: u32 },
+    View {
+        root: u32,
+        target: PathBuf,
+    },
+    Bind {
+        source: PathBuf,
+        target: PathBuf,
+        write: bool,
+    },
+    Tmpfs {
+        target: PathBuf,
+        size: u64,
+        mode: u32,
+    },
+    Dir {
+        target: PathBuf,
+        mode: u32,
+    },
     /// `target` is where the link stands, `link` what it says.
-    Symlink { target: PathBuf, link: String },
-    File { target: PathBuf, content: String, mode: u32 },
+    Symlink {
+        target: PathBuf,
+        link: String,
+    },
+    File {
+        target: PathBuf,
+        content: String,
+        mode: u32,
+    },
 }
 
 impl Mount {
@@ -98,8 +119,10 @@ impl LaunchSpec {
     }
 
     pub fn parse(bytes: &[u8]) -> Result<Self> {
-        let spec: Self = serde_json::from_slice(bytes).map_err(|error| Failure::new("parsing the launch spec", error))?;
-        spec.reason_to_refuse().map_or(Ok(spec.clone()), |why| Err(Failure::new("checking the launch spec", why)))
+        let spec: Self =
+            serde_json::from_slice(bytes).map_err(|error| Failure::new("parsing the launch spec", error))?;
+        spec.reason_to_refuse()
+            .map_or(Ok(spec.clone()), |why| Err(Failure::new("checking the launch spec", why)))
     }
 
     fn reason_to_refuse(&self) -> Option<String> {
@@ -116,11 +139,15 @@ impl LaunchSpec {
         if !is_plain(&self.cwd) || !is_plain(&self.journal) {
             return Some("cwd and journal must be absolute paths without ..".into());
         }
-        if let Some(mount) = self.mounts.iter().find(|mount| foreign(mount.target()) || is_ours(mount.target())) {
+        if let Some(mount) =
+            self.mounts.iter().find(|mount| foreign(mount.target()) || is_ours(mount.target()))
+        {
             return Some(format!("mount target {:?} is not allowed", mount.target()));
         }
         let texts = self.argv.iter().chain(self.env.keys()).chain(self.env.values()).chain([&self.hostname]);
-        if texts.into_iter().any(|text| text.contains('\0')) || self.env.keys().any(|key| key.is_empty() || key.contains('=')) {
+        if texts.into_iter().any(|text| text.contains('\0'))
+            || self.env.keys().any(|key| key.is_empty() || key.contains('='))
+        {
             return Some("NUL or = where it cannot be".into());
         }
         None

@@ -109,7 +109,8 @@ fn private_tmpfs(spec: &LaunchSpec) -> Result<PathBuf> {
     sys::mount(None, Path::new("/"), None, libc::MS_REC | libc::MS_SLAVE, None).context(what)?;
     let base = free_base(spec).ok_or_else(|| Failure::new(what, format!("none of {BASES:?} is free")))?;
     let flags = libc::MS_NOSUID | libc::MS_NODEV;
-    sys::mount(Some(Path::new("ambit")), &base, Some("tmpfs"), flags, Some("mode=0755,size=32m")).context(what)?;
+    sys::mount(Some(Path::new("ambit")), &base, Some("tmpfs"), flags, Some("mode=0755,size=32m"))
+        .context(what)?;
     DirBuilder::new().mode(0o755).create(base.join("fuse")).context(what)?;
     // A copy: a bind would show the place of the installation in the agent's /proc/self/mountinfo.
     fs::copy("/proc/self/exe", base.join("launch")).context("staging the launcher")?;

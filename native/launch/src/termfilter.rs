@@ -16,7 +16,8 @@ const LONGEST: usize = 128;
 /// Private modes that may be switched: cursor keys, reverse, origin, wrap, blink, cursor, alternate screens, keypad,
 /// mouse, focus, bracketed paste, synchronised output.
 const MODES: [u32; 22] = [
-    1, 5, 6, 7, 12, 25, 47, 66, 1000, 1002, 1003, 1004, 1005, 1006, 1007, 1015, 1016, 1047, 1048, 1049, 2004, 2026,
+    1, 5, 6, 7, 12, 25, 47, 66, 1000, 1002, 1003, 1004, 1005, 1006, 1007, 1015, 1016, 1047, 1048, 1049, 2004,
+    2026,
 ];
 /// Of these, what a terminal starts with.
 const ON_AT_FIRST: [u32; 3] = [7, 25, 1007];
@@ -87,7 +88,13 @@ impl Filter {
                 }
                 State::Ground
             }
-            State::Unknown => if (0x20..0x30).contains(&byte) { State::Unknown } else { State::Ground },
+            State::Unknown => {
+                if (0x20..0x30).contains(&byte) {
+                    State::Unknown
+                } else {
+                    State::Ground
+                }
+            }
             State::Control(sequence) => self.control(sequence, byte, out),
             State::Text(bell) => text(byte, bell),
             State::TextEscape(bell) => match byte {
@@ -149,7 +156,8 @@ impl Filter {
     }
 
     fn switch(&mut self, parameters: &[u8], last: u8, out: &mut Vec<u8>) {
-        let numbers = std::str::from_utf8(parameters).unwrap_or_default().split(';').filter_map(|n| n.parse().ok());
+        let numbers =
+            std::str::from_utf8(parameters).unwrap_or_default().split(';').filter_map(|n| n.parse().ok());
         for mode in numbers.filter(|mode| MODES.contains(mode)) {
             self.modes.insert(mode, last == b'h');
             out.extend(format!("\x1b[?{mode}{}", last as char).bytes());
@@ -171,7 +179,9 @@ impl Filter {
             return State::Character(part, wanted);
         }
         match std::str::from_utf8(&part) {
-            Ok(text) if text.chars().all(|c| !('\u{80}'..='\u{9f}').contains(&c)) => out.extend_from_slice(&part),
+            Ok(text) if text.chars().all(|c| !('\u{80}'..='\u{9f}').contains(&c)) => {
+                out.extend_from_slice(&part)
+            }
             Ok(_) => {}
             Err(_) => loose(&part, out),
         }

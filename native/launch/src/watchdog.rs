@@ -48,8 +48,10 @@ impl Watchdog {
                 return bell.ring(Alarm::OverLimit("processes"));
             }
             // Resident sizes are cheap and too high; the exact sum is taken only when it could matter.
-            let near = usage.processes > self.processes / 2 || usage.resident + usage.stored > self.memory / 2;
-            if usage.resident + usage.stored > self.memory && self.proportional() + usage.stored > self.memory {
+            let near =
+                usage.processes > self.processes / 2 || usage.resident + usage.stored > self.memory / 2;
+            if usage.resident + usage.stored > self.memory && self.proportional() + usage.stored > self.memory
+            {
                 return bell.ring(Alarm::OverLimit("memory"));
             }
             std::thread::sleep(if near { NEAR } else { CALM });
@@ -61,7 +63,9 @@ impl Watchdog {
     }
 
     fn pids(&self) -> Option<Vec<String>> {
-        let names = fs::read_dir(self.inside("proc")).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let names = fs::read_dir(self.inside("proc"))
+            .ok()?
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         // PID 1 is ours.
         let pids: Vec<String> = names.filter(|name| name.parse::<u32>().is_ok_and(|pid| pid > 1)).collect();
         fs::exists(self.inside("proc/1")).ok().filter(|lives| *lives).map(|_| pids)
@@ -76,7 +80,8 @@ impl Watchdog {
 
     /// Sum of PSS; a process that does not show it (it just ended) counts as resident.
     fn proportional(&self) -> u64 {
-        let directories = self.pids().unwrap_or_default().into_iter().map(|pid| self.inside("proc").join(pid));
+        let directories =
+            self.pids().unwrap_or_default().into_iter().map(|pid| self.inside("proc").join(pid));
         directories.filter_map(|directory| proportional(&directory).or_else(|| resident(&directory))).sum()
     }
 }
@@ -98,6 +103,7 @@ fn stored(path: &Path) -> Option<u64> {
     // SAFETY: statvfs is plain data that the call fills.
     unsafe {
         let mut found: libc::statvfs = std::mem::zeroed();
-        (libc::statvfs(path.as_ptr(), &mut found) == 0).then(|| (found.f_blocks - found.f_bfree) * found.f_frsize)
+        (libc::statvfs(path.as_ptr(), &mut found) == 0)
+            .then(|| (found.f_blocks - found.f_bfree) * found.f_frsize)
     }
 }

@@ -11,7 +11,7 @@ use crate::failure::{Context, Failure, Result};
 use crate::net::GateSockets;
 use crate::spec::LaunchSpec;
 use crate::stage::{Stage, Tools};
-use crate::{fuse, limits, namespaces, net, relay, session, stage, sys};
+use crate::{fuse, namespaces, net, relay, rlimits, session, stage, sys};
 
 /// Of the protocol with `ambit run`.
 const CONTROL: RawFd = 3;
@@ -29,6 +29,7 @@ pub struct World {
 }
 
 pub fn run(path: &Path) -> i32 {
+    close_strays();
     relay::fill_missing_stdio();
     let control = match Control::inherited(CONTROL) {
         Ok(control) => control,
@@ -48,6 +49,7 @@ pub fn run(path: &Path) -> i32 {
 
 fn open(path: &Path, control: &Control) -> Result<World> {
     die_with_parent()?;
+    rlimits::raise_open_files().context("raising the limit of open files")?;
     // Blocked from here on in every thread; children get fresh masks at exec.
     let signals = sys::signal_fd(&session::SIGNALS).context("taking signals")?;
     let spec = LaunchSpec::read(path)?;
@@ -59,12 +61,17 @@ fn open(path: &Path, control: &Control) -> Result<World> {
     let stage = staged.map_or_else(|| stage::as_user(&spec), Ok)?;
     let sockets = net::wire(spec.ports, &tools.nft)?;
     let fuse = fuse::mount(&stage.fuse(), &spec.session)?;
-    limits::pin(spec.limits);
     // Off only now: an undumpable process could not have written its own uid map.
     sys::prctl(libc::PR_SET_DUMPABLE, 0).context("making the launcher undumpable")?;
     hand_out(control, &sockets, &fuse)?;
     let (bell, alarms) = alarms()?;
     Ok(World { spec, tools, stage, journal, signals, bell, alarms })
+}
+
+/// Descriptors that the caller let through by mistake would otherwise travel up to the cell (C-36).
+fn close_strays() {
+    // SAFETY: this early nothing of ours is open above the protocol's descriptors.
+    unsafe { libc::syscall(libc::SYS_close_range, SOCKETS + 1, libc::c_uint::MAX, 0) };
 }
 
 /// As root: sources are staged while they can be reached, then host uid 0 is gone from this process for good, and
