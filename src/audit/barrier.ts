@@ -6,6 +6,7 @@ import * as fs from 'node:fs'
 import { AmbitError, errnoOf, messageOf } from '../lib/errors.ts'
 import { type Journal, fdatasync } from './journal.ts'
 
+/** Makes all journals of one session durable. Built once a session; concurrent callers share the flushes. */
 export class Barrier {
   readonly #own: Journal
   readonly #others: readonly Follower[]

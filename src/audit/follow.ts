@@ -15,6 +15,7 @@ export interface Followed {
 /** How long a wrong record may be a write half done. */
 const DOUBT_MS = 200
 
+/** A cursor on one journal file, which may not exist yet. */
 export class Follower {
   readonly name: string
   readonly #path: string

@@ -130,6 +130,7 @@ export async function replaceFile(path: string, bytes: Uint8Array): Promise<void
   await diskFiles.syncDir(dirname(path))
 }
 
+/** Any failure of the disk as ERR_LOG_FAILED; coded errors as they are. */
 export function logFailed(error: unknown): AmbitError {
   if (error instanceof AmbitError) return error
   const full = ['ENOSPC', 'EDQUOT'].includes(errnoOf(error) ?? '')

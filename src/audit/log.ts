@@ -39,6 +39,7 @@ export interface Head {
   readonly root: Hash
 }
 
+/** The log, open for writing: one in the world for its directory, by lock. */
 export class Log {
   readonly dir: string
   readonly #signer: Signer

@@ -27,6 +27,7 @@ export interface SequencerOptions {
   readonly dirOf: (id: string) => string
 }
 
+/** Follows sessions into one log. Its calls may overlap; the work is done one after the other. */
 export class Sequencer {
   readonly #options: SequencerOptions
   readonly #sessions = new Map<string, FollowedSession>()

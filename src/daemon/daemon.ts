@@ -33,11 +33,13 @@ interface LiveSession {
   caller: Caller | null
   /** When the link of `ambit run` was lost. */
   lostAt: number
+  frozen: boolean
 }
 
 /** Launch and view write their last records while they die after `ambit run`. */
 const GRACE_MS = 500
 
+/** The state of `ambitd`: which sessions live, and the book they are written to. */
 export class Daemon {
   readonly #paths: Paths
   readonly #book: Book
@@ -66,7 +68,12 @@ export class Daemon {
     for (const id of listSessions(this.#paths)) {
       const record = loadRecord(this.#paths, id)
       if (!record || !isLive(record.state) || birthOf(record.pid) !== record.born) continue
-      this.#live.set(id, { record: { ...record, state: 'detached' }, caller: null, lostAt: Date.now() })
+      this.#live.set(id, {
+        record: { ...record, state: 'detached' },
+        caller: null,
+        lostAt: Date.now(),
+        frozen: record.state === 'frozen',
+      })
       this.#book.sequencer?.follow(id)
     }
   }
@@ -99,7 +106,7 @@ export class Daemon {
     // The session made its own directory; its name must outlive a power cut as its journals do.
     await diskFiles.syncDir(sessionsDir(this.#paths))
     sequencer.follow(id)
-    this.#live.set(id, { record, caller, lostAt: 0 })
+    this.#live.set(id, { record, caller, lostAt: 0, frozen: false })
     return {}
   }
 
@@ -120,14 +127,19 @@ export class Daemon {
     }
   }
 
+  /** Hands an order to the session's `ambit run`. A kill does not depend on its answer. */
   async order(op: Order['op'], id: string, by: string): Promise<Record<string, never>> {
     const session = this.#live.get(id)
     if (!session) throw notFound(id, 'it does not run')
-    if (!session.caller)
-      throw notFound(id, 'its ambit run has lost the daemon; it stands still until it is back')
-    await session.caller.order({ op, id, by })
-    if (op === 'session.freeze') session.record = { ...session.record, state: 'frozen' }
-    if (op === 'session.thaw') session.record = { ...session.record, state: 'running' }
+    try {
+      if (!session.caller)
+        throw notFound(id, 'its ambit run has lost the daemon; it stands still until it is back')
+      await session.caller.order({ op, id, by })
+    } catch (error) {
+      if (op !== 'session.kill') throw error
+      killRun(session.record)
+    }
+    if (op !== 'session.kill') await this.#setFrozen(session, op === 'session.freeze')
     return {}
   }
 
@@ -185,7 +197,7 @@ export class Daemon {
   async #recoverDead(record: SessionRecord): Promise<void> {
     const { id } = record
     this.#book.sequencer?.follow(id)
-    this.#live.set(id, { record, caller: null, lostAt: 0 })
+    this.#live.set(id, { record, caller: null, lostAt: 0, frozen: false })
     if (!isLive(record.state)) await this.#settle(() => this.#end(id, record.state))
     else if (hasEnd(journalDir(this.#paths, id))) await this.#settle(() => this.#end(id, 'ended'))
     else await this.#settle(() => this.#endLost(id, record))
@@ -221,13 +233,19 @@ export class Daemon {
     return headOf(log)
   }
 
+  async #setFrozen(session: LiveSession, frozen: boolean): Promise<void> {
+    session.frozen = frozen
+    session.record = { ...session.record, state: frozen ? 'frozen' : 'running' }
+    await saveRecord(this.#paths, session.record)
+  }
+
   #reattach(session: LiveSession, caller: Caller): Values['session.open'] {
     if (session.caller) throw refusedOpen('it is open already')
     if (session.record.pid !== caller.peer.pid || birthOf(caller.peer.pid) !== session.record.born) {
       throw refusedOpen('it belongs to another process')
     }
     session.caller = caller
-    session.record = { ...session.record, state: 'running' }
+    session.record = { ...session.record, state: session.frozen ? 'frozen' : 'running' }
     return {}
   }
 
@@ -251,6 +269,11 @@ export class Daemon {
     if (this.#book.broken) throw this.#book.broken
     return this.#book
   }
+}
+
+/** `ambit run` that does not obey is killed itself: launcher and view end at the end of its pipes. */
+function killRun({ pid, born }: SessionRecord): void {
+  if (birthOf(pid) === born) process.kill(pid, 'SIGKILL')
 }
 
 export const headOf = (log: Log): Head => ({

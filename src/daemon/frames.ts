@@ -69,6 +69,7 @@ function parseCanonical(body: Buffer): unknown {
   return value
 }
 
+/** The error that closes a link. */
 export function malformed(why: string): AmbitError {
   return new AmbitError('ERR_DAEMON_PROTOCOL', 'the daemon link was closed', why)
 }

@@ -34,6 +34,7 @@ interface Pending {
   reject(error: AmbitError): void
 }
 
+/** One link. Both ends may call; answers may come in any order. */
 export class Link {
   readonly #socket: Socket
   readonly #answer: Answerer
@@ -164,6 +165,7 @@ function asError(error: Failure): AmbitError {
   )
 }
 
+/** The error of a link that ended or never began. */
 export function unreachable(why: string): AmbitError {
   return new AmbitError('ERR_DAEMON_UNREACHABLE', 'ambitd does not answer', why)
 }

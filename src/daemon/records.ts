@@ -3,7 +3,7 @@ import * as fs from 'node:fs'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { readJournal } from '../audit/journal.ts'
-import { replaceFile } from '../audit/log-files.ts'
+import { logFailed, replaceFile } from '../audit/log-files.ts'
 import { errnoOf } from '../lib/errors.ts'
 import { type Paths, journalDir, sessionDir, sessionsDir } from '../lib/paths.ts'
 import { type SessionInfo, sessionId } from './messages.ts'
@@ -30,7 +30,11 @@ export type SessionRecord = Readonly<z.infer<typeof RECORD>>
 
 /** Writes the record; durable when it resolves. */
 export async function saveRecord(paths: Paths, record: SessionRecord): Promise<void> {
-  await replaceFile(join(sessionDir(paths, record.id), NAME), Buffer.from(JSON.stringify(record)))
+  try {
+    await replaceFile(join(sessionDir(paths, record.id), NAME), Buffer.from(JSON.stringify(record)))
+  } catch (error) {
+    throw logFailed(error)
+  }
 }
 
 /** The record of session `id`; null when there is none that this version understands. */
@@ -81,6 +85,7 @@ export function abandonedRecord(paths: Paths, id: string): SessionRecord | null 
   return { ...base, ...facts, startedAt: start?.t ?? stat.mtimeMs, endedAt: null }
 }
 
+/** What callers see of a record. */
 export function infoOf(record: SessionRecord): SessionInfo {
   const { v: _, born: _b, ...info } = record
   return info

@@ -77,7 +77,7 @@ function admit(socket: Socket, links: Set<Link>, daemon: Daemon, shutdown: () =>
     return
   }
   let greeted = false
-  const caller: Caller = { peer, order: async ({ op, ...args }) => void (await link.call(op, args, 15_000)) }
+  const caller: Caller = { peer, order: async ({ op, ...args }) => void (await link.call(op, args, 5_000)) }
   const link: Link = new Link(socket, async (op, args) => {
     if (!isOp(op)) throw malformed('unknown operation')
     if (greeted === (op === 'hello')) throw malformed(greeted ? 'hello twice' : 'no hello')

@@ -76,7 +76,7 @@ test('an order to a run that does not listen yet fails, and ends that link', asy
   await run.call('session.open', stage.openArgs(ID))
   const cli = await stage.connect()
   await assert.rejects(
-    cli.call('kill', { id: ID }),
+    cli.call('freeze', { id: ID }),
     { code: 'ERR_DAEMON_UNREACHABLE' },
     'before the run listens',
   )
@@ -89,18 +89,18 @@ test('an order is obeyed, and its failure travels to who asked', async (t) => {
   const orders: string[] = []
   run.onPush(({ op, id, by }) => {
     orders.push(`${op} ${id} ${by}`)
-    if (op === 'session.kill') throw new Error('cannot')
+    if (orders.length === 3) throw new Error('cannot')
   })
   await run.call('session.open', stage.openArgs(ID))
   const cli = await stage.connect()
   await cli.call('freeze', { id: ID })
   assert.equal((await cli.call('sessions', { all: false })).sessions[0]?.state, 'frozen')
   await cli.call('thaw', { id: ID })
-  await assert.rejects(cli.call('kill', { id: ID }), { code: 'ERR_INTERNAL' })
+  await assert.rejects(cli.call('freeze', { id: ID }), { code: 'ERR_INTERNAL' })
   const by = `uid ${process.getuid?.()}, pid ${process.pid}`
   assert.deepEqual(
     orders,
-    ['session.freeze', 'session.thaw', 'session.kill'].map((op) => `${op} ${ID} ${by}`),
+    ['session.freeze', 'session.thaw', 'session.freeze'].map((op) => `${op} ${ID} ${by}`),
   )
   await assert.rejects(cli.call('kill', { id: OTHER }), { code: 'ERR_SESSION_NOT_FOUND' })
   await assert.rejects(
@@ -109,6 +109,30 @@ test('an order is obeyed, and its failure travels to who asked', async (t) => {
     'not who opened it',
   )
   await assert.rejects(cli.call('shutdown', {}), { code: 'ERR_INPUT_INVALID' })
+})
+
+test('a kill does not depend on the run: one that does not obey is killed itself', async (t) => {
+  const stage = new Stage(t)
+  stage.session(ID)
+  const cli = await stage.connect()
+  const run = await startRun(stage, ID)
+  const gone = once(run, 'exit')
+  await cli.call('kill', { id: ID })
+  assert.equal((await gone)[1], 'SIGKILL')
+  await stage.state(ID, 'killed')
+})
+
+test('a frozen session is frozen still after the daemon was killed', async (t) => {
+  const stage = new Stage(t)
+  stage.session(ID)
+  const run = await stage.connect()
+  run.onPush(() => undefined)
+  await run.call('session.open', stage.openArgs(ID))
+  await (await stage.connect()).call('freeze', { id: ID })
+  process.kill(run.daemon.pid, 'SIGKILL')
+  const again = await stage.connect()
+  await again.call('session.open', stage.openArgs(ID))
+  assert.equal((await again.call('sessions', { all: false })).sessions[0]?.state, 'frozen')
 })
 
 test('A-18: a run that is killed is recorded as killed, with the requests that have no outcome', async (t) => {

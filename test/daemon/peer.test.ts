@@ -19,14 +19,8 @@ function helloFrom(stage: Stage, wrap: readonly string[]): string {
     socket.on('connect', () => socket.write(encodeFrame({ id: 1, op: 'hello', args: { v: 1, version: 'x' } })))
     socket.on('data', (chunk) => { console.log('answer', JSON.stringify(reader.push(chunk)[0])); process.exit() })
     socket.on('close', () => { console.log('closed'); process.exit() })`
-  const [program = process.execPath, ...args] = [
-    ...wrap,
-    process.execPath,
-    '--input-type=module',
-    '-e',
-    script,
-  ]
-  const { stdout, stderr } = spawnSync(program, args, { encoding: 'utf8', timeout: 20_000 })
+  const command = [...wrap, process.execPath, '--input-type=module', '-e', script]
+  const { stdout, stderr } = spawnSync('env', command, { encoding: 'utf8', timeout: 20_000 })
   return stdout.trim() || stderr
 }
 

@@ -38,7 +38,7 @@ test('clears what a dead session left and nothing of a live one', async (t) => {
   run.kill('SIGKILL')
   await once(run, 'exit')
   const done = await repair(stage.paths)
-  await Promise.all(parts.map((child) => (child.exitCode ?? child.signalCode) || once(child, 'exit')))
+  for (const child of parts) if (child.signalCode === null) await once(child, 'exit')
   assert.deepEqual(
     parts.map(({ signalCode }) => signalCode),
     ['SIGKILL', 'SIGKILL'],
