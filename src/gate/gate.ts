@@ -50,6 +50,7 @@ function createContext(options: GateOptions): GateContext {
   const deadlines = { ...DEADLINES, ...options.deadlines }
   const monitor = new Monitor(options, deadlines)
   const dialler = new Dialler(options, deadlines)
+  const agent = new TargetAgent(dialler)
   const gate = (): GateContext => context
   const context: GateContext = {
     monitor,
@@ -58,8 +59,8 @@ function createContext(options: GateOptions): GateContext {
     credentials: new CredentialBook(plan, secrets, placeholders),
     ca: new SessionCa(options.issuer ?? native(), plan.isolation.wallclock),
     dialler,
-    agent: new TargetAgent(dialler),
-    http2: new Http2Pool(dialler),
+    agent,
+    http2: new Http2Pool(dialler, agent),
     watch: new Watch(Math.min(500, deadlines.head / 4), () => monitor.release()),
     http1Server: createHttp1Server(deadlines, gate),
     http2Server: createHttp2Server(gate),
@@ -75,6 +76,9 @@ async function close(context: GateContext, listeners: Listeners, drainMs: number
   context.monitor.pause('the session has ended')
   context.watch.expireAll()
   listeners.cut()
+  // Never listening, so "not running" is all they can complain of.
+  context.http1Server.close(() => undefined)
+  context.http2Server.close(() => undefined)
   context.agent.destroy()
   context.http2.close()
   context.watch.stop()
@@ -131,10 +135,16 @@ class Listeners {
 function createListeners(options: GateOptions, context: GateContext): Listeners {
   const whereTo = options.originalDestination ?? ((fd: number) => native().originalDestination(fd))
   const tcp = createServer((socket) => {
-    const target = targetOfAddress(context, originalOf(socket, whereTo))
-    // A synthetic address that no name was given: somebody guesses.
+    const original = originalOf(socket, whereTo)
+    const target = targetOfAddress(context, original)
     if (target) serveConnection(context, target, socket)
-    else socket.destroy()
+    else {
+      // A synthetic address that no name was given: somebody guesses.
+      context.monitor.denied('', original.port, 'net.unknown-address', null)
+      const fact = { k: 'net.denied', flow: 0, host: '', rule: null, reason: 'net.unknown-address' } as const
+      context.monitor.note({ ...fact, ...original })
+      socket.destroy()
+    }
   })
   const responder = new DnsResponder(context.names, context.monitor)
   const proxy = createProxyServer(context.monitor.deadlines, () => context)

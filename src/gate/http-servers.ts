@@ -40,6 +40,8 @@ export function createHttp1Server(deadlines: Deadlines, gate: GateOf): Server {
   } as ServerOptions)
   // Counted and refused in inbound.ts: Node would cut the list short in silence.
   server.maxHeadersCount = 0
+  // Node starts its watch over slow heads when a server listens; this one never does.
+  server.emit('listening')
   server.on('request', (request, response) => serve(gate(), request.socket, request, response, forwardHttp1))
   server.on('checkContinue', (request, response) => {
     const forward: Forward = (exchange, admitted) => {

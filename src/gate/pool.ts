@@ -16,10 +16,17 @@ interface TargetOptions {
 /** Node's agent with our way of dialling; connections are shared by target, never by what a header says. */
 export class TargetAgent extends Agent {
   readonly #dialler: Dialler
+  readonly #spares = new Map<string, Socket>()
 
   constructor(dialler: Dialler) {
     super({ keepAlive: true, maxSockets: 128, maxFreeSockets: 32, scheduling: 'lifo' })
     this.#dialler = dialler
+  }
+
+  /** Takes a connection that turned out to speak HTTP/1.1; the next request to its target uses it. */
+  lend(target: Target, socket: Socket): void {
+    this.#spares.get(target.key)?.destroy()
+    this.#spares.set(target.key, socket)
   }
 
   override getName(options?: object): string {
@@ -31,10 +38,22 @@ export class TargetAgent extends Agent {
     callback?: (error: Error | null, socket: Socket) => void,
   ): undefined {
     const { target } = options as TargetOptions
+    const spare = this.#spares.get(target.key)
+    this.#spares.delete(target.key)
+    if (spare && !spare.destroyed) {
+      process.nextTick(() => callback?.(null, spare))
+      return
+    }
     this.#dialler.open(target, ['http/1.1']).then(
       (socket) => callback?.(null, socket),
       (error: Error) => callback?.(error, undefined as unknown as Socket),
     )
+  }
+
+  override destroy(): void {
+    for (const spare of this.#spares.values()) spare.destroy()
+    this.#spares.clear()
+    super.destroy()
   }
 
   override keepSocketAlive(socket: Socket): boolean {
@@ -52,12 +71,14 @@ export class TargetAgent extends Agent {
 /** HTTP/2 sessions, one a target. Only clients that speak HTTP/2 themselves are sent here (gRPC needs its trailers). */
 export class Http2Pool {
   readonly #dialler: Dialler
+  readonly #agent: TargetAgent
   readonly #sessions = new Map<string, Promise<ClientHttp2Session | null>>()
   /** `session.socket` is a proxy object; facts are kept by the socket itself. */
   readonly #sockets = new WeakMap<ClientHttp2Session, Socket>()
 
-  constructor(dialler: Dialler) {
+  constructor(dialler: Dialler, agent: TargetAgent) {
     this.#dialler = dialler
+    this.#agent = agent
   }
 
   /** A session to the target, or null when it does not speak HTTP/2. */
@@ -88,7 +109,7 @@ export class Http2Pool {
     const socket = (await this.#dialler.open(target, ['h2', 'http/1.1'])) as TLSSocket
     if (socket.alpnProtocol !== 'h2') {
       // Remembered for the session: this target speaks HTTP/1.1.
-      socket.destroy()
+      this.#agent.lend(target, socket)
       return null
     }
     const session = connectHttp2(`https://${target.host}`, {
