@@ -15,7 +15,8 @@ import { adapterFor } from './agents.ts'
 import { measureTrees } from './closure/digest.ts'
 import { type Bounds, isWithin, refuseMount } from './closure/guard.ts'
 import { isProgram, locate, type Lookup } from './closure/locate.ts'
-import { head, type Interpreter, parseShebang } from './closure/shebang.ts'
+import { ownLibraries } from './closure/elf.ts'
+import { head, type Interpreter, isElf, parseShebang } from './closure/shebang.ts'
 import { boundSockets } from './closure/sockets.ts'
 import { isSystem, type Tree, treesOf } from './closure/trees.ts'
 
@@ -138,7 +139,11 @@ function interpreterPath(interpreter: Interpreter, lookup: Lookup, around: Surro
 
 /** The trees of one program that have to be mounted: not the system's, not those that the view shows. */
 function shownTrees(program: Program, around: Surroundings): Tree[] {
-  const shown = program.trees.filter((tree) => !isSystem(tree.path) && !isInRoot(tree.path, around))
+  const libraries = program.foreign || !isElf(head(program.real, 4)) ? [] : ownLibraries(program.real)
+  const own = libraries.map((path): Tree => ({ kind: 'file', path }))
+  const shown = [...program.trees, ...own].filter(
+    (tree) => !isSystem(tree.path) && !isInRoot(tree.path, around),
+  )
   return shown.map((tree) => guarded(tree, program, around))
 }
 
@@ -154,10 +159,26 @@ const PLAIN: readonly Tree['kind'][] = ['python', 'node', 'brew', 'nix']
 function guarded(tree: Tree, program: Program, around: Surroundings): Tree {
   if (program.foreign && !PLAIN.includes(tree.kind))
     throw forbidden(tree.path, 'a link or script in the project leads there')
-  const reason = refuseMount(tree.path, around) ?? socketIn(tree.path)
+  const reason = reasonAgainst(tree.path, around) ?? socketIn(tree.path)
   if (!reason) return tree
-  if (program.foreign || refuseMount(program.real, around)) throw forbidden(tree.path, reason)
+  if (program.foreign || tree.kind === 'file' || reasonAgainst(program.real, around))
+    throw forbidden(tree.path, reason)
   return { ...tree, kind: 'file', path: program.real }
+}
+
+/** The home, Ambit's state and the roots count by the names they were given and by what these lead to. */
+function reasonAgainst(path: string, around: Surroundings): string | null {
+  const home = realPath(around.home)
+  const behind = { home, own: around.own.map(realPath), roots: around.roots.map(realPath) }
+  return refuseMount(path, around) ?? refuseMount(path, behind)
+}
+
+function realPath(path: string): string {
+  try {
+    return realpathSync(path)
+  } catch {
+    return path // not there yet: nothing leads to it
+  }
 }
 
 /** A read-only mount does not keep anybody from connecting to a socket under it (CASES.md C-42). */

@@ -39,7 +39,7 @@ export interface HomeRequest {
   /** Places that will be mounted over. */
   readonly mountpoints: readonly Mountpoint[]
   /** Files written when the home is made, relative path → content. Never later: by then the agent owns the tree. */
-  readonly seeds: Readonly<Record<string, string>>
+  readonly seeds: () => Readonly<Record<string, string>>
 }
 
 /** Homes of one (agent, project) that can be in use at a time. */
@@ -81,7 +81,7 @@ function makeHome(path: string, request: HomeRequest): AgentHome {
   const fresh = lstatSync(path, { throwIfNoEntry: false }) === undefined
   if (fresh) {
     mkdirSync(path, { mode: 0o700 })
-    for (const [name, content] of Object.entries(request.seeds)) seed(path, name, content)
+    for (const [name, content] of Object.entries(request.seeds())) seed(path, name, content)
     ownAll(path, request.owner)
   }
   chmodSync(path, 0o700)

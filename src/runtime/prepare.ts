@@ -8,6 +8,7 @@ import { buildLaunchSpec, HOSTNAME, type LaunchInput } from './build-launch-spec
 import type { Plan } from '../profile/plan.ts'
 import { isWithin } from './closure/guard.ts'
 import { boundSockets } from './closure/sockets.ts'
+import { gitIdentity } from './git-identity.ts'
 import { takeHome } from './home.ts'
 import type { LaunchSpec } from './launch-spec.ts'
 import { sessionOwner } from './owner.ts'
@@ -46,7 +47,7 @@ export function prepareLaunch(request: LaunchRequest): LaunchSpec {
     project: request.project,
     owner: owner.host,
     mountpoints: mountpointsIn(request),
-    seeds: adapter.seeds,
+    seeds: () => ({ ...gitIdentity(request.home), ...adapter.seeds }),
   })
   const host = inspectHost()
   const user = { name: caller.uid === 0 ? 'agent' : caller.username, shell: shellOf(env) }
@@ -95,7 +96,10 @@ function checkedHome(home: string): string {
   const taken = ['/usr', '/etc', '/bin', '/sbin', '/lib', '/lib64', '/proc', '/dev', '/run', '/sys'].some(
     (dir) => isWithin(home, dir),
   )
-  if (home.startsWith('/') && depth > 0 && !taken && !home.split('/').includes('..')) return home
+  // It becomes a field of /etc/passwd.
+  // oxlint-disable-next-line no-control-regex -- control characters are exactly what this refuses
+  const plain = /^\/[^:\x00-\x1f\x7f]+$/.test(home) && !home.split('/').includes('..')
+  if (plain && depth > 0 && !taken) return home
   throw new AmbitError(
     'ERR_PATH_FORBIDDEN',
     'home',

@@ -1,11 +1,22 @@
 import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  realpathSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, describe, test } from 'node:test'
 import { AmbitError } from '../../src/lib/errors.ts'
+import { readDynamic } from '../../src/runtime/closure/elf.ts'
 import { type Agent, resolveAgent, type Surroundings } from '../../src/runtime/closure.ts'
 
 /** A fake machine: a home and a project below a temporary directory; `/usr` is the real one. */
@@ -230,6 +241,31 @@ describe('other installations', () => {
     assert.equal(agent.argv0, join(home, '.local/bin/agent'))
   })
 
+  test('libraries beside a program, by its run path, and theirs', {
+    skip: !existsSync('/usr/bin/cc') && 'no C compiler here',
+  }, () => {
+    const cc = (...args: string[]): void => void execFileSync('cc', args, { cwd: home })
+    for (const dir of ['.local/bin', '.local/lib', '.local/secret'])
+      mkdirSync(join(home, dir), { recursive: true })
+    file('b.c', 'int b(void) { return 0; }')
+    file('a.c', 'int b(void); int a(void) { return b(); }')
+    file('m.c', 'int a(void); int main(void) { return a(); }')
+    cc('-shared', '-fPIC', '-o', '.local/lib/libb.so', 'b.c')
+    cc('-shared', '-fPIC', '-o', '.local/lib/liba.so', 'a.c', '-L.local/lib', '-lb', '-Wl,-rpath,$ORIGIN')
+    cc('-o', '.local/bin/tool', 'm.c', '-L.local/lib', '-la', '-lb', '-Wl,-rpath,$ORIGIN/../lib')
+    assert.deepEqual(mounts(resolve('tool', ['.local/bin'])), [
+      '~/.local/bin/tool',
+      '~/.local/lib/liba.so',
+      '~/.local/lib/libb.so',
+    ])
+  })
+
+  test('a malformed ELF file has no libraries', () => {
+    const path = program('.local/bin/odd', `\x7fELF\x02\x01${'\xff'.repeat(200)}`)
+    assert.deepEqual(readDynamic(path), { needed: [], paths: [] })
+    assert.deepEqual(mounts(resolve('odd', ['.local/bin'])), ['~/.local/bin/odd'])
+  })
+
   test('a system program needs no mount and keeps the name it was called by', () => {
     const agent = resolve('unxz', [])
     assert.deepEqual(agent.mounts, [])
@@ -263,6 +299,19 @@ describe('a closure never widens the view', () => {
     program(join(base, 'bin/tool'))
     mkdirSync(join(base, 'lib'))
     assert.deepEqual(mounts(resolve('tool', [join(base, 'bin')])), [join(base, 'bin/tool')])
+  })
+
+  test('a home behind a link is the home by both names', () => {
+    symlinkSync(home, join(base, 'alias'))
+    manifest('.', 'whole-home')
+    program('tool')
+    const agent = resolve('tool', [home], { home: join(base, 'alias') })
+    assert.deepEqual(mounts(agent), ['~/tool'])
+    program('.ssh/tool2')
+    assert.throws(
+      () => resolve('tool2', ['.ssh'], { home: join(base, 'alias') }),
+      refused('ERR_PATH_FORBIDDEN'),
+    )
   })
 
   for (const secret of ['.ssh', '.aws', '.gnupg', '.config/gcloud']) {

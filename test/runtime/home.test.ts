@@ -16,6 +16,7 @@ import {
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, test } from 'node:test'
+import { gitIdentity, userSection } from '../../src/runtime/git-identity.ts'
 import { type HomeRequest, takeHome } from '../../src/runtime/home.ts'
 import { sessionOwner } from '../../src/runtime/owner.ts'
 
@@ -32,13 +33,16 @@ const request = (change: Partial<HomeRequest> = {}): HomeRequest => ({
   project: '/p',
   owner: me,
   mountpoints: [],
-  seeds: {},
+  seeds: () => ({}),
   ...change,
 })
 
 /** Takes the home in another process, which ends: the lock is free again. */
-function takeElsewhere(change: Partial<HomeRequest> = {}): string {
-  const script = `import { takeHome } from ${JSON.stringify(join(import.meta.dirname, '../../src/runtime/home.ts'))}; console.log(takeHome(${JSON.stringify(request(change))}).path)`
+function takeElsewhere(
+  change: Partial<Omit<HomeRequest, 'seeds'>> = {},
+  seeds: Record<string, string> = {},
+): string {
+  const script = `import { takeHome } from ${JSON.stringify(join(import.meta.dirname, '../../src/runtime/home.ts'))}; console.log(takeHome({ ...${JSON.stringify(request(change))}, seeds: () => (${JSON.stringify(seeds)}) }).path)`
   return execFileSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8' }).trim()
 }
 
@@ -60,11 +64,11 @@ test('two sessions at a time do not share a home', () => {
 })
 
 test("seeds are written once: later the file is the agent's", () => {
-  const path = takeElsewhere({ seeds: { '.claude.json': '{}' } })
+  const path = takeElsewhere({}, { '.claude.json': '{}' })
   assert.equal(readFileSync(join(path, '.claude.json'), 'utf8'), '{}')
   rmSync(join(path, '.claude.json'))
   symlinkSync(join(base, 'victim'), join(path, '.claude.json'))
-  takeElsewhere({ seeds: { '.claude.json': '{}' } })
+  takeElsewhere({}, { '.claude.json': '{}' })
   assert.ok(!existsSync(join(base, 'victim')))
 })
 
@@ -107,11 +111,20 @@ test("root's agent never runs as root, and each (agent, project) has a host uid 
 
 test('root hands a new home to its owner', { skip: me.uid !== 0 }, () => {
   const owner = { uid: 1_879_048_200, gid: 1_879_048_200 }
-  const path = takeElsewhere({
-    owner,
-    seeds: { '.config/x.json': '{}' },
-    mountpoints: [{ path: 'work', file: false }],
-  })
+  const mountpoints = [{ path: 'work', file: false }]
+  const path = takeElsewhere({ owner, mountpoints }, { '.config/x.json': '{}' })
   for (const name of ['', '.config', '.config/x.json', 'work'])
     assert.equal(statSync(join(path, name)).uid, owner.uid, name)
+})
+
+test('of the git configuration only the name and address go in', () => {
+  writeFileSync(
+    join(base, '.gitconfig'),
+    '[user]\n\tname = Ada Lovelace\n\temail = ada@example.com\n\tsigningkey = KEY\n[credential]\n\thelper = store\n[url "https://tok@x/"]\n\tinsteadOf = y\n',
+  )
+  assert.deepEqual(gitIdentity(base), {
+    '.gitconfig': '[user]\n\tname = Ada Lovelace\n\temail = ada@example.com\n',
+  })
+  assert.deepEqual(gitIdentity(join(base, 'nobody')), {})
+  assert.deepEqual(userSection('[include]\n name = x\n[user]\n name = "a\\n[core]"\n'), [])
 })
