@@ -5,7 +5,8 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -17,8 +18,10 @@ use crate::failure::Failure;
 use crate::sensor::Fact;
 
 const INLINE: u64 = 4 << 20;
-const LARGEST: u64 = 1 << 30;
+const LARGEST: u64 = 512 << 20;
 const CACHED: usize = 8192;
+/// Large files that may wait; an agent that runs more at once leaves the rest without a digest.
+const WAITING: usize = 8;
 
 /// Device, inode, size, mtime and ctime: a file that changes has another key.
 type Key = (u64, u64, u64, i64, i64, i64, i64);
@@ -28,27 +31,33 @@ struct Large {
     key: Key,
     file: File,
     path: String,
+    /// Belongs to the session's uid (0 in this user namespace), so the agent or its user may have made it. Installed
+    /// by the system otherwise: a session that ends before such a digest is known does not wait for it.
+    own: bool,
 }
 
 pub struct Digests {
     cache: Cache,
-    queue: Option<Sender<Large>>,
+    queue: Option<SyncSender<Large>>,
     worker: Option<JoinHandle<()>>,
+    ending: Arc<AtomicBool>,
 }
 
 impl Digests {
     pub fn new(journal: Arc<Journal>, bell: Bell) -> Self {
-        let (queue, waiting) = channel::<Large>();
+        let (queue, waiting) = sync_channel::<Large>(WAITING);
         let cache = Cache::default();
         let known = cache.clone();
+        let ending = Arc::new(AtomicBool::new(false));
+        let ends = ending.clone();
         let worker = std::thread::spawn(move || {
             for large in waiting {
-                if let Err(error) = hash_large(large, &known, &journal) {
+                if let Err(error) = hash_large(large, &known, &journal, &ends) {
                     bell.ring(Alarm::Failed(Failure::new("recording a digest", error)));
                 }
             }
         });
-        Self { cache, queue: Some(queue), worker: Some(worker) }
+        Self { cache, queue: Some(queue), worker: Some(worker), ending }
     }
 
     /// `None` = unknown for now (large) or for ever (no regular file, unreadable).
@@ -60,10 +69,11 @@ impl Digests {
         }
         let file = reopen(path_only).ok()?;
         let digest = if metadata.len() <= INLINE {
-            Some(hash(&file).ok()?)
+            Some(hash(&file, &|| false).ok()?)
         } else {
-            if metadata.len() <= LARGEST {
-                let _ = self.queue.as_ref()?.send(Large { key, file, path: path.into() });
+            let large = Large { key, file, path: path.into(), own: metadata.uid() == 0 };
+            if metadata.len() > LARGEST || self.queue.as_ref()?.try_send(large).is_err() {
+                return None;
             }
             None
         };
@@ -71,8 +81,9 @@ impl Digests {
         digest
     }
 
-    /// Waits for the digests that are still on their way.
+    /// Waits for the digests of the user's own files that are still on their way.
     pub fn finish(&mut self) {
+        self.ending.store(true, Ordering::Relaxed);
         self.queue = None;
         self.worker.take().map(JoinHandle::join);
     }
@@ -107,8 +118,9 @@ fn remember(cache: &Cache, key: Key, digest: Option<String>) {
     }
 }
 
-fn hash_large(large: Large, cache: &Cache, journal: &Journal) -> io::Result<()> {
-    let Ok(sha256) = hash(&large.file) else { return Ok(()) };
+fn hash_large(large: Large, cache: &Cache, journal: &Journal, ending: &AtomicBool) -> io::Result<()> {
+    let abandoned = || !large.own && ending.load(Ordering::Relaxed);
+    let Ok(sha256) = hash(&large.file, &abandoned) else { return Ok(()) };
     if large.file.metadata().map(|metadata| key(&metadata)).ok() != Some(large.key) {
         return Ok(()); // Changed meanwhile: this is the digest of nothing that ran.
     }
@@ -116,13 +128,14 @@ fn hash_large(large: Large, cache: &Cache, journal: &Journal) -> io::Result<()> 
     journal.append(&Fact::Hash { path: large.path, size: large.key.2, sha256 })
 }
 
-fn hash(mut file: &File) -> io::Result<String> {
+fn hash(mut file: &File, abandoned: &dyn Fn() -> bool) -> io::Result<String> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 256 << 10];
-    loop {
+    while !abandoned() {
         match file.read(&mut buffer)? {
             0 => return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
             length => hasher.update(&buffer[..length]),
         }
     }
+    Err(io::ErrorKind::Interrupted.into())
 }
