@@ -40,23 +40,23 @@ deny contains "input.incomplete" if not complete
 
 deny contains "profile.not-allowed" if {
 	"allowed_profiles" in object.keys(config)
-	not input.profile.name in config.allowed_profiles
+	not listed_profile
 }
 
 deny contains "user.not-allowed" if {
 	"allowed_users" in object.keys(config)
-	not input.user.name in config.allowed_users
+	not listed_user
 }
 
 # An agent without a digest (too large, or inside the session's own roots) is not on any list.
 deny contains "agent.not-allowed" if {
 	"agents" in object.keys(config)
-	not input.agent.digest in config.agents
+	not listed_agent
 }
 
 deny contains "profile.origin-not-allowed" if {
 	"trusted_origins" in object.keys(config)
-	not input.profile.origin in config.trusted_origins
+	not trusted_origin
 }
 
 # A plain mount filters and hashes nothing.
@@ -117,6 +117,15 @@ terminal if {
 	some state in input.profile.desktop
 	state != "deny"
 }
+
+# Memberships stand in rules of their own: engines differ on `not x in y` where x is undefined, not on `not rule`.
+listed_profile if input.profile.name in config.allowed_profiles
+
+listed_user if input.user.name in config.allowed_users
+
+listed_agent if input.agent.digest in config.agents
+
+trusted_origin if input.profile.origin in config.trusted_origins
 
 default config := {}
 

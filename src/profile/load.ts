@@ -91,7 +91,9 @@ function find(nameOrPath: string, paths: Paths, seen: readonly string[]): Found 
   throw new AmbitError(
     'ERR_PROFILE_NOT_FOUND',
     `profile "${nameOrPath}"`,
-    seen.length > 0 ? 'extends itself' : 'there is none of that name',
+    seen.some((file) => file.endsWith(`/${nameOrPath}.yaml`))
+      ? 'extends itself'
+      : 'there is none of that name',
     'see ambit profile ls',
   )
 }
@@ -140,13 +142,21 @@ function validate(yaml: YamlDocument): ProfileSource {
   const lines = result.error.issues.slice(0, 10).flatMap((issue) => {
     const path = issue.path.map((step) => (typeof step === 'number' ? step : String(step)))
     if (issue.code === 'unrecognized_keys') {
-      return issue.keys.map((key) => `${yaml.place([...path, key])}: no such key`)
+      return issue.keys.map((key) => `${yaml.placeOfKey([...path, key])}: no such key`)
     }
     return [`${yaml.place(path)}: ${explain(issue)}`]
   })
-  const [first = '', ...more] = lines
+  const [first = '', ...more] = lines.toSorted(byPlace)
   const split = first.indexOf(': ')
   throw invalid(first.slice(0, split), [first.slice(split + 2), ...more].join('\n  '))
+}
+
+/** Lines of one file in the order of their places. */
+function byPlace(a: string, b: string): number {
+  const numbers = (text: string): number[] => (/:(\d+):(\d+)/.exec(text) ?? []).slice(1).map(Number)
+  const [lineA = 0, columnA = 0] = numbers(a)
+  const [lineB = 0, columnB = 0] = numbers(b)
+  return lineA - lineB || columnA - columnB
 }
 
 interface Issue {

@@ -2,8 +2,8 @@
  * Ambit's own places: configuration, state, sockets, policy and built programs. No session may see them under any
  * name, or it could change the bounds of the next one (DESIGN.md, "Files"; CASES.md F-24, C-48).
  */
-import { readFileSync, realpathSync, statSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { readFileSync, readlinkSync, realpathSync, statSync } from 'node:fs'
+import { basename, dirname, join, resolve } from 'node:path'
 import { AmbitError, errnoOf } from '../lib/errors.ts'
 import { installRoot, type Paths } from '../lib/paths.ts'
 import { printable } from '../lib/printable.ts'
@@ -74,7 +74,18 @@ export function realOf(path: string): string {
   } catch (error) {
     if (errnoOf(error) !== 'ENOENT' && errnoOf(error) !== 'ENOTDIR') throw unreadable(path, error)
     const parent = dirname(path)
-    return parent === path ? path : join(realOf(parent), path.slice(parent.length))
+    if (parent === path) return path
+    const target = linkAt(path)
+    // A link to nothing yet is followed too: who makes the directory makes it there.
+    return target === null ? join(realOf(parent), basename(path)) : realOf(resolve(realOf(parent), target))
+  }
+}
+
+function linkAt(path: string): string | null {
+  try {
+    return readlinkSync(path)
+  } catch {
+    return null // no link, or nothing at all
   }
 }
 

@@ -6,8 +6,8 @@ import {
   isAlias,
   isMap,
   isNode,
-  isPair,
   isScalar,
+  isSeq,
   LineCounter,
   type Node,
   parseAllDocuments,
@@ -26,6 +26,8 @@ export interface YamlDocument {
   readonly value: unknown
   /** `profile.yaml:12:5 network[3].host` for a path of the value; the nearest existing ancestor's line and column. */
   readonly place: (path: Path) => string
+  /** The same for the key at the end of `path`, e.g. one that nobody knows. */
+  readonly placeOfKey: (path: Path) => string
 }
 
 /** Parses `text`; `file` only names it in errors. @throws AmbitError ERR_PROFILE_INVALID */
@@ -42,9 +44,12 @@ export function parseYaml(text: string, file: string): YamlDocument {
   }
   const root = parseOne(text, file, lines, refuse)
   refuseOddities(root, refuse)
+  const place = (path: Path, end: End): string =>
+    [at(offsetOf(root, path, end)), formatPath(path)].filter(Boolean).join(' ')
   return {
     value: toValue(root),
-    place: (path) => [at(offsetOf(root, path)), formatPath(path)].filter(Boolean).join(' '),
+    place: (path) => place(path, 'value'),
+    placeOfKey: (path) => place(path, 'key'),
   }
 }
 
@@ -105,22 +110,24 @@ function toValue(root: Node): unknown {
   return (root as { toJSON(): unknown }).toJSON()
 }
 
-/** Offset of the value at `path`; for a missing last step, of its key or its parent. */
-function offsetOf(root: Node, path: Path): number {
-  let node: Node = root
+type End = 'key' | 'value'
+
+/** Offset of the last step of `path`, or of its nearest ancestor that is there. */
+function offsetOf(root: Node, path: Path, end: End): number {
+  let node = root
   for (const [index, step] of path.entries()) {
     const pair = isMap(node)
-      ? node.items.find((item) => isPair(item) && isScalar(item.key) && item.key.value === step)
+      ? node.items.find((item) => isScalar(item.key) && item.key.value === step)
       : undefined
-    const next = pair ? pair.value : (node as { get?(key: unknown, keep: true): unknown }).get?.(step, true)
+    const next = isSeq(node) ? node.items[Number(step)] : pair?.value
+    if (end === 'key' && index === path.length - 1 && isNode(pair?.key)) return startOf(pair.key)
     if (!isNode(next)) break
-    const key = pair?.key
-    // An unknown or wrong key is shown at the key itself.
-    if (index === path.length - 1 && isNode(key) && !isScalar(next)) return key.range?.[0] ?? 0
     node = next
   }
-  return node.range?.[0] ?? 0
+  return startOf(node)
 }
+
+const startOf = (node: Node): number => node.range?.[0] ?? 0
 
 /** `network[3].host`; the top-level `spec` says nothing to a reader and is left out. */
 export function formatPath(path: Path): string {

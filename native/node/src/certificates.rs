@@ -3,8 +3,8 @@
 use napi::Result;
 use napi_derive::napi;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
 use time::OffsetDateTime;
 
@@ -26,13 +26,8 @@ pub fn create_ca(name: String, not_before: i64, not_after: i64) -> Result<Certif
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let key = generate_key()?;
-    let cert = params
-        .self_signed(&key)
-        .map_err(|e| failed("createCa", e))?;
-    Ok(CertificatePair {
-        cert: cert.pem(),
-        key: key.serialize_pem(),
-    })
+    let cert = params.self_signed(&key).map_err(|e| failed("createCa", e))?;
+    Ok(CertificatePair { cert: cert.pem(), key: key.serialize_pem() })
 }
 
 /// A P-256 server certificate for one DNS name or IP address. `host` is attacker-controlled, already canonical.
@@ -54,10 +49,7 @@ pub fn create_leaf(
     params.is_ca = IsCa::ExplicitNoCa;
     let key = generate_key()?;
     let cert = params.signed_by(&key, &issuer).map_err(wrong)?;
-    Ok(CertificatePair {
-        cert: cert.pem(),
-        key: key.serialize_pem(),
-    })
+    Ok(CertificatePair { cert: cert.pem(), key: key.serialize_pem() })
 }
 
 fn generate_key() -> Result<KeyPair> {
@@ -67,14 +59,8 @@ fn generate_key() -> Result<KeyPair> {
 fn params(name: &str, not_before: i64, not_after: i64) -> Result<CertificateParams> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    let common_name = if name.len() <= MAX_COMMON_NAME {
-        name
-    } else {
-        "Ambit"
-    };
-    params
-        .distinguished_name
-        .push(DnType::CommonName, common_name);
+    let common_name = if name.len() <= MAX_COMMON_NAME { name } else { "Ambit" };
+    params.distinguished_name.push(DnType::CommonName, common_name);
     params.not_before = moment(not_before)?;
     params.not_after = moment(not_after)?;
     Ok(params)
@@ -96,8 +82,6 @@ fn alternative_name(host: &str) -> Result<SanType> {
     if host.is_empty() || host.len() > 253 {
         return Err(failed("createLeaf", "host name length"));
     }
-    let name = host
-        .try_into()
-        .map_err(|e: rcgen::Error| failed("createLeaf", e))?;
+    let name = host.try_into().map_err(|e: rcgen::Error| failed("createLeaf", e))?;
     Ok(SanType::DnsName(name))
 }

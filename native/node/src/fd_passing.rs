@@ -44,10 +44,7 @@ impl Task for ReceiveFds {
     }
 
     fn resolve(&mut self, _env: Env, (data, fds): Self::Output) -> Result<Received> {
-        Ok(Received {
-            data,
-            fds: fds.into_iter().map(IntoRawFd::into_raw_fd).collect(),
-        })
+        Ok(Received { data, fds: fds.into_iter().map(IntoRawFd::into_raw_fd).collect() })
     }
 }
 
@@ -66,22 +63,10 @@ pub fn receive_fds(socket: i32, timeout_ms: u32) -> Result<AsyncTask<ReceiveFds>
 
 fn wait_readable(socket: &OwnedFd, deadline: Instant) -> Result<()> {
     loop {
-        let left = deadline
-            .saturating_duration_since(Instant::now())
-            .as_millis();
-        let mut poll = libc::pollfd {
-            fd: socket.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+        let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one pollfd, and the count says one.
-        match unsafe {
-            libc::poll(
-                &raw mut poll,
-                1,
-                c_int::try_from(left).unwrap_or(c_int::MAX),
-            )
-        } {
+        match unsafe { libc::poll(&raw mut poll, 1, c_int::try_from(left).unwrap_or(c_int::MAX)) } {
             0 if Instant::now() >= deadline => return Err(failed("receiveFds", "timed out")),
             1.. => return Ok(()),
             0 => {}
@@ -96,10 +81,7 @@ fn wait_readable(socket: &OwnedFd, deadline: Instant) -> Result<()> {
 fn receive(socket: &OwnedFd) -> Result<(String, Vec<OwnedFd>)> {
     let mut data = vec![0u8; MAX_DATA];
     let mut control = Control([0; 128]);
-    let mut part = libc::iovec {
-        iov_base: data.as_mut_ptr().cast(),
-        iov_len: data.len(),
-    };
+    let mut part = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
     // SAFETY: all-zero is a valid msghdr.
     let mut message: libc::msghdr = unsafe { zeroed() };
     message.msg_iov = &raw mut part;
@@ -148,16 +130,10 @@ fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
 #[napi]
 pub fn send_fds(socket: i32, data: String, fds: Vec<i32>) -> Result<()> {
     if fds.len() > MAX_FDS || data.len() > MAX_DATA || data.is_empty() {
-        return Err(failed(
-            "sendFds",
-            "want 1 to 65536 bytes and at most 16 fds",
-        ));
+        return Err(failed("sendFds", "want 1 to 65536 bytes and at most 16 fds"));
     }
     let mut control = Control([0; 128]);
-    let mut part = libc::iovec {
-        iov_base: data.as_ptr().cast_mut().cast(),
-        iov_len: data.len(),
-    };
+    let mut part = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
     // SAFETY: all-zero is a valid msghdr.
     let mut message: libc::msghdr = unsafe { zeroed() };
     message.msg_iov = &raw mut part;

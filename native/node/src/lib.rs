@@ -1,12 +1,7 @@
 //! The napi addon: the few things `ambit run` and `ambitd` need and Node lacks.
 //!
 //! The release profile aborts on panic, so nothing here may panic on bad input: every failure is a JS exception.
-#![deny(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)]
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod certificates;
 mod fd_passing;

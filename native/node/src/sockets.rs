@@ -44,15 +44,8 @@ pub fn original_destination(fd: i32) -> Result<Address> {
     for level in [libc::SOL_IP, libc::SOL_IPV6] {
         let mut size = size_of::<libc::sockaddr_storage>() as socklen_t;
         // SAFETY: the kernel writes at most `size` bytes into `storage`.
-        let got = unsafe {
-            libc::getsockopt(
-                fd,
-                level,
-                SO_ORIGINAL_DST,
-                (&raw mut storage).cast(),
-                &raw mut size,
-            )
-        };
+        let got =
+            unsafe { libc::getsockopt(fd, level, SO_ORIGINAL_DST, (&raw mut storage).cast(), &raw mut size) };
         if got == 0 {
             return address_of(&storage);
         }
@@ -70,58 +63,30 @@ fn address_of(storage: &libc::sockaddr_storage) -> Result<Address> {
         libc::AF_INET => {
             // SAFETY: the family says that the kernel wrote a sockaddr_in, which fits in sockaddr_storage.
             let v4: &libc::sockaddr_in = unsafe { &*(&raw const *storage).cast() };
-            (
-                IpAddr::V4(Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr))),
-                v4.sin_port,
-            )
+            (IpAddr::V4(Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr))), v4.sin_port)
         }
         libc::AF_INET6 => {
             // SAFETY: as above, for sockaddr_in6.
             let v6: &libc::sockaddr_in6 = unsafe { &*(&raw const *storage).cast() };
             // A dual-stack listener reports ::ffff:a.b.c.d: rules know the IPv4 form only.
-            (
-                Ipv6Addr::from(v6.sin6_addr.s6_addr).to_canonical(),
-                v6.sin6_port,
-            )
+            (Ipv6Addr::from(v6.sin6_addr.s6_addr).to_canonical(), v6.sin6_port)
         }
         family => {
-            return Err(failed(
-                "originalDestination",
-                format!("address family {family} is not IP"),
-            ));
+            return Err(failed("originalDestination", format!("address family {family} is not IP")));
         }
     };
-    Ok(Address {
-        address: ip.to_string(),
-        port: u16::from_be(port),
-    })
+    Ok(Address { address: ip.to_string(), port: u16::from_be(port) })
 }
 
 /// SO_PEERCRED: who connected, as the kernel saw it then.
 #[napi]
 pub fn peer_credentials(fd: i32) -> Result<PeerCredentials> {
-    let mut cred = libc::ucred {
-        pid: 0,
-        uid: u32::MAX,
-        gid: u32::MAX,
-    };
+    let mut cred = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
     let mut size = size_of::<libc::ucred>() as socklen_t;
     let target: *mut c_void = (&raw mut cred).cast();
     // SAFETY: the kernel writes at most `size` bytes into `cred`.
-    match unsafe {
-        libc::getsockopt(
-            fd,
-            libc::SOL_SOCKET,
-            libc::SO_PEERCRED,
-            target,
-            &raw mut size,
-        )
-    } {
-        0 => Ok(PeerCredentials {
-            pid: cred.pid,
-            uid: cred.uid,
-            gid: cred.gid,
-        }),
+    match unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, target, &raw mut size) } {
+        0 => Ok(PeerCredentials { pid: cred.pid, uid: cred.uid, gid: cred.gid }),
         _ => Err(errno("peerCredentials")),
     }
 }

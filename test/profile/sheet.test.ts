@@ -1,0 +1,156 @@
+import assert from 'node:assert/strict'
+import { mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { loadProfile } from '../../src/profile/load.ts'
+import type { Plan } from '../../src/profile/plan.ts'
+import { renderSheet, type SheetContext } from '../../src/profile/sheet.ts'
+import { World } from './support.ts'
+
+const CONTEXT: SheetContext = {
+  agent: { name: 'codex', version: '1.2.3', digest: 'ab', executable: '/opt/codex' },
+  argv: ['codex', 'exec'],
+  runtime: 'os-sandbox',
+  color: false,
+}
+const risks = (plan: Plan): string[] =>
+  renderSheet(plan, CONTEXT)
+    .lines.filter((line) => line.weight === 'risk')
+    .map((line) => line.text)
+
+test('risky lines come first, and the shipped profiles have none', () => {
+  using world = new World()
+  for (const name of ['reader', 'writer', 'cloud'])
+    assert.deepEqual(risks(world.compile(loadProfile(name, world.paths))), [], name)
+  const sheet = renderSheet(
+    world.plan(
+      '  network:\n    - { host: a.example, methods: [GET], paths: ["/x"] }\n    - { host: b.example }\n',
+    ),
+    CONTEXT,
+  )
+  const weights = sheet.lines.map((line) => line.weight)
+  assert.deepEqual(
+    weights,
+    weights.toSorted((a, b) => ['risk', 'note', 'fact'].indexOf(a) - ['risk', 'note', 'fact'].indexOf(b)),
+  )
+  assert.match(sheet.lines[0]?.text ?? '', /b\.example.*methods are not limited; paths are not limited/)
+})
+
+for (const [what, spec, message] of [
+  ['unlimited methods', '  network: [{ host: a.example, paths: ["/x"] }]\n', /methods are not limited/],
+  ['unlimited paths', '  network: [{ host: a.example, methods: [GET] }]\n', /paths are not limited/],
+  [
+    'a wildcard',
+    '  network: [{ host: "*.a.example", methods: [GET], paths: ["/x"] }]\n',
+    /any host of that domain/,
+  ],
+  ['no inspection', '  network: [{ host: a.example, inspect: false }]\n', /not inspected/],
+  [
+    'plain HTTP',
+    '  network: [{ host: a.example, ports: [80/http], methods: [GET], paths: ["/x"] }]\n',
+    /in clear/,
+  ],
+  [
+    'methods that change things elsewhere',
+    '  network: [{ host: a.example, methods: [PUT], paths: ["/x"] }]\n',
+    /can change things there: PUT/,
+  ],
+  [
+    'a pinned address',
+    '  network: [{ host: a.example, methods: [GET], paths: ["/x"], connect: "10.0.0.1:443" }]\n',
+    /address is pinned/,
+  ],
+  ['a written project', '  files: [{ path: "${project}", access: write }]\n', /reads and changes at once/],
+  [
+    'a re-admitted hidden name',
+    '  hide: ["!**/.env"]\n  files: [{ path: "${project}", access: read }]\n',
+    /shows \*\*\/\.env/,
+  ],
+  [
+    'a re-admitted protected name',
+    '  protect: ["!**/.git/hooks/**"]\n  files: [{ path: "${project}", access: review }]\n',
+    /lets the agent change \*\*\/\.git\/hooks/,
+  ],
+  [
+    'a re-admitted reviewed name',
+    '  review: ["!**/package.json"]\n  files: [{ path: "${project}", access: review }]\n',
+    /applies without review/,
+  ],
+  ['the clipboard', '  desktop: { clipboard: allow }\n', /clipboard/],
+  ['the screen', '  desktop: { display: allow }\n', /screen/],
+] as const) {
+  test(`${what} is a risk`, () => {
+    using world = new World()
+    const found = risks(world.plan(spec))
+    assert.equal(found.length, 1, found.join('\n'))
+    assert.match(found[0] ?? '', message)
+  })
+}
+
+test('a child that widens its parent is a line of its own', () => {
+  using world = new World()
+  mkdirSync(join(world.project, 'out'))
+  const both = (parent: string, child: string) =>
+    risks(
+      world.plan(
+        `  files:\n    - { path: "\${project}", access: ${parent} }\n    - { path: "\${project}/out", access: ${child} }\n`,
+      ),
+    ).filter((text) => text.includes('widens'))
+  assert.match(both('read', 'review').join(), /out widens .*ledger: review instead of read/)
+  assert.deepEqual(both('review', 'read'), [])
+})
+
+test('a profile inside a directory where the agent works is a risk', () => {
+  using world = new World()
+  const document = world.profile('probe', 'spec:\n  files: [{ path: "${project}", access: review }]\n')
+  const plan = (file: string) => world.compile({ ...document, origin: 'file', file })
+  assert.match(risks(plan(join(world.project, 'x.yaml'))).join(), /in a directory where the agent works/)
+  assert.deepEqual(risks(plan(join(world.home, 'x.yaml'))), [])
+})
+
+test('`via: mount` says what is weaker', () => {
+  using world = new World()
+  const sheet = renderSheet(
+    world.plan('  files: [{ path: "${project}", access: read, via: mount }]\n'),
+    CONTEXT,
+  )
+  assert.ok(sheet.lines.some((line) => line.weight === 'note' && /mounted as it is/.test(line.text)))
+})
+
+test('the same grant has the same digest; another one, agent or runtime has not', () => {
+  using world = new World()
+  const spec = '  files: [{ path: "${workspace}", access: write }]\n  network: [{ host: a.example }]\n'
+  const digest = (plan: Plan, change: Partial<SheetContext> = {}) =>
+    renderSheet(plan, { ...CONTEXT, ...change }).digest
+  const first = digest(world.plan(spec))
+  assert.match(first, /^[0-9a-f]{64}$/)
+  mkdirSync(world.workspace, { recursive: true })
+  assert.equal(digest(world.plan(spec), { argv: ['codex', 'something else'], color: true }), first)
+  const others = [
+    digest(world.plan(spec.replace('a.example', 'b.example'))),
+    digest(world.plan(spec), { agent: { ...CONTEXT.agent, digest: 'cd' } }),
+    digest(world.plan(spec), { runtime: 'container' }),
+  ]
+  assert.equal(new Set([first, ...others]).size, 4)
+})
+
+test('nothing that others wrote reaches the terminal unescaped', () => {
+  using world = new World()
+  const plan = world.plan('  environment: { set: { NOTE: "x\u202ey\u200b" } }\n')
+  const sheet = renderSheet(plan, {
+    ...CONTEXT,
+    agent: { ...CONTEXT.agent, name: '\x1b]0;owned\x07' },
+    argv: ['a\nb'],
+  })
+  // oxlint-disable-next-line no-control-regex -- control characters are what must be absent
+  assert.doesNotMatch(sheet.text.replaceAll('\n', ''), /[\u0000-\u001f\u007f\u202a-\u202e\u200b]/)
+  assert.equal(sheet.text.split('\n').filter((line) => line.includes('runs')).length, 1)
+  assert.match(sheet.text, /\\x1b\]0;owned\\x07/)
+})
+
+test('colours appear only where asked for', () => {
+  using world = new World()
+  const plan = world.plan('  desktop: { audio: allow }\n')
+  assert.ok(renderSheet(plan, { ...CONTEXT, color: true }).text.includes('\x1b[31m!\x1b[0m'))
+  assert.ok(!renderSheet(plan, CONTEXT).text.includes('\x1b'))
+})
