@@ -27,8 +27,16 @@ export async function sh(program: string, args: readonly string[], cwd = '/'): P
   }
 }
 
-/** Directory of an npm peer, installed at its pinned version. */
-export async function npmPeer(name: keyof typeof NPM_PEERS): Promise<string> {
+const installing = new Map<string, Promise<string>>()
+
+/** Directory of an npm peer, installed at its pinned version; once, however many ask. */
+export function npmPeer(name: keyof typeof NPM_PEERS): Promise<string> {
+  const running = installing.get(name) ?? installNpm(name)
+  installing.set(name, running)
+  return running
+}
+
+async function installNpm(name: keyof typeof NPM_PEERS): Promise<string> {
   const root = join(CACHE, `npm-${NPM_PEERS[name]}-${name.replaceAll(/\W+/g, '-')}`)
   const dir = join(root, 'node_modules', name)
   if (!existsSync(dir)) {

@@ -1,9 +1,10 @@
-/** The tree that the view is measured on: 20,000 small text files under git, the same bytes every time. */
+/** The tree that the view is measured on: 18,000 small text files under git, the same bytes every time. */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { sh } from './cache.ts'
 
-export const FILES = 20_000
+/** Not 20,000: passthrough_hp keeps a descriptor for each inode, and the usual hard limit is 20,000 of them. */
+export const FILES = 18_000
 
 const WORDS = 'ledger account total foo entry balance return const await invoice export month review line'.split(' ')
 

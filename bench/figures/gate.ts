@@ -1,3 +1,205 @@
-import type { Figure } from '../figure.ts'
+/** HTTPS through the gate, beside other inspecting proxies and the direct way. */
+import { copyFileSync, mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { loadProgram } from '../cache.ts'
+import { type Bench, type Column, type Figure, type Goal, goal, type Table, valuesOf } from '../figure.ts'
+import { LineProcess } from '../line-process.ts'
+import { attempt } from '../peers/attempt.ts'
+import { startSquid } from '../peers/squid.ts'
+import { srtCommand, startSrtProxy } from '../peers/srt.ts'
+import { product, residentBytes } from '../product.ts'
+import { writeProfile } from '../profile.ts'
+import { columnOf, type Contender, paired, ratio, spread } from '../stats.ts'
 
-export const gate: Figure = { name: 'gate', title: 'gate', run: () => Promise.reject(new Error('to come')) }
+const UPLOAD = 100_000_000
+const FLOWS = 200
+const MIB = 1024 * 1024
+
+const DIRECT = 'direct'
+const AMBIT = 'Ambit, inside a session'
+const SRT = 'srt tlsTerminate, inside its sandbox'
+const SRT_PROXY = "srt tlsTerminate, the proxy's module alone"
+const SQUID = 'squid-openssl ssl-bump'
+
+/** A way to the upstream: an agent, what it needs to know, and whose memory counts. */
+interface Way {
+  readonly agent: LineProcess
+  /** Added to each order. */
+  readonly order: { readonly url: string; readonly ca?: string; readonly proxy?: string }
+  /** Bytes resident in the proxy; null when there is none. */
+  resident(): number | null
+}
+
+interface Upstream {
+  readonly load: string
+  readonly port: number
+  readonly ca: string
+}
+
+export const gate: Figure = {
+  name: 'gate',
+  title: 'Gate',
+  async run(bench) {
+    const upstream = await startUpstream(bench)
+    const ways = WAYS.map(({ name, open }) => ({ name, way: open(bench, upstream) }))
+    for (const { way } of ways) await way.catch(() => undefined)
+    const columns: Column[] = []
+    for (const workload of WORKLOADS) {
+      bench.say(workload.titles.join(', '))
+      const contenders = await Promise.all(ways.map(({ name, way }) => contender(name, way, workload)))
+      const results = await paired(contenders, workload.rounds, workload.warmups)
+      workload.titles.forEach((title, index) =>
+        columns.push({ title, unit: workload.units[index] ?? '', series: columnOf(results, index) }),
+      )
+    }
+    const memory = columns.at(-1)
+    const table: Table = { caption: 'Requests and bytes', reference: DIRECT, columns: columns.slice(0, -1) }
+    const resident: Table = { caption: 'Memory', reference: null, columns: memory ? [memory] : [] }
+    return { how: HOW, tables: [table, resident], goals: goals(columns), limits: LIMITS }
+  },
+}
+
+const HOW = `The same Go client and Go HTTPS upstream (P-256, X25519, HTTP/1.1) for all, all on this machine. *Ambit*: the client runs inside
+\`ambit run\` and simply connects; the namespace delivers it to the gate, which inspects TLS, verifies the upstream's
+certificate, decides by host, method and path, counts the upload, and has the records of view, launcher and gate durable before the first byte of a
+request goes out. *srt* runs twice: as its users run it (\`srt --settings … -- client\`, one allowed domain, tlsTerminate) and its proxy's module alone, no
+sandbox. *squid* bumps TLS, verifies, and writes its access log. No peer makes a record durable. Kept connections: 8 clients, each
+with its own; new connections: 4 clients, a full handshake for each request (no client-side resumption). Memory: resident bytes of the proxying process (for Ambit the whole supervisor of
+the session) while ${FLOWS} responses are open, after the load.`
+
+const LIMITS = [
+  'Client, proxy and upstream share the cores; with two cores the direct way is itself CPU-bound.',
+  'Small requests: each waits for one `fdatasync` (see *Journal and log*), shared by the requests that wait with it; then one JavaScript thread parses, decides and copies.',
+]
+
+interface Workload {
+  readonly titles: readonly string[]
+  readonly units: readonly string[]
+  readonly rounds: number
+  readonly warmups: number
+  run(way: Way): Promise<readonly number[]>
+}
+
+const WORKLOADS: readonly Workload[] = [
+  {
+    titles: ['GET, kept, c=8', 'p50', 'p99'],
+    units: ['req/s', 'ms', 'ms'],
+    rounds: 5,
+    warmups: 1,
+    run: (way) => get(way, { clients: 8, seconds: 1 }),
+  },
+  {
+    titles: ['GET, new connection each, c=4', 'p50'],
+    units: ['conn/s', 'ms'],
+    rounds: 5,
+    warmups: 1,
+    run: (way) => get(way, { clients: 4, seconds: 1, fresh: true }),
+  },
+  {
+    titles: ['POST 100 MB'],
+    units: ['MB/s'],
+    rounds: 5,
+    warmups: 1,
+    run: async ({ agent, order }) => [await agent.number({ ...order, op: 'post', bytes: UPLOAD }, 'rate')],
+  },
+  {
+    titles: [`resident at ${FLOWS} open flows`],
+    units: ['MiB'],
+    rounds: 3,
+    warmups: 0,
+    run: residentWhileHolding,
+  },
+]
+
+async function get(way: Way, more: object): Promise<readonly number[]> {
+  const { rate, p50, p99 } = await way.agent.ask({ ...way.order, ...more, op: 'get' })
+  return [Number(rate), Number(p50), Number(p99)]
+}
+
+async function residentWhileHolding({ agent, order, resident }: Way): Promise<readonly number[]> {
+  await agent.ask({ ...order, op: 'hold', flows: FLOWS })
+  const bytes = resident()
+  await agent.ask({ op: 'release' })
+  if (bytes === null) throw new Error('there is no proxy')
+  return [bytes / MIB]
+}
+
+const contender = (name: string, way: Promise<Way>, workload: Workload): Promise<Contender> =>
+  attempt(name, async () => {
+    const ready = await way
+    return { name, measure: () => workload.run(ready) }
+  })
+
+async function startUpstream(bench: Bench): Promise<Upstream> {
+  const load = await loadProgram()
+  const dir = join(bench.scratch, 'upstream')
+  mkdirSync(dir)
+  const { greeting } = await LineProcess.start(bench, [load, 'upstream', dir])
+  return { load, port: Number(greeting.port), ca: join(dir, 'ca.pem') }
+}
+
+const WAYS: readonly { readonly name: string; open(bench: Bench, upstream: Upstream): Promise<Way> }[] = [
+  { name: DIRECT, open: direct },
+  { name: AMBIT, open: throughSession },
+  { name: SRT, open: throughSrt },
+  { name: SRT_PROXY, open: (bench, upstream) => throughProxy(bench, upstream, startSrtProxy) },
+  { name: SQUID, open: (bench, upstream) => throughProxy(bench, upstream, startSquid) },
+]
+
+async function direct(bench: Bench, { load, port, ca }: Upstream): Promise<Way> {
+  const { child } = await LineProcess.start(bench, [load, 'agent'])
+  return { agent: child, order: { url: `https://localhost:${port}`, ca }, resident: () => null }
+}
+
+/** The client inside `ambit run`, told of no proxy. */
+async function throughSession(bench: Bench, { load, port, ca }: Upstream): Promise<Way> {
+  const { run, env } = await product(bench)
+  const project = join(bench.scratch, 'gate-project')
+  mkdirSync(project)
+  copyFileSync(ca, join(bench.scratch, 'upstream-ca.pem'))
+  const rule = { host: 'bench.internal', connect: `127.0.0.1:${port}`, ca: './upstream-ca.pem' }
+  const profile = writeProfile(bench, 'gate', {
+    files: [{ path: '${project}', access: 'read' }],
+    network: [{ ...rule, methods: ['GET', 'POST'], paths: ['/*'] }],
+    upload: { perRequest: '1GiB', perMinute: '100GiB', perSession: '100GiB' },
+  })
+  const argv = run(['--profile', profile, '--project', project, '--', load, 'agent'])
+  const { child } = await LineProcess.start(bench, argv, { env, cwd: project })
+  const resident = (): number => residentBytes(child.pid, (line) => line.includes('ambit.mjs'))
+  return { agent: child, order: { url: 'https://bench.internal' }, resident }
+}
+
+async function throughSrt(bench: Bench, { load, port, ca }: Upstream): Promise<Way> {
+  const argv = [...(await srtCommand(bench, ['localhost'], true)), load, 'agent']
+  const { child } = await LineProcess.start(bench, argv, { env: { ...process.env, NODE_EXTRA_CA_CERTS: ca } })
+  const resident = (): number => residentBytes(child.pid, (line) => line.includes('cli.js') && !line.includes('bwrap'))
+  return { agent: child, order: { url: `https://localhost:${port}`, proxy: 'env' }, resident }
+}
+
+async function throughProxy(
+  bench: Bench,
+  { load, port, ca: upstreamCa }: Upstream,
+  start: typeof startSquid,
+): Promise<Way> {
+  const { url: proxy, ca, pid } = await start(bench, upstreamCa)
+  const { child } = await LineProcess.start(bench, [load, 'agent'])
+  return { agent: child, order: { url: `https://localhost:${port}`, ca, proxy }, resident: () => residentBytes(pid, () => true) }
+}
+
+function goals(columns: readonly Column[]): readonly Goal[] {
+  const times = (title: string, peer: string): number | null => {
+    const column = columns.find((one) => one.title === title)
+    const [ours, theirs] = column ? [valuesOf(column, AMBIT), valuesOf(column, peer)] : []
+    return ours && theirs ? ratio(ours, theirs).p50 : null
+  }
+  const rates = ['GET, kept, c=8', 'GET, new connection each, c=4', 'POST 100 MB']
+  const memory = columns.at(-1)
+  const resident = memory && valuesOf(memory, AMBIT)
+  return [
+    ...[SRT, SRT_PROXY].flatMap((peer) =>
+      rates.map((title) => goal(`${title}: at least 1.5 × ${peer}`, times(title, peer), (value) => value >= 1.5, ' ×')),
+    ),
+    ...rates.map((title) => goal(`${title}: as squid (aim)`, times(title, SQUID), (value) => value >= 1, ' ×')),
+    goal(`at most 150 MiB at ${FLOWS} open flows`, resident ? spread(resident).p50 : null, (value) => value <= 150, ' MiB'),
+  ]
+}

@@ -3,6 +3,8 @@ import { writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { debianProgram, npmPeer } from '../cache.ts'
 import type { Bench } from '../figure.ts'
+import { LineProcess } from '../line-process.ts'
+import type { Proxy } from './squid.ts'
 
 /** Argument list of `srt --settings … --`, to which the command is added. */
 export async function srtCommand(
@@ -28,4 +30,13 @@ export async function srtCommand(
 async function putOnPath(program: string, pkg: string): Promise<void> {
   const dir = dirname(await debianProgram(program, pkg))
   if (!process.env.PATH?.split(':').includes(dir)) process.env.PATH = `${process.env.PATH}:${dir}`
+}
+
+/** Starts srt's proxy alone, for upstreams under `upstreamCa`. */
+export async function startSrtProxy(bench: Bench, upstreamCa: string): Promise<Proxy> {
+  const dir = await npmPeer('@anthropic-ai/sandbox-runtime')
+  const argv = [process.execPath, join(import.meta.dirname, 'srt-proxy.ts'), dir]
+  const env = { ...process.env, NODE_EXTRA_CA_CERTS: upstreamCa }
+  const { child, greeting } = await LineProcess.start(bench, argv, { env })
+  return { url: `http://127.0.0.1:${greeting.port}`, ca: String(greeting.ca), pid: child.pid }
 }
