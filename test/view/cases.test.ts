@@ -188,6 +188,44 @@ result['control'] = control
   })
 }
 
+test('F-09, F-14 what stands in for a protected directory stays, and so does what it leads to', {
+  skip,
+}, async (t) => {
+  const world = makeWorld([
+    {
+      access: 'write',
+      protect: PROTECT,
+      files: {
+        'decoy/config.toml': 'safe',
+        'sub/.git': 'gitdir: ../store',
+        'deep/a/b/c/d/e/decoy/x': 'x',
+        'free/x': 'x',
+      },
+    },
+  ])
+  t.after(() => world.remove())
+  symlinkSync('decoy', join(world.root(0), '.codex'))
+  symlinkSync('./decoy', join(world.root(0), 'deep/a/b/c/d/e/.codex'))
+  own(world.dir)
+  const result = await inView(
+    world,
+    `
+os.chdir('0'); time.sleep(0.3)
+for name, act in dict(
+  unlink=lambda: os.unlink('.codex'), rename=lambda: os.rename('.codex', 'x'), replace=lambda: (os.symlink('free', 'n'), os.rename('n', '.codex')),
+  write=lambda: put('.codex/config.toml', 'evil'), direct=lambda: put('decoy/config.toml', 'evil'), new=lambda: put('decoy/new', 'evil'),
+  move=lambda: os.rename('decoy', 'd2'), deep=lambda: put('deep/a/b/c/d/e/decoy/x', 'evil'),
+  git_file=lambda: put('sub/.git', 'gitdir: /evil'), git_unlink=lambda: os.unlink('sub/.git'), git_chmod=lambda: os.chmod('sub/.git', 0o777),
+).items(): result[name] = attempt(act)
+result['control'] = [get('.codex/config.toml'), attempt(put, 'free/x', 'y'), get('sub/.git')]
+`,
+  )
+  const { control, ...refused } = result
+  for (const [name, got] of Object.entries(refused))
+    assert.ok(got === 'EACCES' || got === 'EBUSY', `${name}: ${String(got)}`)
+  assert.deepEqual(control, ['safe', 'ok', 'gitdir: ../store'])
+})
+
 test('F-12, F-23 a hidden name is not there, in any spelling, nor can it be made', { skip }, async (t) => {
   const world = makeWorld([
     {
@@ -357,12 +395,13 @@ test('what happens is on record, in order, with digests', { skip }, async (t) =>
 os.chdir('0')
 get('read.txt'); time.sleep(0.2); get('read.txt')
 put('new', 'content'); os.rename('new', 'moved'); os.unlink('moved'); os.mkdir('dir')
+os.close(os.open('read.txt', os.O_RDWR))
 put(os.fsdecode(b'bad\\xff\\\\name'), 'x')
 for _ in range(50): attempt(os.mkdir, 'dir/../../nowhere/x'); attempt(os.unlink, 'nothing')
 `,
   )
   const short = facts(world).map((fact) => {
-    const { t: _t, m: _m, ...rest } = fact as Record<string, unknown> & { t: number; m: number }
+    const { t: _t, m: _m, ...rest } = fact as unknown as Record<string, unknown>
     for (const key of ['path', 'to'])
       if (typeof rest[key] === 'string') rest[key] = (rest[key] as string).slice(world.root(0).length)
     return rest
@@ -377,6 +416,11 @@ for _ in range(50): attempt(os.mkdir, 'dir/../../nowhere/x'); attempt(os.unlink,
   has({ k: 'file.open', path: '/read.txt', mode: 'read', size: 5, sha256: null, label: 'internal' })
   has({ k: 'file.hash', path: '/read.txt', sha256: hello })
   has({ k: 'file.open', path: '/read.txt', mode: 'read', sha256: hello })
+  assert.equal(
+    short.filter((fact) => fact.k === 'file.open' && fact.mode === 'read').length,
+    3,
+    'opening to write and read is a read',
+  )
   has({ k: 'file.create', path: '/new', type: 'file' })
   has({ k: 'file.write', path: '/new', size: 7, sha256: content })
   has({ k: 'file.rename', path: '/new', to: '/moved' })

@@ -58,7 +58,7 @@ export function makeWorld(
     journal: join(dir, 'journal/view.wal'),
     owner: { hostUid: user.uid, hostGid: user.gid, uid: 1000, gid: 1000 },
     quota,
-    roots: roots.map(({ files: _, ...options }, index) => ({
+    roots: roots.map((options, index) => ({
       index,
       path: join(dir, `root${index}`),
       access: 'write',
@@ -67,7 +67,7 @@ export function makeWorld(
       protect: [],
       review: [],
       nested: [],
-      ...options,
+      ...without(options, 'files'),
       upper: options.access === 'review' || options.review ? join(dir, `upper${index}`) : null,
     })),
   }
@@ -92,6 +92,12 @@ export function makeWorld(
     mount,
     remove: () => rmSync(dir, { recursive: true, force: true }),
   }
+}
+
+function without<T extends object, K extends keyof T>(object: T, key: K): Omit<T, K> {
+  const { [key]: dropped, ...rest } = object
+  void dropped
+  return rest
 }
 
 /** Gives a tree to the test's user. */
@@ -119,27 +125,31 @@ def get(path):
 result = {}
 `
 
-/** Runs `script`; what it leaves in the dict `result` comes back. */
-export async function inView(world: World, script: string): Promise<Record<string, unknown>> {
-  const child = spawn(
+/** Runs `script`; what it leaves in the dict `result` comes back. `descriptors` limits the view's open files. */
+export async function inView(
+  world: World,
+  script: string,
+  descriptors?: number,
+): Promise<Record<string, unknown>> {
+  const body = `${PRELUDE}os.chdir(${JSON.stringify(world.mount)})\n${script}\nprint(json.dumps(result))`
+  const command = [
     nativeBinary('ambit-view'),
-    [
-      'mount',
-      world.specPath,
-      world.mount,
-      '--',
-      'python3',
-      '-c',
-      `${PRELUDE}os.chdir(${JSON.stringify(world.mount)})\n${script}\nprint(json.dumps(result))`,
-    ],
-    {
-      stdio: ['ignore', 'pipe', 'pipe'],
-      uid: user.uid,
-      gid: user.gid,
-      env: { PATH: process.env.PATH, HOME: world.dir, LANG: 'C.UTF-8' },
-      cwd: '/',
-    },
-  )
+    'mount',
+    world.specPath,
+    world.mount,
+    '--',
+    'python3',
+    '-c',
+    body,
+  ]
+  if (descriptors) command.unshift('prlimit', `--nofile=${descriptors}:${descriptors}`)
+  const child = spawn(command[0] as string, command.slice(1), {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    uid: user.uid,
+    gid: user.gid,
+    env: { PATH: process.env.PATH, HOME: world.dir, LANG: 'C.UTF-8' },
+    cwd: '/',
+  })
   let [out, error] = ['', '']
   child.stdout.on('data', (chunk: Buffer) => (out += chunk.toString()))
   child.stderr.on('data', (chunk: Buffer) => (error += chunk.toString()))

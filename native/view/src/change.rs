@@ -82,7 +82,7 @@ impl View {
             // The host made it since the kernel looked.
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) && flags as i32 & libc::O_EXCL == 0 => {
                 let entry = self.known(parent, name)?;
-                let handle = self.open_file(entry.inode, flags).inspect_err(|_| self.forget_node(entry.inode, 1))?;
+                let (handle, _) = self.open_file(entry.inode, flags).inspect_err(|_| self.forget_node(entry.inode, 1))?;
                 return Ok((entry, handle));
             }
             other => other?,
@@ -166,6 +166,11 @@ impl View {
         self.known(parent, name)
     }
 
+    /// A link or file where protected names would have their directory: what it points to takes its part, so it stays.
+    pub fn leads_elsewhere(&self, parent: &Spot, found: &Found) -> bool {
+        !found.kind().is_dir() && self.root(parent).rules.guards(&found.path)
+    }
+
     /// Admits the removal of an existing name.
     fn admit_removal(&self, parent: &Spot, name: &[u8], op: &'static str) -> io::Result<Found> {
         let path = parent.child_path(name);
@@ -177,7 +182,7 @@ impl View {
         if found.class.pinned {
             return Err(errno(libc::EBUSY));
         }
-        if found.class.protected {
+        if found.class.protected || self.leads_elsewhere(parent, &found) {
             return Err(self.refuse(parent.root, &path, op, "protected", libc::EACCES));
         }
         Ok(found)

@@ -23,7 +23,8 @@ impl View {
         if self.root(spot).access == Access::Read {
             return Err(self.refuse(spot.root, &spot.path, op, "read-only", libc::EROFS));
         }
-        if spot.class.protected {
+        let elsewhere = !spot.kind.is_dir() && self.root(spot).rules.guards(&spot.path);
+        if spot.class.protected || elsewhere {
             return Err(self.refuse(spot.root, &spot.path, op, "protected", libc::EACCES));
         }
         Ok(())
@@ -34,7 +35,8 @@ impl View {
         spot.class.review && spot.upper.is_none()
     }
 
-    pub fn open_file(&self, node: u64, flags: u32) -> io::Result<u64> {
+    /// Opens a file. The flag says that its content is what it was at the last open: the kernel may keep its pages.
+    pub fn open_file(&self, node: u64, flags: u32) -> io::Result<(u64, bool)> {
         let mut spot = self.spot(node)?;
         let writes = flags as i32 & libc::O_ACCMODE != libc::O_RDONLY || flags as i32 & libc::O_TRUNC != 0;
         let stat = self.stat(&spot)?;
@@ -55,6 +57,17 @@ impl View {
         let file = Arc::new(file);
         let size = stat.st_size as u64;
         self.record.stats.opens.fetch_add(1, Ordering::Relaxed);
+        let reads = flags as i32 & libc::O_ACCMODE != libc::O_WRONLY && flags as i32 & libc::O_TRUNC == 0;
+        let mut unchanged = false;
+        if reads {
+            let version = Version::from(&stat);
+            let sha256 = self.hasher.known(version);
+            self.record.append(&Fact::Open { path: &path, mode: "read", size, sha256: sha256.as_deref(), label })?;
+            if sha256.is_none() {
+                self.hasher.later(&file, &path, version);
+            }
+            unchanged = self.tree.lock().unwrap().seen(node, version);
+        }
         if writes {
             self.record.append(&Fact::Open { path: &path, mode: "write", size, sha256: None, label })?;
             self.record.sync_soon();
@@ -62,17 +75,11 @@ impl View {
             if flags as i32 & libc::O_TRUNC != 0 && size > 0 {
                 fs::ftruncate(&file, 0).inspect_err(|_| self.quota.close(node))?;
             }
-        } else {
-            let version = Version::from(&stat);
-            let sha256 = self.hasher.known(version);
-            self.record.append(&Fact::Open { path: &path, mode: "read", size, sha256: sha256.as_deref(), label })?;
-            if sha256.is_none() {
-                self.hasher.later(&file, &path, version);
-            }
         }
         let unrecorded = AtomicBool::new(writes && flags as i32 & libc::O_TRUNC != 0);
         let dirty = AtomicBool::new(false);
-        Ok(self.add_handle(Handle::File(FileHandle { node, file: RwLock::new(file), writes, dirty, unrecorded })))
+        let handle = FileHandle { node, file: RwLock::new(file), writes, dirty, unrecorded };
+        Ok((self.add_handle(Handle::File(handle)), unchanged && !writes))
     }
 
     /// Opens for reading and writing where the host allows both: the digest at close needs to read.

@@ -134,7 +134,8 @@ impl FileSystem for View {
     }
 
     fn open(&self, _: &Context, inode: u64, flags: u32, _: u32) -> io::Result<(Option<u64>, OpenOptions, Option<u32>)> {
-        Ok((Some(self.open_file(inode, flags)?), OpenOptions::empty(), None))
+        let (handle, unchanged) = self.open_file(inode, flags)?;
+        Ok((Some(handle), if unchanged { OpenOptions::KEEP_CACHE } else { OpenOptions::empty() }, None))
     }
 
     fn create(

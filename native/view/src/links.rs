@@ -41,7 +41,7 @@ impl View {
     pub fn admit_links(&self, spot: &Spot, stat: &Stat, change: bool) -> io::Result<()> {
         let rules = &self.root(spot).rules;
         // The upper layer's names were all made through the view.
-        if stat.st_nlink < 2 || spot.upper.is_some() || !(change || rules.hides()) {
+        if spot.kind.is_dir() || stat.st_nlink < 2 || spot.upper.is_some() || !(change || rules.hides()) {
             return Ok(());
         }
         let free = |class: Class| !class.hidden && !(change && (class.protected || class.review != spot.class.review));

@@ -1,5 +1,6 @@
 //! `ambit-view`: the file view. One filtering file system over the session's roots.
 #![deny(unsafe_code)]
+mod aliases;
 mod attr;
 mod change;
 mod confine;

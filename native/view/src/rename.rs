@@ -72,7 +72,7 @@ impl View {
         if source.class.pinned || class.pinned {
             return Err(errno(libc::EBUSY));
         }
-        if source.class.protected {
+        if source.class.protected || self.leads_elsewhere(from, source) {
             return Err(self.refuse(from.root, &source.path, "rename", "protected", libc::EACCES));
         }
         if !source.kind().is_dir() {
@@ -123,7 +123,7 @@ impl View {
         if target.class.pinned {
             return Err(errno(libc::EBUSY));
         }
-        if target.class.protected {
+        if target.class.protected || self.leads_elsewhere(to, target) {
             return Err(self.refuse(to.root, &target.path, "rename", "protected", libc::EACCES));
         }
         Ok(())

@@ -1,6 +1,8 @@
 //! What a root's rules say of a path: hide > protect > review > read/write (DESIGN.md, "Semantics").
 use ambit_shared::glob::{BadGlob, Globs, fold_name};
 
+use std::sync::RwLock;
+
 use crate::spec::{Access, RootSpec};
 
 /// What the rules say of one path. Inherited: a hidden, protected or reviewed directory covers what is beneath it.
@@ -25,6 +27,9 @@ pub struct Rules {
     parents: Globs,
     review: Globs,
     nested: Vec<Vec<String>>,
+    /// Directories that a link stands for where protected names belong: what is at (target, folded) is protected as
+    /// if it were at (link, folded).
+    aliases: RwLock<Vec<(Vec<String>, Vec<String>)>>,
 }
 
 impl Rules {
@@ -36,6 +41,7 @@ impl Rules {
             parents: protect.parents(),
             protect,
             review: Globs::compile(&spec.review)?,
+            aliases: RwLock::default(),
             nested: spec.nested.iter().map(|path| path.split('/').map(|n| fold_name(n.as_bytes()).into_owned()).collect()).collect(),
         })
     }
@@ -54,11 +60,30 @@ impl Rules {
         Class {
             hidden: covered && !pinned,
             covered,
-            protected: parent.protected || self.protect.decides(&names),
+            protected: parent.protected || self.protect.decides(&names) || self.protected_by_link(&names),
             review: self.access == Access::Review
                 || (self.access == Access::Write && (parent.review || self.review.decides(&names))),
             pinned,
         }
+    }
+
+    /// Takes note of a link at `path` to `target` (relative to the root): CASES.md F-09.
+    pub fn add_alias(&self, path: &[u8], target: &[u8]) {
+        let fold = |path: &[u8]| path.split(|b| *b == b'/').map(|n| fold_name(n).into_owned()).collect::<Vec<_>>();
+        let alias = (fold(target), fold(path));
+        let mut aliases = self.aliases.write().unwrap();
+        if !aliases.contains(&alias) {
+            aliases.push(alias);
+        }
+    }
+
+    fn protected_by_link(&self, names: &[&str]) -> bool {
+        self.aliases.read().unwrap().iter().any(|(target, link)| {
+            names.len() > target.len() && target.iter().zip(names).all(|(a, b)| a == b) && {
+                let path: Vec<&str> = link.iter().map(String::as_str).chain(names[target.len()..].iter().copied()).collect();
+                (link.len()..=path.len()).any(|length| self.protect.decides(&path[..length]))
+            }
+        })
     }
 
     /// The class of any path, from the root down.
@@ -81,6 +106,11 @@ impl Rules {
 
     pub fn hides(&self) -> bool {
         !self.hide.is_empty()
+    }
+
+    /// True when links at guarded names matter.
+    pub fn protects(&self) -> bool {
+        !self.protect.is_empty()
     }
 
     /// True when a directory can be moved without looking at what it holds.

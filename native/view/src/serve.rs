@@ -14,6 +14,7 @@ use fuse_backend_rs::transport::{FuseBuf, FuseDevWriter, Reader};
 use rustix::fs::OFlags;
 use serde_json::json;
 
+use crate::aliases;
 use crate::confine;
 use crate::hash::Hasher;
 use crate::spec::ViewSpec;
@@ -39,6 +40,7 @@ pub fn start(spec: &ViewSpec, fuse: File) -> Result<Serving, String> {
     let (hasher, worker) = Hasher::new();
     let hasher = Arc::new(hasher);
     let view = Arc::new(View::open(spec, journal, hasher.clone(), descriptors)?);
+    view.roots.iter().for_each(aliases::find_near);
     confine::restrict(spec, &view)?;
     // Whoever opened the device may have made it non-blocking; the workers wait in read(2).
     let flags = rustix::fs::fcntl_getfl(&fuse).map_err(|e| format!("fuse: {e}"))?;
@@ -58,6 +60,8 @@ pub fn start(spec: &ViewSpec, fuse: File) -> Result<Serving, String> {
     }
     let record = view.record.clone();
     std::thread::spawn(move || record.run());
+    let roots = view.clone();
+    std::thread::spawn(move || roots.roots.iter().for_each(aliases::find_all));
     let record = view.record.clone();
     let hasher_thread = std::thread::spawn(move || worker.run(&hasher, &record));
     Ok(Serving { view, hasher_thread, stopping })

@@ -107,7 +107,14 @@ pub fn open_path_deep(dir: impl AsFd, path: &[u8]) -> io::Result<OwnedFd> {
 
 /// Visits everything beneath `dir`, parents first, with paths relative to it. `visit` returns false to stop; the walk
 /// then returns false. A directory that may not be read is an error unless `skip_unreadable`.
-pub fn walk(dir: &OwnedFd, skip_unreadable: bool, visit: &mut dyn FnMut(&[u8], &Stat) -> io::Result<bool>) -> io::Result<bool> {
+pub fn walk(dir: &OwnedFd, skip_unreadable: bool, visit: Visit) -> io::Result<bool> {
+    walk_to(dir, skip_unreadable, usize::MAX, visit)
+}
+
+pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &Stat) -> io::Result<bool>;
+
+/// The same, `depth` levels down.
+pub fn walk_to(dir: &OwnedFd, skip_unreadable: bool, depth: usize, visit: Visit) -> io::Result<bool> {
     let mut waiting = vec![Vec::new()];
     while let Some(path) = waiting.pop() {
         let opened = open_dir(dir, if path.is_empty() { b"." } else { &path }).and_then(|fd| Ok((list(&fd)?, fd)));
@@ -131,7 +138,7 @@ pub fn walk(dir: &OwnedFd, skip_unreadable: bool, visit: &mut dyn FnMut(&[u8], &
             if !visit(&child, &stat)? {
                 return Ok(false);
             }
-            if kind(&stat).is_dir() {
+            if kind(&stat).is_dir() && child.iter().filter(|b| **b == b'/').count() + 1 < depth {
                 waiting.push(child);
             }
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rustix::fs::{FileType, Stat};
 
+use crate::hash::Version;
 use crate::rules::Class;
 
 /// Node of the mount's top directory.
@@ -47,6 +48,8 @@ struct Node {
     /// For roots and for unlinked objects that are still in use: the object itself.
     pinned: Option<Arc<OwnedFd>>,
     gone: bool,
+    /// Content at the last open.
+    version: Option<Version>,
 }
 
 /// A node and where it is, at one moment.
@@ -124,6 +127,7 @@ impl Tree {
                 children: 0,
                 pinned: Some(fd),
                 gone: false,
+                version: None,
             },
         );
     }
@@ -198,6 +202,7 @@ impl Tree {
                 children: 0,
                 pinned: None,
                 gone: false,
+                version: None,
             },
         );
         Some((id, ino))
@@ -218,6 +223,11 @@ impl Tree {
         if let Some(node) = self.nodes.get_mut(&id) {
             node.pinned = Some(fd);
         }
+    }
+
+    /// True when the node's content was this at its last open; remembers it.
+    pub fn seen(&mut self, id: u64, version: Version) -> bool {
+        self.nodes.get_mut(&id).is_some_and(|node| node.version.replace(version) == Some(version))
     }
 
     pub fn set_upper(&mut self, id: u64, upper: Id) {
