@@ -1,6 +1,6 @@
 /** From an accepted connection to HTTP: whom is it for, what does it speak, who shall terminate it. */
 import type { Socket } from 'node:net'
-import { TLSSocket } from 'node:tls'
+import { type SecureContext, TLSSocket } from 'node:tls'
 import { type Host, parseHost } from '../lib/host.ts'
 import { type ClientHello, parseClientHello } from './client-hello.ts'
 import type { GateContext } from './context.ts'
@@ -24,6 +24,8 @@ export function targetOfAddress(
 /** Serves one connection, until its end. Everything that arrives on it is the attacker's. */
 export function serveConnection(gate: GateContext, target: FlowTarget, socket: Socket): void {
   const flow = new Flow(gate, target)
+  const limit = gate.names.limitOf(target.host)
+  if (limit !== null) flow.refuseAll(limit)
   socket.setNoDelay(true)
   socket.on('error', () => socket.destroy())
   socket.once('close', () => flow.end())
@@ -97,7 +99,7 @@ function serveTls(gate: GateContext, flow: Flow, hello: ClientHello, socket: Soc
   flow.tls = true
   const name = helloName(flow, hello)
   if (name === null) flow.refuseAll(hello.serverName === null ? 'tls.name-missing' : 'tls.name-mismatch')
-  const rule = name === null ? undefined : opaqueRule(gate, flow)
+  const rule = flow.refusal ? undefined : opaqueRule(gate, flow)
   if (rule) void openTunnel(gate, flow, rule, socket)
   else terminate(gate, flow, parseHost(hello.serverName ?? '') ?? flow.host, socket)
 }
@@ -118,9 +120,18 @@ function opaqueRule(gate: GateContext, flow: Flow) {
 
 /** Ends TLS here, under the session's CA, as `name`. */
 function terminate(gate: GateContext, flow: Flow, name: Host, socket: Socket): void {
+  let secureContext: SecureContext
+  try {
+    secureContext = gate.ca.contextFor(name)
+  } catch {
+    // The name is the attacker's; one that no certificate can carry must not end the gate.
+    flow.denied('tls.no-certificate')
+    socket.destroy()
+    return
+  }
   const tls = new TLSSocket(socket, {
     isServer: true,
-    secureContext: gate.ca.contextFor(name),
+    secureContext,
     ALPNProtocols: ['h2', 'http/1.1'],
   }) as ServerTls
   const timer = setTimeout(() => failed('tls.slow-handshake'), gate.monitor.deadlines.head)

@@ -61,9 +61,19 @@ export class UploadBudget {
 export class UploadMeter {
   readonly #budget: UploadBudget
   #sent = 0
+  #turn = 0
 
   constructor(budget: UploadBudget) {
     this.#budget = budget
+  }
+
+  /**
+   * The server spoke: in a WebSocket or an opaque tunnel, what follows counts as another request. Without this every
+   * long conversation would reach the limit of one request. A server that only pretends gains nothing on minute and
+   * session.
+   */
+  turn(): void {
+    this.#turn = 0
   }
 
   get sent(): number {
@@ -71,13 +81,16 @@ export class UploadMeter {
   }
 
   charge(bytes: number): UploadRefusal | null {
-    const refusal = this.#budget.charge(bytes, this.#sent, performance.now())
-    if (refusal === null) this.#sent += bytes
+    const refusal = this.#budget.charge(bytes, this.#turn, performance.now())
+    if (refusal === null) {
+      this.#sent += bytes
+      this.#turn += bytes
+    }
     return refusal
   }
 
   /** Whether a declared length could never be sent: refused at once rather than half-way. */
   foresee(bytes: number): UploadRefusal | null {
-    return this.#budget.refusal(bytes, this.#sent, performance.now())
+    return this.#budget.refusal(bytes, this.#turn, performance.now())
   }
 }

@@ -25,6 +25,9 @@ export interface Admitted {
 /** Speaks to the upstream server once the record is durable. Rejects with an UpstreamError before anything was sent. */
 export type Forward = (exchange: Exchange, admitted: Admitted) => Promise<void>
 
+/** Under way at once, over all connections: pipelining and streams would otherwise have no bound. */
+const MOST_EXCHANGES = 1024
+
 export class Exchange implements Watched {
   readonly gate: GateContext
   readonly flow: Flow
@@ -55,7 +58,8 @@ export class Exchange implements Watched {
   }
 
   async run(forward: Forward): Promise<void> {
-    const admitted = this.admit()
+    const admitted =
+      this.gate.watch.size < MOST_EXCHANGES ? this.admit() : this.#refused(refusal('gate.too-many-exchanges'))
     if (admitted === null) return
     this.gate.watch.add(this)
     this.response.once('close', () => this.finish())

@@ -62,8 +62,14 @@ function exchanged(
     upstream.on('error', (error) =>
       reject(error instanceof UpstreamError ? error : new UpstreamError('upstream.failed', error)),
     )
-    upstream.on('close', () => reject(new UpstreamError('upstream.failed')))
-    upstream.on('response', resolve)
+    let answered = false
+    upstream.on('close', () => {
+      if (!answered) reject(new UpstreamError('upstream.failed'))
+    })
+    upstream.on('response', (answer) => {
+      answered = true
+      resolve(answer)
+    })
     upstream.on('information', () => {
       if (++interim > MOST_INTERIM) upstream.destroy(new UpstreamError('upstream.failed'))
     })
@@ -98,7 +104,13 @@ function answered(exchange: Exchange, { injection }: Admitted, answer: IncomingM
   exchange.status = answer.statusCode ?? 0
   exchange.scrubbed += head.scrubbed
   exchange.expectWithin(/^text\/event-stream/i.test(answer.headers['content-type'] ?? '') ? streamIdle : idle)
-  sendHead(response, exchange.status, head.headers)
+  try {
+    sendHead(response, exchange.status, head.headers)
+  } catch (error) {
+    // A head that Node will not send on, such as a status beyond 599 to an HTTP/2 client.
+    answer.destroy()
+    return Promise.reject(new UpstreamError('upstream.failed', error))
+  }
   const scrubber = BodyScrubber.for(injection, answer.headers['content-encoding'])
   const moved = (bytes: number): void => {
     exchange.bytesIn += bytes

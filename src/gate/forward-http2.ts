@@ -75,7 +75,14 @@ function download(exchange: Exchange, { injection }: Admitted, stream: ClientHtt
       // gRPC streams are silent for as long as there is nothing to say.
       const long = /^(?:text\/event-stream|application\/grpc)/i.test(answer['content-type'] ?? '')
       exchange.expectWithin(long ? streamIdle : idle)
-      sendHead(response, exchange.status, head.headers)
+      try {
+        sendHead(response, exchange.status, head.headers)
+      } catch (error) {
+        // A head that Node will not send on, such as a status beyond 599.
+        exchange.status = 0
+        reject(new UpstreamError('upstream.failed', error))
+        return
+      }
       moved(head.bytes)
       const scrubber = BodyScrubber.for(injection, answer['content-encoding'])
       scrubber?.on('scrubbed', () => exchange.scrubbed++)

@@ -33,13 +33,23 @@ export class Monitor {
 
   /** The session's state; stopped as well when the gate is paused or could not record something. */
   state(): SessionState {
-    const state = this.#options.state()
+    const state = this.#session()
     const stopped = this.#broken ?? this.#paused ?? state.stopped
     return stopped === state.stopped ? state : { label: state.label, stopped }
   }
 
   get stopped(): boolean {
-    return this.#broken !== null || this.#paused !== null || this.#options.state().stopped !== null
+    return this.#broken !== null || this.#paused !== null || this.#session().stopped !== null
+  }
+
+  /** A state that cannot be told is the worst one, and the gate stays closed. */
+  #session(): SessionState {
+    try {
+      return this.#options.state()
+    } catch {
+      this.#broken ??= 'the state of the session is not known'
+      return { label: 'regulated', stopped: this.#broken }
+    }
   }
 
   pause(reason: string): void {

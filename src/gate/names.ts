@@ -37,6 +37,12 @@ export class NameBook {
     return this.#names.get(address)
   }
 
+  /** Why a bound name may not be used although a rule matches it. */
+  limitOf(name: string): string | null {
+    const reason = this.#bindings.get(name)?.reason ?? null
+    return reason === 'dns.wildcard-limit' ? reason : null
+  }
+
   /** Binds `name` for the session; nothing is asked of anybody outside. */
   bind(name: Host): Binding {
     const known = this.#bindings.get(name)

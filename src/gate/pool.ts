@@ -84,7 +84,12 @@ export class Http2Pool {
   /** A session to the target, or null when it does not speak HTTP/2. */
   session(target: Target): Promise<ClientHttp2Session | null> {
     const known = this.#sessions.get(target.key)
-    if (known) return known
+    if (known)
+      return known.then((session) => (session?.closed || session?.destroyed ? this.#renew(target) : session))
+    return this.#renew(target)
+  }
+
+  #renew(target: Target): Promise<ClientHttp2Session | null> {
     const fresh = this.#connect(target)
     this.#sessions.set(target.key, fresh)
     fresh.catch(() => this.#sessions.delete(target.key))

@@ -30,7 +30,12 @@ export function sendTrailers(response: ClientResponse, raw: readonly string[]): 
   if (raw.length === 0) return
   const trailers: Record<string, string> = {}
   for (let at = 0; at < raw.length; at += 2) trailers[(raw[at] ?? '').toLowerCase()] = raw[at + 1] ?? ''
-  response.addTrailers(trailers)
+  try {
+    response.addTrailers(trailers)
+  } catch {
+    // A trailer that our side may not send: the answer is not whole without it.
+    cut(response)
+  }
 }
 
 /** Sends a refusal whole, whatever the client is still sending. Nothing when an answer has already begun. */

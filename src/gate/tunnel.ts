@@ -105,6 +105,7 @@ class Tunnel implements Watched {
       },
       movedIn: (bytes) => {
         this.#touch()
+        meter.turn()
         flow.moved(0, bytes)
       },
       closed: () => {

@@ -107,7 +107,7 @@ function switched(
   exchange.expectWithin(gate.monitor.deadlines.streamIdle)
   const splice = new Splice(client, upstream, {
     monitor: gate.monitor,
-    // A long-lived stream is not one request: minute and session bound it, and the decision is asked again.
+    // A long-lived stream outlives decisions: the question is asked again for each chunk.
     charge: (bytes) => {
       const { host, port, tls } = flow
       const { method, target: path } = inbound
@@ -121,6 +121,7 @@ function switched(
     },
     movedIn: (bytes) => {
       exchange.touch()
+      exchange.meter.turn()
       exchange.bytesIn += bytes
       flow.moved(0, bytes)
     },

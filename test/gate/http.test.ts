@@ -8,6 +8,7 @@ const certificate = testCa.issue([
   'other.example.com',
   'paths.example.com',
   'lower.example.com',
+  '*.wild.example.com',
 ])
 const upstream = await startUpstream({ tls: certificate, http2: true })
 const plain = await startUpstream({ tls: null })
@@ -17,6 +18,7 @@ const plan = planOf([
   rule({ host: 'other.example.com', connect }),
   rule({ host: 'paths.example.com', connect, paths: ['/v1/*'], methods: ['GET'] }),
   rule({ host: 'lower.example.com', connect, clearance: 'internal' }),
+  rule({ host: '*.wild.example.com', connect }),
   rule({
     host: 'apt.example.com',
     ports: [80],
@@ -176,6 +178,15 @@ for (const version of ['--http1.1', '--http2']) {
     assert.equal(body.match(/^set-cookie: /gim)?.length, 2)
   })
 }
+
+test('N-05: a name that looks like data stays refused when it is dialled, though a wildcard covers it', async () => {
+  assert.equal((await bench.curl('https://cdn.wild.example.com/')).status, 200)
+  await refused(
+    () => bench.curl(`https://${'deadbeef'.repeat(6)}.wild.example.com/`),
+    403,
+    'dns.wildcard-limit',
+  )
+})
 
 test('N-08: upper case and a root dot in the authority mean the same host, sent on in one form', async () => {
   const answer = await rawTls(

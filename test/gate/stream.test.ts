@@ -288,6 +288,17 @@ test('N-27: a WebSocket on another path is refused, and one the server declines 
   socket.destroy()
 })
 
+test('X-08: what a WebSocket sends without an answer counts as one request', async () => {
+  const tight = await startTight()
+  const { socket } = await openWebSocket(tight, '/ws')
+  socket.on('error', () => undefined)
+  const closed = new Promise((resolve) => socket.resume().once('close', resolve))
+  socket.write(frame('x'.repeat(5000)))
+  await closed
+  assert.equal(tight.of('http.denied').at(-1)?.reason, 'upload.per-request')
+  await tight.close()
+})
+
 test('X-08: frames count, and the limit cuts the WebSocket', async () => {
   const wide = await startTight()
   const { socket, head } = await openWebSocket(wide, '/ws')
@@ -295,9 +306,11 @@ test('X-08: frames count, and the limit cuts the WebSocket', async () => {
   socket.on('error', () => undefined)
   const closed = new Promise((resolve) => socket.once('close', resolve))
   const frames = upstream.frames.length
-  for (let count = 0; count < 20; count++) socket.write(frame('x'.repeat(1000)))
+  // One frame an answer, so that each is a turn of its own: the minute's allowance is what ends it.
+  socket.on('data', () => socket.write(frame('x'.repeat(1000))))
+  socket.write(frame('x'.repeat(1000)))
   await closed
-  assert.ok(upstream.frames.length - frames <= 4)
-  assert.ok(wide.of('http.denied').some((fact) => fact.reason === 'upload.per-request'))
+  assert.ok(upstream.frames.length - frames < 10)
+  assert.equal(wide.of('http.denied').at(-1)?.reason, 'upload.per-minute')
   await wide.close()
 })
