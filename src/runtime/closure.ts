@@ -71,6 +71,7 @@ export function resolveAgent(command: string, around: Surroundings): Agent {
   const found = locate(command, lookup)
   if (!found) throw notFound(command)
   const main = programAt(found, isInRoot(found, around))
+  if (main.real === '/usr/bin/snap') throw snapPackage(command)
   const programs = [main, ...interpretersOf(main, lookup, around)]
   const trees = programs.flatMap((program) => shownTrees(program, around))
   const mounts = outermost(trees.flatMap(mountPaths))
@@ -254,6 +255,16 @@ function notFound(command: string): AmbitError {
     name,
     'no such command on PATH',
     'install it, or give its path',
+  )
+}
+
+function snapPackage(command: string): AmbitError {
+  const name = printable(command, 100)
+  return new AmbitError(
+    'ERR_COMMAND_NOT_FOUND',
+    name,
+    'it is a snap package, which only snapd can start',
+    'install it another way',
   )
 }
 
