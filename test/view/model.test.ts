@@ -42,6 +42,8 @@ def one():
 difference = None
 for step in range(STEPS):
     act, told = one()
+    # A move by copy breaks hard links: even seeds link files, odd ones move directories.
+    if told[0] == 9 and SEED % 2 or told[0] in (6, 7) and SEED % 2 == 0 and os.path.isdir(plain + '/' + told[1]): continue
     got = [attempt(act, root + '/') for root in trees]
     # A directory of the host under review moves by copy: what mv(1) does on EXDEV.
     if got[2] == 'EXDEV' and got[0] == 'ok':
@@ -50,7 +52,8 @@ for step in range(STEPS):
         if os.path.isdir(trees[2] + '/' + told[2]): os.rmdir(trees[2] + '/' + told[2])
         os.rename(trees[2] + '/.moved', trees[2] + '/' + told[2])
         got[2] = 'ok'
-        LINKS_BROKEN = True
+    # Refused either way.
+    if got[2] == 'EXDEV' and got[0] != 'ok': got[2] = got[0]
     if len(set(got)) > 1: difference = ['answers', step, told, got]; break
     if step % 50 == 0 or step == STEPS - 1:
         want = tree(plain)
@@ -64,7 +67,7 @@ result['difference'] = difference
 result['final'] = [e[:4] for e in tree(plain)]
 `
 
-for (const seed of [1, 2, 3]) {
+for (const seed of [1, 2, 3, 4]) {
   test(`random operations answer as on a plain directory (seed ${seed})`, { skip: cannotRun }, async (t) => {
     const world = makeWorld([
       { access: 'write', files: FILES },
@@ -74,7 +77,7 @@ for (const seed of [1, 2, 3]) {
     const plain = join(world.dir, 'plain')
     cpSync(world.root(0), plain, { recursive: true })
     own(world.dir)
-    const script = SCRIPT.replace('SEED', String(seed))
+    const script = SCRIPT.replaceAll('SEED', String(seed))
       .replace('PLAIN', JSON.stringify(plain))
       .replaceAll('STEPS', '600')
     const result = await inView(world, script)

@@ -228,13 +228,13 @@ impl Review {
                     other => other.into(),
                 });
             }
-            // Moved aside and looked at once more: what changed since the check comes back.
-            let aside = temporary();
-            fs::renameat_with(&dir, name, &dir, &aside, RenameFlags::NOREPLACE)?;
-            return self.finish_swap(&dir, name, &aside, &change.base, false);
+            return self.remove(&dir, name, &change.base);
         }
         let dir = self.make_parents(parent)?;
         if change.file_type == "dir" {
+            if change.kind == "type-changed" && object(&self.root, path)?.is_some_and(|(host, _)| host.kind != "dir") {
+                self.remove(&dir, name, &change.base)?;
+            }
             return self.apply_dir(change, &dir, name);
         }
         let fresh = self.stage(&dir, path)?;
@@ -271,6 +271,13 @@ impl Review {
             }
         }
         sync_dir(&dir)
+    }
+
+    /// Moved aside and looked at once more: what changed since the check comes back.
+    fn remove(&self, dir: &OwnedFd, name: &[u8], base: &Option<Base>) -> io::Result<()> {
+        let aside = temporary();
+        fs::renameat_with(dir, name, dir, &aside, RenameFlags::NOREPLACE)?;
+        self.finish_swap(dir, name, &aside, base, false)
     }
 
     /// `aside` holds what stood at `name`. Gone for good if it is the base; else put back.
