@@ -52,6 +52,11 @@ export class Sequencer {
     return this.#sessions.get(id)?.counters ?? {}
   }
 
+  /** How a followed session says it ended, once that is sequenced. */
+  outcome(id: string): Outcome | null {
+    return this.#sessions.get(id)?.outcome ?? null
+  }
+
   /** Sequences all that journals hold now; signs a checkpoint if anything was new. Rejects with ERR_LOG_FAILED. */
   sequence(): Promise<Head> {
     return this.#exclusive(async () => {
@@ -110,6 +115,8 @@ export class Sequencer {
   }
 }
 
+type Outcome = Extract<Fact, { k: 'session.end' }>['outcome']
+
 interface Item {
   readonly session: FollowedSession
   readonly follower: Follower
@@ -123,6 +130,7 @@ class FollowedSession {
   readonly followers: readonly Follower[]
   readonly #counters: Record<string, number> = {}
   #start: EventContext['start'] = null
+  #outcome: Outcome | null = null
 
   constructor(id: string, dir: string, cursors: Readonly<Record<string, Cursor>>) {
     this.id = id
@@ -143,6 +151,10 @@ class FollowedSession {
     return this.#counters
   }
 
+  get outcome(): Outcome | null {
+    return this.#outcome
+  }
+
   get cursors(): Record<string, Cursor> {
     return Object.fromEntries(this.followers.map(({ name, cursor }) => [name, cursor]))
   }
@@ -159,6 +171,7 @@ class FollowedSession {
 
   #learn(fact: Fact): void {
     if (fact.k === 'session.start') this.#start ??= fact
+    if (fact.k === 'session.end') this.#outcome = fact.outcome
     this.#counters[fact.k] = (this.#counters[fact.k] ?? 0) + 1
   }
 

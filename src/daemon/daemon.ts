@@ -1,5 +1,6 @@
 /** What `ambitd` does with what it is asked. Sockets are in serve.ts; nothing here knows how a call came in. */
 import * as fs from 'node:fs'
+import { join } from 'node:path'
 import { PRODUCT } from '../audit/product.ts'
 import { diskFiles } from '../audit/log-files.ts'
 import type { Log } from '../audit/log.ts'
@@ -9,6 +10,7 @@ import { type Paths, journalDir, sessionDir, sessionsDir } from '../lib/paths.ts
 import type { Book } from './book.ts'
 import { hasEnd, recordLoss } from './loss.ts'
 import type { Args, Head, Order, SessionInfo, Status, Values } from './messages.ts'
+import { killOrphans } from './orphans.ts'
 import type { Peer } from './peer.ts'
 import {
   type SessionRecord,
@@ -204,6 +206,9 @@ export class Daemon {
   }
 
   async #endLost(id: string, record: SessionRecord): Promise<void> {
+    // They write to the journals that are about to be closed for good.
+    killOrphans(this.#paths)
+    fs.rmSync(join(this.#paths.run, 'sessions', id), { recursive: true, force: true })
     const said = hasEnd(journalDir(this.#paths, id))
     const sameBoot = birthOf(process.pid)?.split(':')[0] === record.born.split(':')[0]
     await recordLoss(this.#paths, id, sameBoot ? 'ambit run died without a word' : 'the machine went down')
@@ -224,10 +229,16 @@ export class Daemon {
     // All but what is new is counted by sequence; finish forgets the counters with the session.
     await sequencer.sequence()
     const counters = { ...sequencer.counters(id) }
+    const said = sequencer.outcome(id) === 'killed' ? 'killed' : state
     await sequencer.finish(id)
     if (session) {
       const endedAt = session.record.endedAt ?? Date.now()
-      await saveRecord(this.#paths, { ...session.record, state, endedAt, counters })
+      await saveRecord(this.#paths, {
+        ...session.record,
+        state: state === 'ended' ? said : state,
+        endedAt,
+        counters,
+      })
     }
     this.#live.delete(id)
     return headOf(log)

@@ -4,10 +4,11 @@
  */
 import { execFileSync } from 'node:child_process'
 import * as fs from 'node:fs'
-import { basename, join } from 'node:path'
+import { join } from 'node:path'
 import { AmbitError, errnoOf, messageOf } from '../lib/errors.ts'
 import { type Paths, daemonSocket, logDir } from '../lib/paths.ts'
 import { connectDaemon } from './client.ts'
+import { killOrphans, processes } from './orphans.ts'
 import { birthOf, isLive, listSessions, loadRecord } from './records.ts'
 import { claimDaemon } from './serve.ts'
 
@@ -15,65 +16,12 @@ import { claimDaemon } from './serve.ts'
 export async function repair(paths: Paths): Promise<string[]> {
   const dead = unfinished(paths)
   return [
-    ...killProcesses(paths),
+    ...killOrphans(paths),
     ...detachMounts(fs.readFileSync('/proc/self/mountinfo', 'utf8')),
     ...removeRunDirs(paths),
     ...removeSocket(paths),
     ...(await finishSessions(paths, dead)),
   ]
-}
-
-/** `ambit-launch` and `ambit-view` processes of sessions whose `ambit run` is gone. */
-export function orphanProcesses(
-  paths: Paths,
-): { pid: number; name: string; session: string; born: string }[] {
-  const prefix = join(paths.run, 'sessions') + '/'
-  return processes().flatMap(({ pid, argv, parent }) => {
-    const name = basename(argv[0] ?? '')
-    const spec = argv.find((argument) => argument.startsWith(prefix))
-    const born = birthOf(pid)
-    if (!spec || born === null || (name !== 'ambit-launch' && name !== 'ambit-view')) return []
-    const session = spec.slice(prefix.length).split('/')[0] ?? ''
-    return runLives(paths, session, parent) ? [] : [{ pid, name, session, born }]
-  })
-}
-
-/** A session that never reached the daemon has no record; then its processes' parent decides. */
-function runLives(paths: Paths, session: string, parent: number | null): boolean {
-  const record = loadRecord(paths, session)
-  if (record) return birthOf(record.pid) === record.born
-  return parent !== null && parent !== 1 && birthOf(parent) !== null
-}
-
-function killProcesses(paths: Paths): string[] {
-  return orphanProcesses(paths).flatMap(({ pid, name, session, born }) => {
-    // The number may be another process's since it was listed.
-    if (birthOf(pid) !== born) return []
-    process.kill(pid, 'SIGKILL')
-    return [`killed ${name} ${pid} of session ${session}`]
-  })
-}
-
-interface Process {
-  readonly pid: number
-  readonly argv: readonly string[]
-  readonly parent: number | null
-}
-
-/** Processes of this account. Whatever ends or hides while it is looked at is not ours to clear. */
-function processes(): Process[] {
-  const own = process.getuid?.()
-  return fs.readdirSync('/proc').flatMap((name) => {
-    if (!/^[0-9]+$/.test(name)) return []
-    try {
-      if (fs.statSync(`/proc/${name}`).uid !== own) return []
-      const argv = fs.readFileSync(`/proc/${name}/cmdline`, 'utf8').split('\0')
-      const parent = /^PPid:\s*([0-9]+)$/m.exec(fs.readFileSync(`/proc/${name}/status`, 'utf8'))?.[1]
-      return [{ pid: Number(name), argv, parent: parent === undefined ? null : Number(parent) }]
-    } catch {
-      return []
-    }
-  })
 }
 
 /** FUSE mounts of ours in this mount namespace; sessions' own live in private namespaces, so these are leftovers. */

@@ -44,13 +44,13 @@ test('follows a session from open to close, signs, and lists it', async (t) => {
     (await cli.call('why', { id: null })).refusals.map(({ target, rule }) => [target, rule]),
     [['open /w/.env', 'files[0]']],
   )
-  journal.append({ k: 'session.end', outcome: 'ended', exit: 0, reason: null })
+  journal.append({ k: 'session.end', outcome: 'killed', exit: 125, reason: 'x' })
   await journal.sync()
   const head = await run.call('session.close', { id: ID })
   assert.equal(head.size, 3)
   assert.deepEqual(await verifyLog(logDir(stage.paths), loadVerifierKey(stage.paths)), { ok: true, ...head })
   assert.deepEqual((await cli.call('sessions', { all: false })).sessions, [])
-  assert.equal((await cli.call('sessions', { all: true })).sessions[0]?.state, 'ended')
+  assert.equal((await cli.call('sessions', { all: true })).sessions[0]?.state, 'killed')
   assert.deepEqual(stage.kinds(ID), ['session.start', 'file.denied', 'session.end'])
   await assert.rejects(
     run.call('session.open', stage.openArgs(ID)),
@@ -313,10 +313,7 @@ test('T-12: a malformed or unexpected frame closes the link, and the daemon live
     socket.on('error', () => undefined)
     socket.resume()
     for (const frame of frames) socket.write(frame)
-    await Promise.race([
-      once(socket, 'close'),
-      sleep(5000).then(() => assert.fail(`${name}: link still open`)),
-    ])
+    await Promise.race([closed(socket), sleep(5000).then(() => assert.fail(`${name}: link still open`))])
   }
   let seed = 7
   for (let round = 0; round < 60; round++) {
