@@ -1,6 +1,5 @@
 /** Document → plan: what a profile means for one session on this machine. */
 import { delimiter } from 'node:path'
-import { AmbitError } from '../lib/errors.ts'
 import type { Paths } from '../lib/paths.ts'
 import { parseDuration, parseSize } from '../lib/units.ts'
 import { digestOf } from './canonical.ts'
@@ -15,6 +14,7 @@ import { compileCredentials, compileEnvironment } from './secrets.ts'
 import { realOf, territories, within } from './territory.ts'
 import type { VariableName, Variables } from './variables.ts'
 import type { Path } from './yaml.ts'
+import { invalid } from './invalid.ts'
 
 /**
  * Looks at the file system (do roots exist, what do their names resolve to), changes nothing.
@@ -91,5 +91,3 @@ function size(text: string, place: (path: Path) => string, path: Path): number {
   if (bytes === null) throw invalid(place(path), 'is too large a size')
   return bytes
 }
-
-const invalid = (place: string, why: string): AmbitError => new AmbitError('ERR_PROFILE_INVALID', place, why)

@@ -3,7 +3,6 @@
  * it leaves out it inherits. Values are compared as they take effect, defaults included.
  */
 import { isDeepStrictEqual } from 'node:util'
-import { AmbitError } from '../lib/errors.ts'
 import { matchesHost, parseHostPattern } from '../lib/host.ts'
 import { parseDuration, parseSize } from '../lib/units.ts'
 import { matchesPath } from '../lib/url-path.ts'
@@ -15,6 +14,7 @@ import {
   fill,
   withDefaults,
 } from './defaults.ts'
+import { invalid } from './invalid.ts'
 import type { ProfileDocument } from './load.ts'
 import { LABELS, type Label, RUNTIMES } from './plan.ts'
 import type { FileEntry, ProfileSpec, RuleEntry } from './schema.ts'
@@ -25,11 +25,7 @@ type Fail = (path: Path, why: string) => never
 /** The document that `child` means. @throws AmbitError ERR_PROFILE_INVALID where it widens `base` */
 export function narrow(base: ProfileDocument, child: ProfileDocument): ProfileDocument {
   const fail: Fail = (path, why) => {
-    throw new AmbitError(
-      'ERR_PROFILE_INVALID',
-      child.place(['spec', ...path]),
-      `widens ${base.resolved.metadata.name}: ${why}`,
-    )
+    throw invalid(child.place(['spec', ...path]), `widens ${base.resolved.metadata.name}: ${why}`)
   }
   const spec = narrowSpec(withDefaults(base.resolved.spec), child.resolved.spec, fail)
   return { ...child, resolved: { ...child.resolved, spec }, place: placeIn(base, child) }

@@ -110,11 +110,11 @@ function directoryNames(dir: string): string[] {
 
 function loadChain(found: Found, paths: Paths, seen: readonly string[]): ProfileDocument {
   const own = loadOne(found)
-  const parent = own.resolved.extends
+  const parent = own.resolved.spec.extends
   if (parent === undefined) return own
   const chain = [...seen, found.file]
   if (chain.length > MAX_CHAIN)
-    throw invalid(own.place(['extends']), `more than ${MAX_CHAIN} profiles in a row`)
+    throw invalid(own.place(['spec', 'extends']), `more than ${MAX_CHAIN} profiles in a row`)
   const base = loadChain(find(parent, paths, chain), paths, chain)
   return narrow(base, own)
 }

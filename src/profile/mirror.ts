@@ -22,6 +22,7 @@ import type { Plan } from './plan.ts'
 import { realOf, within } from './territory.ts'
 import { expandPath, type VariableName } from './variables.ts'
 import type { Path } from './yaml.ts'
+import { invalid } from './invalid.ts'
 
 const MAX_FILE = 256 * 1024 * 1024
 
@@ -111,6 +112,5 @@ function writeNew(path: string, content: Buffer): void {
 }
 
 const sha256 = (content: Buffer): string => createHash('sha256').update(content).digest('hex')
-const invalid = (place: string, why: string): AmbitError => new AmbitError('ERR_PROFILE_INVALID', place, why)
 const refused = (path: string, why: string): AmbitError =>
   new AmbitError('ERR_PATH_FORBIDDEN', `mirror ${printable(path)}`, why)

@@ -1,12 +1,12 @@
 /** The `network` section: document → rules of the plan. Hosts come out canonical, as the gate compares them. */
 import { isIP } from 'node:net'
-import { AmbitError } from '../lib/errors.ts'
 import { matchesHost, parseHost, parseHostPattern } from '../lib/host.ts'
 import { isPathGlob } from '../lib/url-path.ts'
 import { DEFAULT_CLEARANCE, DEFAULT_PORTS, type FullSpec } from './defaults.ts'
 import type { NetworkRule } from './plan.ts'
 import type { RuleEntry } from './schema.ts'
 import type { Path } from './yaml.ts'
+import { invalid } from './invalid.ts'
 
 type Place = (path: Path) => string
 
@@ -182,5 +182,3 @@ export function modelHostWithin(pattern: string | null): string | null {
     ? pattern
     : null
 }
-
-const invalid = (place: string, why: string): AmbitError => new AmbitError('ERR_PROFILE_INVALID', place, why)

@@ -11,6 +11,7 @@ import type { FileEntry } from './schema.ts'
 import { realOf, refuseTerritory, type Territory, within } from './territory.ts'
 import { type Expanded, expandPath, type VariableName } from './variables.ts'
 import type { Path } from './yaml.ts'
+import { invalid } from './invalid.ts'
 
 export interface RootContext {
   readonly place: (path: Path) => string
@@ -146,5 +147,4 @@ function checkMount(entry: FileEntry, place: string): void {
   if (entry.access !== 'read') throw invalid(place, 'mount is for access: read only')
 }
 
-const invalid = (place: string, why: string): AmbitError => new AmbitError('ERR_PROFILE_INVALID', place, why)
 const forbidden = (what: string, why: string): AmbitError => new AmbitError('ERR_PATH_FORBIDDEN', what, why)

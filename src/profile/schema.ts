@@ -9,6 +9,8 @@ import * as z from 'zod'
 import { DURATION, SIZE } from '../lib/units.ts'
 import { LABELS, RUNTIMES } from './plan.ts'
 
+export const PROFILE_NAME = /^[a-z][a-z0-9-]{0,40}$/
+
 const size = z
   .string()
   .regex(SIZE, 'a size such as 4MiB or 2GB')
@@ -101,6 +103,9 @@ const mirrored = z.strictObject({
 })
 
 const spec = z.strictObject({
+  extends: z.string().regex(PROFILE_NAME, 'the name of a profile').optional().meta({
+    description: 'A profile to narrow: entries may be removed, values lowered, denies added',
+  }),
   isolation: isolation.optional(),
   files: z.array(file).max(100).optional(),
   mirror: z.array(mirrored).max(1000).optional(),
@@ -128,17 +133,12 @@ const spec = z.strictObject({
     .meta({ description: 'What a person must approve' }),
 })
 
-export const PROFILE_NAME = /^[a-z][a-z0-9-]{0,40}$/
-
 export const profileSchema = z.strictObject({
   apiVersion: z.literal('ambit/v1'),
   kind: z.literal('Profile'),
   metadata: z.strictObject({
     name: z.string().regex(PROFILE_NAME, 'lower case letters, digits and dashes'),
     title: text(120).optional(),
-  }),
-  extends: z.string().regex(PROFILE_NAME, 'the name of a profile').optional().meta({
-    description: 'A profile to narrow: entries may be removed, values lowered, denies added',
   }),
   spec,
 })

@@ -7,6 +7,7 @@ import { type CredentialEntry, VARIABLE_NAME } from './schema.ts'
 import { realOf, within } from './territory.ts'
 import { expandPath, type VariableName } from './variables.ts'
 import type { Path } from './yaml.ts'
+import { invalid } from './invalid.ts'
 
 type Place = (path: Path) => string
 
@@ -125,5 +126,3 @@ export function isSecretShaped(name: string): boolean {
     return true
   return upper.split('_').some((word) => SECRET_WORDS.has(word))
 }
-
-const invalid = (place: string, why: string): AmbitError => new AmbitError('ERR_PROFILE_INVALID', place, why)

@@ -23,12 +23,12 @@ const RULE = 'host: "*.example.com", ports: [443], methods: [GET], paths: ["/v1/
 
 const child = (world: World, spec: string) => {
   world.profile('base', BASE)
-  return world.profile('child', `extends: base\nspec:${spec.startsWith('  ') ? '\n' : ''}${spec}`)
+  return world.profile('child', `spec:\n  extends: base\n${spec}`)
 }
 
 test('a child inherits what it leaves out', () => {
   using world = new World()
-  const { resolved } = child(world, ' {}\n')
+  const { resolved } = child(world, '')
   assert.equal(resolved.spec.network?.length, 2)
   assert.deepEqual(resolved.spec.environment, { pass: ['EDITOR', 'CI'], set: { A: '1' } })
 })
@@ -146,7 +146,7 @@ for (const [what, spec, message] of [
 test("a child's denies hold against what its base re-admits", () => {
   using world = new World()
   const hidden = (spec: string) => compileGlobs(world.compile(child(world, spec)).roots[0]?.hide ?? [])
-  assert.equal(hidden(' {}\n')('.env.shared'), false)
+  assert.equal(hidden('')('.env.shared'), false)
   assert.equal(hidden('  hide: ["**/.env.shared"]\n')('.env.shared'), true)
 })
 
@@ -154,25 +154,25 @@ test('errors in inherited parts point into the base', () => {
   using world = new World()
   world.profile('base', 'spec:\n  files:\n    - { path: "/nowhere/at/all", access: read }\n')
   refuses('ERR_PATH_FORBIDDEN', /base\.yaml:6:\d+ files\[0\]\.path/, () =>
-    world.compile(world.profile('child', 'extends: base\nspec: {}\n')),
+    world.compile(world.profile('child', 'spec: { extends: base }\n')),
   )
 })
 
 test('a chain ends: in itself, in a circle, in too many, or in nothing', () => {
   using world = new World()
   const missing = 'ERR_PROFILE_NOT_FOUND'
-  refuses(missing, /extends itself/, () => world.profile('self', 'extends: self\nspec: {}\n'))
+  refuses(missing, /extends itself/, () => world.profile('self', 'spec: { extends: self }\n'))
   world.write(
     'ambit/config/profiles/a.yaml',
-    'apiVersion: ambit/v1\nkind: Profile\nmetadata: { name: a }\nextends: b\nspec: {}\n',
+    'apiVersion: ambit/v1\nkind: Profile\nmetadata: { name: a }\nspec: { extends: b }\n',
   )
-  refuses(missing, /extends itself/, () => world.profile('b', 'extends: a\nspec: {}\n'))
-  refuses(missing, /none of that name/, () => world.profile('c', 'extends: nobody\nspec: {}\n'))
+  refuses(missing, /extends itself/, () => world.profile('b', 'spec: { extends: a }\n'))
+  refuses(missing, /none of that name/, () => world.profile('c', 'spec: { extends: nobody }\n'))
 })
 
 test('your writer may narrow the shipped writer', () => {
   using world = new World()
-  world.profile('writer', 'extends: writer\nspec:\n  network: []\n')
+  world.profile('writer', 'spec:\n  extends: writer\n  network: []\n')
   const { resolved, origin } = loadProfile('writer', world.paths)
   assert.deepEqual([resolved.spec.network, resolved.spec.files?.length, origin], [[], 2, 'yours'])
 })

@@ -90,6 +90,31 @@ test('escapes what a file says in errors about it', () => {
   assert.doesNotMatch(thrown, /[\u001b\u202e]/)
 })
 
+test('errors that quote the file are escaped too', () => {
+  using world = new World()
+  for (const spec of [
+    'files: [{ path: "${\u202e}", access: read }]',
+    'hide: ["a\u202e["]\n  files: [{ path: "${project}", access: read }]',
+  ]) {
+    try {
+      world.plan(`  ${spec}\n`)
+      assert.fail('must be refused')
+    } catch (error) {
+      assert.match(String(error), /\\u\{202e\}/)
+      assert.doesNotMatch(String(error), /\u202e/)
+    }
+  }
+})
+
+test('the example of docs/profiles.md means what it says', () => {
+  using world = new World()
+  const [, yaml = ''] =
+    /```yaml\n([\s\S]*?)```/.exec(readFileSync(join(installRoot(), 'docs/profiles.md'), 'utf8')) ?? []
+  const plan = world.compile(loadProfile(world.write('ledger.yaml', yaml), world.paths))
+  assert.equal(plan.roots.find((root) => root.variable === 'project')?.access, 'read')
+  assert.equal(plan.network.length, 1)
+})
+
 test('refuses a file that is too large, nested too deeply or not UTF-8', () => {
   using world = new World()
   refuses(INVALID, /larger than/, () => world.profile('probe', `# ${'x'.repeat(300_000)}\n`))
