@@ -122,6 +122,21 @@ export class CredentialBook {
   }
 }
 
+/** The target as it is recorded: without the values of credential parameters, whoever's they are (A-17). */
+export function redactTarget(target: string): string {
+  const at = target.indexOf('?')
+  if (at === -1) return target
+  const pairs = target
+    .slice(at + 1)
+    .split('&')
+    .map((pair) => {
+      const [name, value] = splitPair(pair)
+      const secret = value !== '' && CREDENTIAL_PARAMETERS.has(canonicalName(decode(name).toLowerCase()))
+      return secret ? `${name}=[redacted]` : pair
+    })
+  return `${target.slice(0, at)}?${pairs.join('&')}`
+}
+
 /** What identifies a foreign credential in the record without holding it. */
 export const fingerprint = (value: string): string =>
   createHash('sha256').update(value).digest('hex').slice(0, 12)

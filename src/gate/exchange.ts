@@ -4,7 +4,7 @@ import type { Decision } from '../policy/decision.ts'
 import type { NetworkRule } from '../profile/plan.ts'
 import { UploadMeter } from './budget.ts'
 import type { GateContext } from './context.ts'
-import { fingerprint, type Injection } from './credential.ts'
+import { fingerprint, type Injection, redactTarget } from './credential.ts'
 import type { Watched } from './deadline.ts'
 import type { Flow } from './flow.ts'
 import { type ClientRequest, type Inbound, readInbound } from './inbound.ts'
@@ -125,7 +125,7 @@ export class Exchange implements Watched {
         method: inbound.method,
         host,
         port,
-        path: inbound.target,
+        path: redactTarget(inbound.target),
         rule: target.rule.id,
         credential: injection?.name ?? null,
         label: monitor.state().label,
@@ -186,7 +186,7 @@ export class Exchange implements Watched {
     const { monitor } = this.gate
     const { host, port, id: flow } = this.flow
     const method = inbound?.method ?? this.request.method ?? ''
-    const path = inbound?.target ?? this.request.url ?? ''
+    const path = redactTarget(inbound?.target ?? this.request.url ?? '')
     const { reason, rule, status } = refused
     this.status = status
     monitor.denied(host, port, reason, rule)

@@ -8,6 +8,7 @@ import {
 } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
+import { redactTarget } from './credential.ts'
 import { type Host, isAddress, parseAuthority } from '../lib/host.ts'
 import { serveConnection } from './accept.ts'
 import type { GateContext } from './context.ts'
@@ -95,7 +96,15 @@ function forwardAbsolute(gate: GateContext, request: IncomingMessage, response: 
   if (!authority) {
     gate.monitor.denied('', 0, 'http.malformed', null)
     const { method = '', url = '' } = request
-    const fact = { k: 'http.denied', flow: 0, method, host: '', port: 0, path: url, rule: null } as const
+    const fact = {
+      k: 'http.denied',
+      flow: 0,
+      method,
+      host: '',
+      port: 0,
+      path: redactTarget(url),
+      rule: null,
+    } as const
     gate.monitor.note({ ...fact, reason: 'http.malformed', status: 400 })
     sendRefusal(
       response,
