@@ -24,10 +24,18 @@ export interface MachineReport {
 
 /** Tries each primitive that a runtime needs. Tries, not reads versions: a device that opens may still not work. */
 export async function probeMachine(): Promise<MachineReport> {
-  const probes = await Promise.all([
-    kernel(), launcher(), tool('bubblewrap', 'bwrap', 'bubblewrap'), userNamespaces(), tool('nftables', 'nft', 'nftables'), fuse(), landlock(), seccomp(),
-    cgroups(), gvisor(), qemu(), kvm(),
-  ]) // biome-ignore format: in the order of the report
+  const tried = tryLauncher()
+  const groups: (Promise<Probe> | Promise<Probe[]>)[] = [
+    kernel(),
+    nativeParts(),
+    ...tools(),
+    tried,
+    cgroups(),
+    gvisor(),
+    qemu(),
+    kvm(),
+  ]
+  const probes = (await Promise.all(groups)).flat()
   return { ready: probes.every((probe) => !probe.needed || probe.state === 'fully'), probes }
 }
 
@@ -51,41 +59,98 @@ async function kernel(): Promise<Probe> {
   return works('kernel', `Linux ${release} on ${arch()}`)
 }
 
-async function launcher(): Promise<Probe> {
+async function nativeParts(): Promise<Probe> {
   for (const name of ['ambit-launch', 'ambit-view'] as const) {
-    if (!(await exists(nativeBinary(name))))
-      return lacks('native parts', `${name} is not built`, 'run: ./dev build')
+    if (!(await exists(nativeBinary(name)))) return lacks('native parts', `${name} is not built`, BUILD)
   }
   return works('native parts', 'ambit-launch and ambit-view are built')
 }
+
+const BUILD = 'run: ./dev build'
+
+const tools = (): Promise<Probe>[] => [
+  tool('bubblewrap', 'bwrap', 'bubblewrap'),
+  tool('nftables', 'nft', 'nftables'),
+]
 
 async function tool(name: string, program: string, packageName: string): Promise<Probe> {
   const path = lookForTool(program)
   if (!path) return lacks(name, `${program} is not installed`, installHint(packageName))
   const run = await tryRun(path, ['--version'])
-  return run.ok
-    ? works(name, `${path}: ${run.out.split('\n')[0]}`)
-    : lacks(name, `${path} does not run: ${run.why}`, installHint(packageName))
+  if (run.ok) return works(name, `${path}: ${run.out.split('\n')[0]}`)
+  return lacks(name, `${path} does not run: ${run.why}`, installHint(packageName))
 }
 
-/** An unprivileged user namespace with another one nested in it, as a session has. */
-async function userNamespaces(): Promise<Probe> {
-  const name = 'user namespaces'
-  const bwrap = lookForTool('bwrap')
-  if (!bwrap) return lacks(name, 'not tried: bwrap is missing', installHint('bubblewrap'))
-  const inner = ['--unshare-all', '--ro-bind', '/', '/', '--proc', '/proc', '--dev', '/dev']
-  const run = await tryRun(bwrap, [...inner, bwrap, '--unshare-user', '--ro-bind', '/', '/', '/usr/bin/true'])
-  if (run.ok) return works(name, 'made one in another')
-  return lacks(name, `refused: ${run.why}`, await namespaceRemedy())
+/** What `ambit-launch probe` tries, in the very way that a session needs it. */
+const PRIMITIVES: readonly { key: string; name: string; remedy: () => Promise<string>; needed: boolean }[] = [
+  { key: 'userNamespaces', name: 'user namespaces', remedy: namespaceRemedy, needed: true },
+  { key: 'networkNamespace', name: 'network namespace', remedy: namespaceRemedy, needed: true },
+  {
+    key: 'networkRedirect',
+    name: 'network redirect',
+    remedy: async () => 'sudo modprobe nft_redir nf_nat (CONFIG_NFT_REDIR)',
+    needed: true,
+  },
+  { key: 'fuseInNamespace', name: 'FUSE', remedy: fuseRemedy, needed: true },
+  { key: 'bubblewrap', name: 'nested sandbox', remedy: namespaceRemedy, needed: true },
+  {
+    key: 'landlock',
+    name: 'Landlock',
+    remedy: async () => 'Linux 6.12 or newer, booted with lsm=landlock,…',
+    needed: true,
+  },
+  {
+    key: 'seccompFilter',
+    name: 'seccomp filter',
+    remedy: async () => 'a kernel with CONFIG_SECCOMP_FILTER',
+    needed: true,
+  },
+  {
+    key: 'seccompNotify',
+    name: 'exec sensor',
+    remedy: async () => 'a kernel of 5.0 or newer with CONFIG_SECCOMP_FILTER',
+    needed: true,
+  },
+  {
+    key: 'exitCodes',
+    name: 'exit codes',
+    remedy: async () => 'Linux 6.15 or newer: before it, some ends are recorded without their code',
+    needed: false,
+  },
+]
+
+async function tryLauncher(): Promise<Probe[]> {
+  const run = await tryRun(nativeBinary('ambit-launch'), ['probe'])
+  const report = parse(run.out)
+  return Promise.all(
+    PRIMITIVES.map(async ({ key, name, remedy, needed }) => {
+      const seen = report?.[key] as { works?: unknown; detail?: unknown } | undefined
+      if (seen === undefined)
+        return lacks(name, `not tried: ${run.why || 'ambit-launch says nothing of it'}`, BUILD, needed)
+      const detail =
+        typeof seen.detail === 'string' && seen.detail !== ''
+          ? seen.detail
+          : seen.works === true
+            ? 'tried'
+            : 'refused'
+      if (seen.works !== true) return lacks(name, detail, await remedy(), needed)
+      return isWhole(key, detail)
+        ? works(name, detail, needed)
+        : { name, state: 'partly' as const, detail, remedy: await remedy(), needed }
+    }),
+  )
+}
+
+/** Landlock keeps sockets and signals apart from ABI 6 on; enforcement.ts accepts no less. */
+function isWhole(key: string, detail: string): boolean {
+  return key !== 'landlock' || Number(/ABI (\d+)/.exec(detail)?.[1] ?? 0) >= 6
 }
 
 async function namespaceRemedy(): Promise<string> {
+  const apparmor =
+    'sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile with "userns" for bwrap and ambit-launch'
   const settings = [
-    [
-      '/proc/sys/kernel/apparmor_restrict_unprivileged_userns',
-      '1',
-      'sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile with "userns" for bwrap and ambit-launch',
-    ],
+    ['/proc/sys/kernel/apparmor_restrict_unprivileged_userns', '1', apparmor],
     ['/proc/sys/kernel/unprivileged_userns_clone', '0', 'sudo sysctl -w kernel.unprivileged_userns_clone=1'],
     ['/proc/sys/user/max_user_namespaces', '0', 'sudo sysctl -w user.max_user_namespaces=15000'],
   ] as const
@@ -95,33 +160,12 @@ async function namespaceRemedy(): Promise<string> {
   return 'in a container: allow user namespaces in its seccomp profile'
 }
 
-async function fuse(): Promise<Probe> {
-  const name = 'FUSE'
+async function fuseRemedy(): Promise<string> {
   const error = await tryOpen('/dev/fuse')
-  if (error === null) return works(name, '/dev/fuse opens for reading and writing')
-  const remedy =
-    error === 'ENOENT' ? 'sudo modprobe fuse; in a container: --device /dev/fuse' : 'sudo chmod 666 /dev/fuse'
-  return lacks(name, `/dev/fuse does not open: ${error}`, remedy)
-}
-
-async function landlock(): Promise<Probe> {
-  const name = 'Landlock'
-  const modules = await read('/sys/kernel/security/lsm')
-  const run = await tryRun(nativeBinary('ambit-launch'), ['probe'])
-  const abi = run.ok ? (parse(run.out)?.landlock ?? null) : null
-  if (typeof abi === 'number' && abi > 0) return works(name, `ABI ${abi}`)
-  if (modules?.split(',').includes('landlock')) return works(name, 'in the list of security modules')
-  return lacks(
-    name,
-    modules === null ? 'the list of security modules cannot be read' : 'not among the security modules',
-    'boot with lsm=landlock,… (Linux 5.13 or newer)',
-  )
-}
-
-async function seccomp(): Promise<Probe> {
-  const actions = await read('/proc/sys/kernel/seccomp/actions_avail')
-  if (actions?.includes('user_notif')) return works('seccomp', `actions: ${actions.trim()}`)
-  return lacks('seccomp', 'no user notification', 'a kernel of 5.0 or newer with CONFIG_SECCOMP_FILTER')
+  if (error === null) return 'in a container: allow mounts in user namespaces'
+  return error === 'ENOENT'
+    ? 'sudo modprobe fuse; in a container: --device /dev/fuse'
+    : 'sudo chmod 666 /dev/fuse'
 }
 
 /** Limits by the kernel need a delegated cgroup; without one a watchdog measures and stops. */
