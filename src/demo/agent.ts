@@ -31,12 +31,18 @@ export async function installAgent(
   say(`installing ${AGENT.title} ${AGENT.version} from npm, once (about 400 MB on disk)`)
   const aside = `${dir}.${process.pid}`
   mkdirSync(aside, { recursive: true, mode: 0o700 })
+  const started = Date.now()
+  const pulse = setInterval(
+    () => say(`still installing, ${Math.round((Date.now() - started) / 1000)} s`),
+    5000,
+  )
   try {
     writeLock(aside)
     await npm(aside, env)
     rmSync(dir, { recursive: true, force: true })
     renameSync(aside, dir)
   } finally {
+    clearInterval(pulse)
     rmSync(aside, { recursive: true, force: true })
   }
   return command

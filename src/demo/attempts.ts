@@ -91,7 +91,7 @@ function absentFile(facts: readonly Fact[], name: string): string | null {
     .flatMap((fact) => (fact.k === 'session.enforced' ? fact.controls : []))
     .find((control) => control.control === 'mount-namespace' && control.state === 'fully')
   return control
-    ? `${control.control}: no such file inside (${launch.argv.join(' ')}: exit ${ended.code})`
+    ? `${control.control}: no such file inside (${launch.argv.join(' ')}: exit ${ended.code ?? 'code not told by this kernel'})`
     : null
 }
 
