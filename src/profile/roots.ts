@@ -75,8 +75,12 @@ function fixedProtects(root: string, context: RootContext): string[] {
 export const escapeGlob = (path: string): string => path.replace(/[\\*?[\]{}!]/g, '\\$&').replace(/^/, '/')
 
 function refuseTooWide(path: string, place: string, home: string): void {
-  if (path === '/') throw invalid(place, 'is the whole file system')
-  if (within(home, path)) throw invalid(place, 'holds your whole home directory: name a directory within it')
+  if (path === '/') throw invalid(`${place} (/)`, 'is the whole file system')
+  if (within(home, path))
+    throw invalid(
+      `${place} (${printable(path)})`,
+      'holds your whole home directory: name a directory within it',
+    )
 }
 
 /** `${workspace}` and `${mirror}` are Ambit's to make; everything else must be there already. */

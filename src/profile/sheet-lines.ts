@@ -50,12 +50,30 @@ const DOES: Readonly<Record<RootPlan['access'], string>> = {
 
 export function fileLines(plan: Plan): SheetLine[] {
   if (plan.roots.length === 0) return [line('fact', 'files', null, 'sees none of your files')]
-  return plan.roots.flatMap((root) => [
+  return inProfileOrder(plan.roots).flatMap((root) => [
     rootLine(root),
     ...widenedLines(root, plan),
     ...exceptionLines(root),
     ...nameLines(root),
   ])
+}
+
+/** `files[2]` before `files[10]`; the plan has the longest path first. */
+const inProfileOrder = (roots: readonly RootPlan[]): RootPlan[] =>
+  roots.toSorted((a, b) => Number(/\d+/.exec(a.id)?.[0]) - Number(/\d+/.exec(b.id)?.[0]))
+
+export function trackedLines(tracked: readonly string[]): SheetLine[] {
+  if (tracked.length === 0) return []
+  const more = tracked.length > 5 ? ` and ${tracked.length - 5} more` : ''
+  const names = tracked.slice(0, 5).join(', ')
+  return [
+    line(
+      'note',
+      'files',
+      null,
+      `hidden, but git has them, and their content is in its history: ${names}${more}`,
+    ),
+  ]
 }
 
 function rootLine(root: RootPlan): SheetLine {

@@ -12,6 +12,7 @@ import {
   fileLines,
   limitLines,
   networkLines,
+  trackedLines,
 } from './sheet-lines.ts'
 
 /** `risk`: widens what an attacker gains; `note`: weaker than it might seem; `fact`: the rest. */
@@ -40,6 +41,8 @@ export interface SheetContext {
   /** The runtime that will be used: at least the profile's. */
   readonly runtime: RuntimeName
   readonly color: boolean
+  /** `hiddenButTracked(plan)`; a machine's state, so no part of the digest. */
+  readonly tracked?: readonly string[]
 }
 
 export interface Sheet {
@@ -58,6 +61,7 @@ export function renderSheet(plan: Plan, context: SheetContext): Sheet {
   const unsorted = [
     ...agentLines(plan, context),
     ...fileLines(plan),
+    ...trackedLines(context.tracked ?? []),
     ...networkLines(plan),
     ...environmentLines(plan),
     ...desktopLines(plan),

@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict'
-import { mkdirSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { loadProfile } from '../../src/profile/load.ts'
 import type { Plan } from '../../src/profile/plan.ts'
 import { renderSheet, type SheetContext } from '../../src/profile/sheet.ts'
+import { hiddenButTracked } from '../../src/profile/tracked.ts'
 import { World } from './support.ts'
 
 const CONTEXT: SheetContext = {
@@ -146,6 +148,25 @@ test('nothing that others wrote reaches the terminal unescaped', () => {
   assert.doesNotMatch(sheet.text.replaceAll('\n', ''), /[\u0000-\u001f\u007f\u202a-\u202e\u200b]/)
   assert.equal(sheet.text.split('\n').filter((line) => line.includes('runs')).length, 1)
   assert.match(sheet.text, /\\x1b\]0;owned\\x07/)
+})
+
+test('hidden names that git holds are named', () => {
+  using world = new World()
+  const git = (...args: string[]) => spawnSync('git', args, { cwd: world.project, encoding: 'utf8' }).status
+  world.write('home/ledger/.env', 'KEY=1')
+  world.write('home/ledger/a.txt', 'a')
+  const plan = world.plan('  files: [{ path: "${project}", access: read }]\n')
+  assert.deepEqual([git('init', '-q'), hiddenButTracked(plan), git('add', '-f', '.')], [0, [], 0])
+  // What the repository configures must not run while it is looked at.
+  const marker = join(world.dir, 'ran')
+  git('config', 'core.fsmonitor', `touch ${marker}; false`)
+  assert.deepEqual(hiddenButTracked(plan), [join(world.project, '.env')])
+  assert.equal(existsSync(marker), false)
+  git('status')
+  assert.equal(existsSync(marker), true, 'the trap is armed')
+  const { lines, digest } = renderSheet(plan, { ...CONTEXT, tracked: hiddenButTracked(plan) })
+  assert.ok(lines.some((line) => line.weight === 'note' && /git has them.*\.env$/.test(line.text)))
+  assert.equal(digest, renderSheet(plan, CONTEXT).digest)
 })
 
 test('colours appear only where asked for', () => {
