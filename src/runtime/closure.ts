@@ -1,24 +1,16 @@
-import {
-  existsSync,
-  lstatSync,
-  mkdirSync,
-  readFileSync,
-  readlinkSync,
-  realpathSync,
-  renameSync,
-  writeFileSync,
-} from 'node:fs'
+import { existsSync, lstatSync, readlinkSync } from 'node:fs'
 import { basename, dirname, resolve } from 'node:path'
 import { AmbitError } from '../lib/errors.ts'
 import { printable } from '../lib/printable.ts'
 import { adapterFor } from './agents.ts'
-import { measureTrees } from './closure/digest.ts'
-import { type Bounds, isWithin, refuseMount } from './closure/guard.ts'
-import { isProgram, locate, type Lookup } from './closure/locate.ts'
-import { ownLibraries } from './closure/elf.ts'
-import { head, type Interpreter, isElf, parseShebang } from './closure/shebang.ts'
-import { boundSockets } from './closure/sockets.ts'
-import { isSystem, type Tree, treesOf } from './closure/trees.ts'
+import { digestCache, measureTrees } from './closure/digest.ts'
+import { isWithin } from './closure/guard.ts'
+import { locate, type Lookup } from './closure/locate.ts'
+import { interpretersOf, isInRoot, type Program, programAt, type Surroundings } from './closure/program.ts'
+import { shownTrees } from './closure/shown-trees.ts'
+import { isSystem, type Tree } from './closure/trees.ts'
+
+export type { Surroundings } from './closure/program.ts'
 
 /** Links to the command and its interpreters, inside; first on PATH. */
 export const BIN = '/run/ambit/bin'
@@ -44,23 +36,6 @@ export interface Agent {
   readonly notes: readonly string[]
 }
 
-/** Where and for whom an agent is resolved. */
-export interface Surroundings extends Bounds {
-  readonly cwd: string
-  readonly env: NodeJS.ProcessEnv
-  /** Directory for cached digests. */
-  readonly cache: string
-}
-
-/** One file that the kernel will execute: the command itself, then its interpreters. */
-interface Program {
-  readonly seen: string
-  readonly real: string
-  readonly trees: readonly Tree[]
-  /** Named by something in a root of the session: the agent may have written it. */
-  readonly foreign: boolean
-}
-
 /**
  * Finds `command` and everything it needs. Reads files, runs nothing.
  *
@@ -70,7 +45,7 @@ export function resolveAgent(command: string, around: Surroundings): Agent {
   const lookup: Lookup = { path: around.env.PATH ?? '', cwd: around.cwd, env: around.env }
   const found = locate(command, lookup)
   if (!found) throw notFound(command)
-  const main = programAt(found, isInRoot(found, around))
+  const main = programAt(found, around)
   if (main.real === '/usr/bin/snap') throw snapPackage(command)
   const programs = [main, ...interpretersOf(main, lookup, around)]
   const trees = programs.flatMap((program) => shownTrees(program, around))
@@ -96,97 +71,6 @@ export function resolveAgent(command: string, around: Surroundings): Agent {
       ...mounts.map((path) => `its program can be read, not changed: ${path}`),
     ],
   }
-}
-
-function programAt(seen: string, foreign: boolean): Program {
-  const real = realpathSync(seen)
-  return { seen, real, trees: treesOf(real, seen), foreign }
-}
-
-const isInRoot = (path: string, around: Surroundings): boolean =>
-  around.roots.some((root) => isWithin(path, root))
-
-/** The interpreter, its interpreter, and so on; the kernel follows at most four. */
-function interpretersOf(main: Program, lookup: Lookup, around: Surroundings): Program[] {
-  const programs: Program[] = []
-  for (let script = main; programs.length < 4; ) {
-    const interpreter = parseShebang(head(script.real))
-    if (!interpreter) break
-    const path = interpreterPath(interpreter, lookup, around)
-    // A script that the agent may have written chooses its interpreter's path, but not what PATH finds.
-    const chosen = script.foreign || isInRoot(script.real, around)
-    script = programAt(path, isInRoot(path, around) || (chosen && 'path' in interpreter))
-    programs.push(script)
-  }
-  return programs
-}
-
-function interpreterPath(interpreter: Interpreter, lookup: Lookup, around: Surroundings): string {
-  // A name is looked up outside the session's roots: what lies there is the agent's to replace.
-  const path = lookup.path
-    .split(':')
-    .filter((dir) => !around.roots.some((root) => isWithin(dir, root)))
-    .join(':')
-  const found = 'name' in interpreter ? locate(interpreter.name, { ...lookup, path }) : interpreter.path
-  if (found && isProgram(found)) return found
-  const name = printable('name' in interpreter ? interpreter.name : interpreter.path)
-  throw new AmbitError(
-    'ERR_COMMAND_NOT_FOUND',
-    'agent',
-    `its interpreter ${name} is not installed`,
-    `install ${name} and try again`,
-  )
-}
-
-/** The trees of one program that have to be mounted: not the system's, not those that the view shows. */
-function shownTrees(program: Program, around: Surroundings): Tree[] {
-  const libraries = program.foreign || !isElf(head(program.real, 4)) ? [] : ownLibraries(program.real)
-  const own = libraries.map((path): Tree => ({ kind: 'file', path }))
-  const shown = [...program.trees, ...own].filter(
-    (tree) => !isSystem(tree.path) && !isInRoot(tree.path, around),
-  )
-  return shown.map((tree) => guarded(tree, program, around))
-}
-
-/** Installations that are told by their layout and hold nothing but programs. */
-const PLAIN: readonly Tree['kind'][] = ['python', 'node', 'brew', 'nix']
-
-/**
- * A tree that may be shown. A refused directory shrinks to the file itself; a refused file is an error.
- *
- * What something in the session's roots names may lead to a plain installation (a venv's base interpreter), never to
- * any file, package or prefix: an earlier session could have planted the link.
- */
-function guarded(tree: Tree, program: Program, around: Surroundings): Tree {
-  if (program.foreign && !PLAIN.includes(tree.kind))
-    throw forbidden(tree.path, 'a link or script in the project leads there')
-  const reason = reasonAgainst(tree.path, around) ?? socketIn(tree.path)
-  if (!reason) return tree
-  if (program.foreign || tree.kind === 'file' || reasonAgainst(program.real, around))
-    throw forbidden(tree.path, reason)
-  return { ...tree, kind: 'file', path: program.real }
-}
-
-/** The home, Ambit's state and the roots count by the names they were given and by what these lead to. */
-function reasonAgainst(path: string, around: Surroundings): string | null {
-  const home = realPath(around.home)
-  const behind = { home, own: around.own.map(realPath), roots: around.roots.map(realPath) }
-  return refuseMount(path, around) ?? refuseMount(path, behind)
-}
-
-function realPath(path: string): string {
-  try {
-    return realpathSync(path)
-  } catch {
-    return path // not there yet: nothing leads to it
-  }
-}
-
-/** A read-only mount does not keep anybody from connecting to a socket under it (CASES.md C-42). */
-function socketIn(path: string): string | null {
-  return boundSockets().some((socket) => isWithin(socket, path))
-    ? 'a program listens on a socket in it'
-    : null
 }
 
 /** Parts of a tree that are mounted: all of it, but of a Homebrew prefix not `var` and only some of `etc`. */
@@ -218,34 +102,12 @@ function startPath(program: Program, visible: readonly string[]): string {
 }
 
 function measure(programs: Program[], trees: Tree[], around: Surroundings): string | null {
-  if (around.roots.some((root) => programs.some((program) => isWithin(program.real, root)))) return null
+  if (programs.some((program) => isInRoot(program.real, around))) return null
   const paths = [
     ...programs.map((program) => program.real),
     ...trees.flatMap((tree) => tree.measured ?? [tree.path]),
   ]
   return measureTrees(outermost(paths), digestCache(around.cache))
-}
-
-/** Digests by their key, in files of their own. A cache that cannot be written only costs time. */
-function digestCache(dir: string) {
-  return {
-    read(key: string): string | null {
-      try {
-        return readFileSync(`${dir}/${key}`, 'utf8')
-      } catch {
-        return null
-      }
-    },
-    write(key: string, value: string): void {
-      try {
-        mkdirSync(dir, { recursive: true, mode: 0o700 })
-        writeFileSync(`${dir}/${key}.${process.pid}`, value, { mode: 0o600 })
-        renameSync(`${dir}/${key}.${process.pid}`, `${dir}/${key}`)
-      } catch {
-        return // measured again next time
-      }
-    },
-  }
 }
 
 function notFound(command: string): AmbitError {
@@ -265,14 +127,5 @@ function snapPackage(command: string): AmbitError {
     name,
     'it is a snap package, which only snapd can start',
     'install it another way',
-  )
-}
-
-function forbidden(path: string, reason: string): AmbitError {
-  return new AmbitError(
-    'ERR_PATH_FORBIDDEN',
-    `agent at ${printable(path)}`,
-    reason,
-    'install the agent in a directory of its own',
   )
 }

@@ -352,6 +352,20 @@ describe('a closure never widens the view', () => {
     server.close()
   })
 
+  test('nor can one that a link outside leads to, by file or by directory', () => {
+    program('private/diary')
+    link(join(project, 'bin/tool'), join(home, 'private/diary'))
+    link('tools/tool', join(project, 'bin/tool'))
+    assert.throws(() => resolve('tool', ['tools']), refused('ERR_PATH_FORBIDDEN'))
+    link('more', join(project, 'bin'))
+    assert.throws(() => resolve('tool', ['more']), refused('ERR_PATH_FORBIDDEN'))
+    link(join(project, 'far'), join(home, 'private'))
+    link('last/diary', join(project, 'far/diary'))
+    assert.throws(() => resolve('diary', ['last']), refused('ERR_PATH_FORBIDDEN'))
+    link('direct/diary', join(home, 'private/diary'))
+    assert.deepEqual(mounts(resolve('diary', ['direct'])), ['~/private/diary'])
+  })
+
   test('a link in the project cannot lead to a private package', () => {
     manifest('private/notes', 'notes')
     program('private/notes/cli.js', '#!/bin/sh\n')

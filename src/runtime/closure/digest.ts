@@ -1,13 +1,14 @@
 import { createHash, type Hash } from 'node:crypto'
 import {
+  type BigIntStats,
   closeSync,
   lstatSync,
+  mkdirSync,
   openSync,
   readdirSync,
-  readlinkSync,
-  readSync,
-  type BigIntStats,
+  readFileSync,
 } from 'node:fs'
+import { readlinkSync, readSync, renameSync, writeFileSync } from 'node:fs'
 
 /** Digests that were computed before, by key. */
 export interface DigestCache {
@@ -89,3 +90,25 @@ function fileDigest(path: string, buffer: Buffer): string {
 }
 
 const sha256 = (): Hash => createHash('sha256')
+
+/** Digests by their key, in files of their own. A cache that cannot be written only costs time. */
+export function digestCache(dir: string): DigestCache {
+  return {
+    read(key: string): string | null {
+      try {
+        return readFileSync(`${dir}/${key}`, 'utf8')
+      } catch {
+        return null
+      }
+    },
+    write(key: string, value: string): void {
+      try {
+        mkdirSync(dir, { recursive: true, mode: 0o700 })
+        writeFileSync(`${dir}/${key}.${process.pid}`, value, { mode: 0o600 })
+        renameSync(`${dir}/${key}.${process.pid}`, `${dir}/${key}`)
+      } catch {
+        return // measured again next time
+      }
+    },
+  }
+}
