@@ -55,6 +55,7 @@ export interface Injection {
   readonly needles: readonly string[]
 }
 
+/** The session's credentials and what stands for them inside. */
 export class CredentialBook {
   readonly #headers: ReadonlySet<string>
   readonly #placeholders: readonly string[]

@@ -21,6 +21,7 @@ interface Outcome {
   readonly rule: string | null
 }
 
+/** Decides, records and answers single messages; the servers below only carry them. */
 export class DnsResponder {
   readonly #names: NameBook
   readonly #monitor: Monitor
@@ -85,6 +86,7 @@ const empty = (rcode: number, reason: string | null): Outcome => ({
   rule: null,
 })
 
+/** DNS over UDP. */
 export function createUdpServer(responder: DnsResponder): UdpSocket {
   const socket = createSocket('udp4')
   socket.on('message', (message, peer) => {

@@ -28,6 +28,7 @@ export type Forward = (exchange: Exchange, admitted: Admitted) => Promise<void>
 /** Under way at once, over all connections: pipelining and streams would otherwise have no bound. */
 const MOST_EXCHANGES = 1024
 
+/** One request of a client, from its head to the record of its end. */
 export class Exchange implements Watched {
   readonly gate: GateContext
   readonly flow: Flow

@@ -17,6 +17,7 @@ export interface FlowTarget {
   readonly address: string
 }
 
+/** A client's connection as policy and records see it. */
 export class Flow implements FlowTarget {
   readonly id: number
   readonly host: Host
@@ -87,6 +88,7 @@ type Carrier = object & { [FLOW]?: Flow }
  */
 export const flowOf = (carrier: object): Flow | undefined => (carrier as Carrier)[FLOW]
 
+/** Marks what carries a flow's requests. */
 export function carry(flow: Flow, carrier: object): void {
   ;(carrier as Carrier)[FLOW] = flow
 }

@@ -11,6 +11,7 @@ import { BodyScrubber } from './scrub.ts'
 import { formatAuthority } from '../lib/host.ts'
 import { UpstreamError } from './upstream.ts'
 
+/** Sends the request as HTTP/2, or as HTTP/1.1 where the server speaks only that. */
 export async function forwardHttp2(exchange: Exchange, admitted: Admitted): Promise<void> {
   const session = await exchange.gate.http2.session(admitted.target)
   if (session === null) return await forwardHttp1(exchange, admitted)

@@ -37,7 +37,11 @@ export async function createGate(options: GateOptions): Promise<Gate> {
   const listeners = createListeners(options, context)
   return {
     caPem: context.ca.pem,
-    listen: (on) => listeners.listen(on),
+    listen: async (on) => {
+      const ports = await listeners.listen(on)
+      setImmediate(() => options.plan.network.forEach((rule) => context.dialler.warm(rule)))
+      return ports
+    },
     pause: (reason) => context.monitor.pause(reason),
     resume: () => context.monitor.resume(),
     totals: () => context.monitor.totals(),

@@ -33,6 +33,7 @@ export const http1Options = (deadlines: Deadlines): ServerOptions => ({
 /** The gate, once it is made: servers are parts of it and need it. */
 export type GateOf = () => GateContext
 
+/** Serves HTTP/1.1 on the connections it is given, over TLS or plain. */
 export function createHttp1Server(deadlines: Deadlines, gate: GateOf): Server {
   const server = createServer({
     ...http1Options(deadlines),
@@ -63,6 +64,7 @@ export function createHttp1Server(deadlines: Deadlines, gate: GateOf): Server {
   return server
 }
 
+/** Serves HTTP/2 on the connections it is given, with the limits that Node has for it. */
 export function createHttp2Server(gate: GateOf): Http2SecureServer {
   const server = createSecureServer({
     maxHeaderListPairs: 400,

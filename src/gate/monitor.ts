@@ -9,6 +9,7 @@ type Options = Pick<GateOptions, 'plan' | 'record' | 'barrier' | 'state' | 'onDe
 /** Hosts counted apart: names are the attacker's, memory is ours. */
 const MOST_HOSTS = 1000
 
+/** Every question and every record of the gate goes through here. */
 export class Monitor {
   readonly plan: Options['plan']
   readonly deadlines: Deadlines

@@ -20,6 +20,7 @@ export type Binding =
     }
   | { readonly kind: 'none'; readonly reason: string }
 
+/** Binds names to synthetic addresses, for as long as the session lives. */
 export class NameBook {
   readonly #plan: Plan
   readonly #bindings = new Map<string, Extract<Binding, { address: string }>>()

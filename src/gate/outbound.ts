@@ -72,6 +72,7 @@ export function outboundHead(
     const lower = name.toLowerCase()
     const canonical = canonicalName(lower)
     if (DROPPED_REQUEST.has(canonical) || named.includes(lower)) continue
+    if (injection && canonical === 'accept-encoding') continue
     if (book.isCredentialHeader(canonical)) {
       const verdict = vetHeader(name, value, target.rule, book)
       if (verdict !== null) return verdict
@@ -82,7 +83,8 @@ export function outboundHead(
     else headers.push(name, value)
   }
   if (cookies.length > 0) headers.push('Cookie', cookies.join('; '))
-  if (injection) headers.push(injection.header, injection.value)
+  // Uncompressed, so that an echo of the credential can be seen and masked: otherwise the client could hide it.
+  if (injection) headers.push('Accept-Encoding', 'identity', injection.header, injection.value)
   return { kind: 'send', target: vetted.target, headers }
 }
 

@@ -20,6 +20,7 @@ import type { Deadlines } from './options.ts'
 import { rawProblem, type Refusal, refusal } from './refuse.ts'
 import { sendRefusal } from './respond.ts'
 
+/** The proxy's server; it is the only HTTP server here that listens. */
 export function createProxyServer(deadlines: Deadlines, gate: GateOf): Server {
   const server = createServer({
     ...http1Options(deadlines),

@@ -6,6 +6,7 @@ import type { Native } from '../lib/native.ts'
 const MOST_LEAVES = 256
 const HOUR = 3600
 
+/** Issues what the gate presents to the session's clients. */
 export class SessionCa {
   readonly #issuer: Pick<Native, 'createCa' | 'createLeaf'>
   readonly #ca: { cert: string; key: string }

@@ -13,6 +13,7 @@ export interface SpliceRules {
   closed(): void
 }
 
+/** Joins a client's stream with a server's until both are closed. */
 export class Splice {
   readonly #client: Duplex
   readonly #upstream: Duplex

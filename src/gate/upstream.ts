@@ -55,6 +55,7 @@ export class UpstreamError extends Error {
 
 const MOST_SESSIONS = 256
 
+/** Makes upstream connections; the only code here that opens a socket to anywhere. */
 export class Dialler {
   readonly #options: Pick<GateOptions, 'upstream' | 'resolve'>
   readonly #deadlines: Deadlines
@@ -71,6 +72,11 @@ export class Dialler {
   /** Facts of a connection that this dialler made. */
   factsOf(socket: object): Dialled | undefined {
     return this.#facts.get(socket)
+  }
+
+  /** Parses roots ahead of the first request, which would otherwise wait for it. */
+  warm(rule: NetworkRule): void {
+    this.#contextFor(rule.ca)
   }
 
   /** A connection ready for requests: TCP, and TLS with a verified certificate when the target wants it. */
@@ -184,8 +190,14 @@ export class Dialler {
   #contextFor(ca: string | null): SecureContext {
     let context = this.#contexts.get(ca)
     if (!context) {
-      const roots = [...getCACertificates('bundled'), ...systemRoots(), ...this.#options.upstream.roots]
-      context = createSecureContext({ ca: ca === null ? roots : [...roots, ca], minVersion: 'TLSv1.2' })
+      const own = ca === null ? [] : [ca]
+      const roots = new Set([
+        ...getCACertificates('bundled'),
+        ...systemRoots(),
+        ...this.#options.upstream.roots,
+        ...own,
+      ])
+      context = createSecureContext({ ca: [...roots], minVersion: 'TLSv1.2' })
       this.#contexts.set(ca, context)
     }
     return context
