@@ -6,6 +6,7 @@ import {
   closeSync,
   fstatSync,
   mkdtempSync,
+  readdirSync,
   openSync,
   readFileSync,
   readlinkSync,
@@ -62,21 +63,32 @@ test('a socket that is closed while it waits is not confused with the next descr
 })
 
 test('a refused message leaks no descriptor', async () => {
-  const open = () =>
-    readFileSync('/proc/self/stat', 'utf8') &&
-    spawnSync('ls', [`/proc/${process.pid}/fd`], { encoding: 'utf8' }).stdout.split('\n').length
+  const dir = mkdtempSync(join(tmpdir(), 'ambit-leak-'))
+  const marked = join(dir, 'marked')
+  const held = () => readdirSync('/proc/self/fd').filter((fd) => linkOf(fd) === marked).length
   const [a, b] = lib.socketpair()
-  const before = open()
   // 40 descriptors in one message, from Python, which has no limit of 16: the control buffer here is too small for them.
   const code =
     'import socket,array;s=socket.socket(fileno=3);f=array.array("i",[1]*40);s.sendmsg([b"x"],[(socket.SOL_SOCKET,socket.SCM_RIGHTS,f)])'
-  const child = spawn('python3', ['-c', code], { stdio: ['ignore', 'ignore', 'inherit', a] })
+  const child = spawn('python3', ['-c', code], {
+    stdio: ['ignore', openSync(marked, 'w'), 'inherit', a],
+  })
+  const before = held()
   await assert.rejects(lib.receiveFds(b, 5000), /too long/)
   await new Promise((resolve) => child.once('exit', resolve))
-  assert.equal(open(), before)
+  assert.equal(held(), before)
   closeSync(a)
   closeSync(b)
+  rmSync(dir, { recursive: true })
 })
+
+function linkOf(fd: string): string {
+  try {
+    return readlinkSync(`/proc/self/fd/${fd}`)
+  } catch {
+    return '' // the descriptor that read the directory
+  }
+}
 
 test('bad descriptors and arguments are errors, never a crash', async () => {
   for (const fd of [-1, 9999, 2 ** 31 - 1]) {
