@@ -76,7 +76,8 @@ pub fn parse_glob(pattern: &str) -> Result<Glob, BadGlob> {
     if body.chars().any(|c| c.is_control()) {
         return Err(bad("control characters"));
     }
-    let mut segments = body.split('/').map(|text| parse_segment(text).map_err(bad)).collect::<Result<Vec<_>, _>>()?;
+    let mut segments =
+        body.split('/').map(|text| parse_segment(text).map_err(bad)).collect::<Result<Vec<_>, _>>()?;
     segments.dedup_by(|a, b| *a == Segment::Deep && *b == Segment::Deep);
     if segments.last() == Some(&Segment::Deep) {
         segments.insert(segments.len() - 1, Segment::Wild(vec![Token::Many]));
@@ -98,7 +99,9 @@ fn parse_segment(text: &str) -> Result<Segment, &'static str> {
     while let Some(char) = chars.next() {
         match char {
             '\\' => literal.push(chars.next().ok_or("ends in a backslash")?),
-            '[' | ']' | '{' | '}' => return Err("brackets have no meaning here; write \\[ for the character"),
+            '[' | ']' | '{' | '}' => {
+                return Err("brackets have no meaning here; write \\[ for the character");
+            }
             '*' | '?' => {
                 if !literal.is_empty() {
                     tokens.push(Token::Text(fold_text(&std::mem::take(&mut literal)).chars().collect()));
@@ -236,14 +239,18 @@ impl Glob {
 impl Globs {
     /// Compiles a list.
     pub fn compile<S: AsRef<str>>(list: &[S]) -> Result<Self, BadGlob> {
-        Ok(Self::from_rules(list.iter().map(|text| parse_glob(text.as_ref())).collect::<Result<Vec<_>, _>>()?))
+        Ok(Self::from_rules(
+            list.iter().map(|text| parse_glob(text.as_ref())).collect::<Result<Vec<_>, _>>()?,
+        ))
     }
 
     fn from_rules(rules: Vec<Glob>) -> Self {
         let mut globs = Globs { rules, ..Globs::default() };
         for (index, rule) in globs.rules.iter().enumerate() {
             match rule.segments.as_slice() {
-                [Segment::Deep, Segment::Literal(name)] => globs.by_name.entry(name.clone()).or_default().push(index),
+                [Segment::Deep, Segment::Literal(name)] => {
+                    globs.by_name.entry(name.clone()).or_default().push(index)
+                }
                 _ => globs.rest.push(index),
             }
         }
@@ -258,14 +265,19 @@ impl Globs {
     pub fn decides(&self, path: &[&str]) -> bool {
         let Some(name) = path.last() else { return false };
         let named = self.by_name.get(*name).and_then(|at| at.last()).copied();
-        let other =
-            self.rest.iter().rev().copied().find(|at| named.is_none_or(|n| *at > n) && self.rules[*at].matches(path));
+        let other = self
+            .rest
+            .iter()
+            .rev()
+            .copied()
+            .find(|at| named.is_none_or(|n| *at > n) && self.rules[*at].matches(path));
         other.or(named).is_some_and(|at| !self.rules[at].negated)
     }
 
     /// True when the path or one of its ancestors is matched. `path` is relative, not folded.
     pub fn matches(&self, path: &[u8]) -> bool {
-        let names: Vec<Cow<'_, str>> = path.split(|b| *b == b'/').filter(|s| !s.is_empty()).map(fold_name).collect();
+        let names: Vec<Cow<'_, str>> =
+            path.split(|b| *b == b'/').filter(|s| !s.is_empty()).map(fold_name).collect();
         let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
         (1..=names.len()).any(|length| self.decides(&names[..length]))
     }

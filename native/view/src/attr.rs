@@ -2,6 +2,7 @@
 use std::io;
 
 use fuse_backend_rs::abi::fuse_abi::{SetattrValid, stat64};
+use fuse_backend_rs::api::filesystem::Entry;
 use rustix::fs::{self, AtFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 
 use crate::overlay::describe;
@@ -13,9 +14,10 @@ use crate::view::{Handle, View};
 impl View {
     pub fn attributes_of(&self, node: u64, handle: Option<u64>) -> io::Result<stat64> {
         if node == TOP {
-            let mut attr = self.attributes(&sys::stat_fd(&self.roots[0].fd)?, TOP);
+            let mut attr = Entry::default().attr;
+            attr.st_ino = TOP;
             attr.st_mode = libc::S_IFDIR | 0o555;
-            attr.st_nlink = 2;
+            attr.st_nlink = 1;
             (attr.st_uid, attr.st_gid) = (self.owner.uid, self.owner.gid);
             return Ok(attr);
         }
@@ -58,7 +60,8 @@ impl View {
             // No set-uid, set-gid: nothing of the session may act as somebody else on the host.
             fs::chmod(sys::proc_path(&object), Mode::from_raw_mode(attr.st_mode & 0o1777))?;
         }
-        let touched = SetattrValid::ATIME | SetattrValid::MTIME | SetattrValid::ATIME_NOW | SetattrValid::MTIME_NOW;
+        let touched =
+            SetattrValid::ATIME | SetattrValid::MTIME | SetattrValid::ATIME_NOW | SetattrValid::MTIME_NOW;
         if valid.intersects(touched) {
             fs::utimensat(&object, c"", &new_times(attr, valid), AtFlags::EMPTY_PATH)?;
         }
@@ -77,7 +80,8 @@ impl View {
             self.upper_dir(node)?;
             match spot.path.is_empty() {
                 true => return Err(errno(libc::EACCES)),
-                false => overlay.note(&spot.path, describe(self.dir(spot.parent, Layer::Lower)?, &spot.name, &stat)?)?,
+                false => overlay
+                    .note(&spot.path, describe(self.dir(spot.parent, Layer::Lower)?, &spot.name, &stat)?)?,
             }
         }
         self.copy_up(node)
@@ -179,6 +183,11 @@ fn new_times(attr: &stat64, valid: SetattrValid) -> Timestamps {
     };
     Timestamps {
         last_access: time(SetattrValid::ATIME, SetattrValid::ATIME_NOW, attr.st_atime, attr.st_atime_nsec),
-        last_modification: time(SetattrValid::MTIME, SetattrValid::MTIME_NOW, attr.st_mtime, attr.st_mtime_nsec),
+        last_modification: time(
+            SetattrValid::MTIME,
+            SetattrValid::MTIME_NOW,
+            attr.st_mtime,
+            attr.st_mtime_nsec,
+        ),
     }
 }

@@ -17,6 +17,9 @@ use crate::sys::{self, errno};
 use crate::tree::{Id, Layer, Spot, TOP};
 use crate::view::{FileHandle, Handle, View};
 
+/// Longest path, relative to its root, under which a name is made: every record must hold it.
+const LONGEST_PATH: usize = 32 << 10;
+
 impl View {
     /// A node that names may be made in or taken from.
     pub fn parent(&self, node: u64) -> io::Result<Spot> {
@@ -31,6 +34,9 @@ impl View {
     pub fn admit_name(&self, parent: &Spot, name: &[u8], op: &'static str) -> io::Result<Class> {
         sys::check_name(name)?;
         let path = parent.child_path(name);
+        if path.len() > LONGEST_PATH {
+            return Err(errno(libc::ENAMETOOLONG));
+        }
         let root = self.root(parent);
         let class = self.child_class(parent, &path);
         if class.hidden {
@@ -82,7 +88,8 @@ impl View {
             // The host made it since the kernel looked.
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) && flags as i32 & libc::O_EXCL == 0 => {
                 let entry = self.known(parent, name)?;
-                let (handle, _) = self.open_file(entry.inode, flags).inspect_err(|_| self.forget_node(entry.inode, 1))?;
+                let (handle, _) =
+                    self.open_file(entry.inode, flags).inspect_err(|_| self.forget_node(entry.inode, 1))?;
                 return Ok((entry, handle));
             }
             other => other?,
@@ -162,7 +169,8 @@ impl View {
         fs::linkat(fs::CWD, sys::proc_path(&object), &dir, name, AtFlags::SYMLINK_FOLLOW)?;
         let path = to.child_path(name);
         self.links.note(to.root, Id::from(&stat), [&from.path, &path]);
-        self.record.append(&Fact::Create { path: &self.fact_path(to.root, &path), kind: kind_name(from.kind) })?;
+        self.record
+            .append(&Fact::Create { path: &self.fact_path(to.root, &path), kind: kind_name(from.kind) })?;
         self.known(parent, name)
     }
 
@@ -218,7 +226,9 @@ impl View {
 
     /// Hidden names count: a directory that holds only them is not empty, and not to be looked through by removing it.
     fn must_be_empty(&self, parent: &Spot, name: &[u8], found: &Found) -> io::Result<()> {
-        if found.upper.is_some() && !sys::is_empty(sys::open_dir(self.dir(parent.node, Layer::Upper)?, name)?)? {
+        if found.upper.is_some()
+            && !sys::is_empty(sys::open_dir(self.dir(parent.node, Layer::Upper)?, name)?)?
+        {
             return Err(errno(libc::ENOTEMPTY));
         }
         if found.lower.is_some() {
@@ -270,7 +280,9 @@ impl View {
     }
 
     pub fn removed(&self, parent: u64, name: &[u8], found: &Found, pin: Option<Arc<OwnedFd>>) {
-        if (found.upper.is_some() || !found.class.review) && (found.kind().is_dir() || found.stat.st_nlink < 2) {
+        if (found.upper.is_some() || !found.class.review)
+            && (found.kind().is_dir() || found.stat.st_nlink < 2)
+        {
             self.quota.drop_inode();
         }
         let mut tree = self.tree.lock().unwrap();

@@ -11,7 +11,7 @@ use crate::overlay::{describe, times};
 use crate::record::Fact;
 use crate::spec::Access;
 use crate::sys::{self, errno};
-use crate::tree::{Id, Layer, Spot};
+use crate::tree::{Id, Layer, Spot, TOP};
 use crate::view::{FileHandle, Handle, View};
 
 /// Files up to this size are hashed at once when they are closed; larger ones later.
@@ -62,7 +62,13 @@ impl View {
         if reads {
             let version = Version::from(&stat);
             let sha256 = self.hasher.known(version);
-            self.record.append(&Fact::Open { path: &path, mode: "read", size, sha256: sha256.as_deref(), label })?;
+            self.record.append(&Fact::Open {
+                path: &path,
+                mode: "read",
+                size,
+                sha256: sha256.as_deref(),
+                label,
+            })?;
             if sha256.is_none() {
                 self.hasher.later(&file, &path, version);
             }
@@ -131,6 +137,21 @@ impl View {
                 self.quota.close(file.node);
             }
             return flushed;
+        }
+        Ok(())
+    }
+
+    /// Makes a directory's names durable, in both layers.
+    pub fn sync_dir(&self, node: u64) -> io::Result<()> {
+        if node == TOP {
+            return Ok(());
+        }
+        let spot = self.spot(node)?;
+        for (layer, id) in [(Layer::Lower, spot.lower), (Layer::Upper, spot.upper)] {
+            if id.is_some() {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                fs::fsync(fs::openat(self.dir(node, layer)?, c".", flags, Mode::empty())?)?;
+            }
         }
         Ok(())
     }
@@ -209,7 +230,8 @@ impl View {
             if let Handle::File(file) = &*handle
                 && file.node == spot.node
             {
-                let copy = if file.writes { self.writable(spot)? } else { self.content(spot, OFlags::RDONLY)? };
+                let copy =
+                    if file.writes { self.writable(spot)? } else { self.content(spot, OFlags::RDONLY)? };
                 *file.file.write().unwrap() = Arc::new(copy);
             }
         }

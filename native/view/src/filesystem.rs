@@ -125,7 +125,15 @@ impl FileSystem for View {
         self.remove_dir(parent, name.to_bytes())
     }
 
-    fn rename(&self, _: &Context, old: u64, name: &CStr, new: u64, new_name: &CStr, flags: u32) -> io::Result<()> {
+    fn rename(
+        &self,
+        _: &Context,
+        old: u64,
+        name: &CStr,
+        new: u64,
+        new_name: &CStr,
+        flags: u32,
+    ) -> io::Result<()> {
         self.rename_name(old, name.to_bytes(), new, new_name.to_bytes(), flags)
     }
 
@@ -133,7 +141,13 @@ impl FileSystem for View {
         self.hard_link(inode, parent, name.to_bytes())
     }
 
-    fn open(&self, _: &Context, inode: u64, flags: u32, _: u32) -> io::Result<(Option<u64>, OpenOptions, Option<u32>)> {
+    fn open(
+        &self,
+        _: &Context,
+        inode: u64,
+        flags: u32,
+        _: u32,
+    ) -> io::Result<(Option<u64>, OpenOptions, Option<u32>)> {
         let (handle, unchanged) = self.open_file(inode, flags)?;
         Ok((Some(handle), if unchanged { OpenOptions::KEEP_CACHE } else { OpenOptions::empty() }, None))
     }
@@ -206,7 +220,15 @@ impl FileSystem for View {
         })
     }
 
-    fn fallocate(&self, _: &Context, inode: u64, handle: u64, mode: u32, offset: u64, length: u64) -> io::Result<()> {
+    fn fallocate(
+        &self,
+        _: &Context,
+        inode: u64,
+        handle: u64,
+        mode: u32,
+        offset: u64,
+        length: u64,
+    ) -> io::Result<()> {
         let flags = FallocateFlags::from_bits_retain(mode);
         let allowed = FallocateFlags::KEEP_SIZE | FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE;
         if !allowed.contains(flags) {
@@ -228,13 +250,23 @@ impl FileSystem for View {
         })
     }
 
-    fn release(&self, _: &Context, _: u64, _: u32, handle: u64, _: bool, _: bool, _: Option<u64>) -> io::Result<()> {
+    fn release(
+        &self,
+        _: &Context,
+        _: u64,
+        _: u32,
+        handle: u64,
+        _: bool,
+        _: bool,
+        _: Option<u64>,
+    ) -> io::Result<()> {
         self.release_file(handle)
     }
 
     fn statfs(&self, _: &Context, inode: u64) -> io::Result<statvfs64> {
         let index = if inode == TOP { 0 } else { self.spot(inode)?.root };
-        let found = fs::fstatvfs(&self.roots[index].fd)?;
+        let root = self.roots.get(index).ok_or_else(|| errno(libc::ENOSYS))?;
+        let found = fs::fstatvfs(&root.fd)?;
         let mut reply: statvfs64 = FileSystem::statfs(&Plain, &Context::new(), inode)?;
         reply.f_bsize = found.f_bsize;
         reply.f_frsize = found.f_frsize;
@@ -335,8 +367,8 @@ impl FileSystem for View {
         Ok(())
     }
 
-    fn fsyncdir(&self, _: &Context, _: u64, _: bool, _: u64) -> io::Result<()> {
-        Ok(())
+    fn fsyncdir(&self, _: &Context, inode: u64, _: bool, _: u64) -> io::Result<()> {
+        self.sync_dir(inode)
     }
 
     fn releasedir(&self, _: &Context, _: u64, _: u32, handle: u64) -> io::Result<()> {

@@ -28,7 +28,7 @@ pub struct Version {
 
 impl From<&Stat> for Version {
     fn from(stat: &Stat) -> Self {
-        Version { id: stat.into(), size: stat.st_size as u64, mtime: (stat.st_mtime, stat.st_mtime_nsec as u64) }
+        Version { id: stat.into(), size: stat.st_size as u64, mtime: (stat.st_mtime, stat.st_mtime_nsec) }
     }
 }
 

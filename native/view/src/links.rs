@@ -44,7 +44,9 @@ impl View {
         if spot.kind.is_dir() || stat.st_nlink < 2 || spot.upper.is_some() || !(change || rules.hides()) {
             return Ok(());
         }
-        let free = |class: Class| !class.hidden && !(change && (class.protected || class.review != spot.class.review));
+        let free = |class: Class| {
+            !class.hidden && !(change && (class.protected || class.review != spot.class.review))
+        };
         let known = |view: &View| view.known_names(spot, stat, free);
         if known(self)? >= stat.st_nlink as usize {
             return Ok(());
@@ -53,7 +55,13 @@ impl View {
         if known(self)? >= stat.st_nlink as usize {
             return Ok(());
         }
-        Err(self.refuse(spot.root, &spot.path, if change { "write" } else { "open" }, "hard-link", libc::EACCES))
+        Err(self.refuse(
+            spot.root,
+            &spot.path,
+            if change { "write" } else { "open" },
+            "hard-link",
+            libc::EACCES,
+        ))
     }
 
     /// Counts names of the object that exist now and are free.
@@ -61,7 +69,12 @@ impl View {
         let id = Id::from(stat);
         let mut names: HashSet<Vec<u8>> = {
             let tree = self.tree.lock().unwrap();
-            tree.names_of(id).into_iter().filter_map(|n| tree.spot(n)).filter(|s| s.root == spot.root).map(|s| s.path).collect()
+            tree.names_of(id)
+                .into_iter()
+                .filter_map(|n| tree.spot(n))
+                .filter(|s| s.root == spot.root)
+                .map(|s| s.path)
+                .collect()
         };
         if let Some(found) = self.links.roots.lock().unwrap().get(&spot.root) {
             names.extend(found.names.get(&id).into_iter().flatten().cloned());

@@ -61,7 +61,8 @@ impl View {
         let is_dir = |stat: &Option<Stat>| stat.as_ref().is_some_and(|s| sys::kind(s).is_dir());
         // Two directories are one; anything else in the upper layer stands instead of the host's.
         let lower = if upper.is_none() || (is_dir(&upper) && is_dir(&lower)) { lower } else { None };
-        let changed = || self.root(parent).overlay.as_ref().is_some_and(|o| class.review && o.has_base(&path));
+        let changed =
+            || self.root(parent).overlay.as_ref().is_some_and(|o| class.review && o.has_base(&path));
         let stat = match (&lower, &upper) {
             (Some(_), Some(upper)) if changed() => *upper,
             (Some(lower), _) => *lower,

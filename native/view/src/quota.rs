@@ -31,7 +31,7 @@ struct Writer {
 }
 
 fn allocated(file: &File) -> i64 {
-    stat_fd(file).map_or(0, |stat| stat.st_blocks as i64 * 512)
+    stat_fd(file).map_or(0, |stat| stat.st_blocks * 512)
 }
 
 impl State {

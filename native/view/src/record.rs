@@ -110,8 +110,11 @@ impl Recorder {
         loop {
             let asked = {
                 let wait = Duration::from_secs(1).saturating_sub(last.elapsed());
-                let (mut guard, _) =
-                    self.wanted.1.wait_timeout_while(self.wanted.0.lock().unwrap(), wait, |wanted| !*wanted).unwrap();
+                let (mut guard, _) = self
+                    .wanted
+                    .1
+                    .wait_timeout_while(self.wanted.0.lock().unwrap(), wait, |wanted| !*wanted)
+                    .unwrap();
                 std::mem::take(&mut *guard)
             };
             if asked && self.sync().is_err() {
@@ -152,7 +155,8 @@ impl Recorder {
         let due: Vec<_> = {
             let mut refusals = self.refusals.lock().unwrap();
             let due = refusals.seen.iter_mut().filter(|(_, tally)| tally.unwritten > 0);
-            due.map(|(key, tally)| (key.clone(), std::mem::take(&mut tally.unwritten), tally.rule.clone())).collect()
+            due.map(|(key, tally)| (key.clone(), std::mem::take(&mut tally.unwritten), tally.rule.clone()))
+                .collect()
         };
         for ((path, op, reason), count, rule) in due {
             self.append(&Fact::Denied { path: &path, op, reason, rule: &rule, count: Some(count) })?;

@@ -16,7 +16,14 @@ use crate::view::View;
 const WALK_LIMIT: usize = 500_000;
 
 impl View {
-    pub fn rename_name(&self, old: u64, name: &[u8], new: u64, new_name: &[u8], flags: u32) -> io::Result<()> {
+    pub fn rename_name(
+        &self,
+        old: u64,
+        name: &[u8],
+        new: u64,
+        new_name: &[u8],
+        flags: u32,
+    ) -> io::Result<()> {
         // One at a time: the check of what a directory holds must still be true when it moves.
         let _shape = self.shape.write().unwrap();
         let (from, to) = (self.parent(old)?, self.parent(new)?);
@@ -32,7 +39,9 @@ impl View {
         }
         match RenameFlags::from_bits_retain(flags) {
             f if f == RenameFlags::NOREPLACE && target.is_some() => return Err(errno(libc::EEXIST)),
-            f if f == RenameFlags::EXCHANGE => return self.exchange(&from, name, &source, &to, new_name, target, class),
+            f if f == RenameFlags::EXCHANGE => {
+                return self.exchange(&from, name, &source, &to, new_name, target, class);
+            }
             f if f.is_empty() || f == RenameFlags::NOREPLACE => {}
             _ => return Err(errno(libc::EINVAL)),
         }
@@ -100,7 +109,10 @@ impl View {
             let (old, new) = (rules.class(&there(&source.path)), rules.class(&there(new_path)));
             why = match () {
                 () if old.pinned || new.pinned => Some(("protected", libc::EBUSY)),
-                () if old.protected || new.protected || rules.guards(&there(new_path)) && !rules.guards(&there(&source.path)) => {
+                () if old.protected
+                    || new.protected
+                    || rules.guards(&there(new_path)) && !rules.guards(&there(&source.path)) =>
+                {
                     Some(("protected", libc::EBUSY))
                 }
                 () if old.hidden != new.hidden => Some(("hidden", libc::EACCES)),
@@ -114,7 +126,9 @@ impl View {
         match why {
             Some((reason, error)) => Err(self.refuse(from.root, &source.path, "rename", reason, error)),
             None if crosses => Err(errno(libc::EXDEV)),
-            None if !complete => Err(self.refuse(from.root, &source.path, "rename", "unsupported", libc::EBUSY)),
+            None if !complete => {
+                Err(self.refuse(from.root, &source.path, "rename", "unsupported", libc::EBUSY))
+            }
             None => Ok(()),
         }
     }
@@ -215,7 +229,13 @@ impl View {
         }
     }
 
-    fn must_look_empty(&self, lower: &std::os::fd::OwnedFd, name: &[u8], path: &[u8], parent: &Spot) -> io::Result<()> {
+    fn must_look_empty(
+        &self,
+        lower: &std::os::fd::OwnedFd,
+        name: &[u8],
+        path: &[u8],
+        parent: &Spot,
+    ) -> io::Result<()> {
         let overlay = self.root(parent).overlay.as_ref();
         for (child, _, _) in sys::list(sys::open_dir(lower, name)?)? {
             if !overlay.is_some_and(|o| o.hides(&[path, b"/", &child[..]].concat())) {

@@ -103,20 +103,31 @@ fn try_run(spec: &Path) -> Result<Value, String> {
     }
     let open = |path: &Path| {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        fs::openat2(fs::CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS)
-            .map_err(|e| format!("{}: {e}", path.display()))
+        fs::openat2(
+            fs::CWD,
+            path,
+            flags,
+            Mode::empty(),
+            ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+        )
+        .map_err(|e| format!("{}: {e}", path.display()))
     };
     let review = Review {
         root: open(&spec.root)?,
         files: open(&spec.upper.join("files"))?,
-        marks: read_marks(&spec.upper.join("meta/changes.jsonl")).map_err(|e| format!("marks: {e}"))?.into_iter().collect(),
+        marks: read_marks(&spec.upper.join("meta/changes.jsonl"))
+            .map_err(|e| format!("marks: {e}"))?
+            .into_iter()
+            .collect(),
         upper: spec.upper,
         owner: spec.owner,
     };
     rustix::process::umask(Mode::empty());
-    let wanted: Option<BTreeSet<Vec<u8>>> = spec.paths.map(|paths| paths.iter().map(|p| path_bytes(p)).collect());
+    let wanted: Option<BTreeSet<Vec<u8>>> =
+        spec.paths.map(|paths| paths.iter().map(|p| path_bytes(p)).collect());
     let paths = review.touched().map_err(|e| e.to_string())?;
-    let paths: Vec<Vec<u8>> = paths.into_iter().filter(|p| wanted.as_ref().is_none_or(|w| w.contains(p))).collect();
+    let paths: Vec<Vec<u8>> =
+        paths.into_iter().filter(|p| wanted.as_ref().is_none_or(|w| w.contains(p))).collect();
     let answer = match spec.op {
         Op::List => review.list(&paths).map(|changes| json!({ "changes": changes })),
         Op::Show => review.show(&paths),
@@ -155,7 +166,11 @@ impl Review {
             (None, Some(_)) if !mark.hidden => return Ok(None),
             (None, Some(_)) => "deleted",
             // A directory that only leads to changes.
-            (Some((base, _)), None) if base.kind == "dir" && !mark.hidden && host_is(&host, "dir") => return Ok(None),
+            (Some((base, _)), None) if base.kind == "dir" && !mark.hidden && host_is(&host, "dir") => {
+                return Ok(None);
+            }
+            // Sockets and FIFOs mean nothing outside the session.
+            (Some((now, _)), None) if now.kind == "other" => return Ok(None),
             (Some(_), None) => "added",
             (Some((now, _)), Some(base)) if now.kind != base.kind => "type-changed",
             (Some((now, _)), Some(base)) if same(now, base) && now.mode == base.mode => return Ok(None),
@@ -192,7 +207,12 @@ impl Review {
     /// Deletions first and deepest first, then the rest with parents first.
     fn apply(&self, paths: &[Vec<u8>]) -> io::Result<Value> {
         let mut changes = self.list(paths)?;
-        changes.sort_by_key(|c| (c.kind != "deleted", if c.kind == "deleted" { usize::MAX - depth(&c.path) } else { depth(&c.path) }));
+        changes.sort_by_key(|c| {
+            (
+                c.kind != "deleted",
+                if c.kind == "deleted" { usize::MAX - depth(&c.path) } else { depth(&c.path) },
+            )
+        });
         let mut results = Vec::new();
         for change in &changes {
             let path = path_bytes(&change.path);
@@ -204,7 +224,11 @@ impl Review {
             };
             results.push(json!({ "path": change.path, "state": state, "why": why, "sha256": change.sha256 }));
         }
-        let done: BTreeSet<_> = results.iter().filter(|r| r["state"] == "applied").map(|r| path_bytes(r["path"].as_str().unwrap_or_default())).collect();
+        let done: BTreeSet<_> = results
+            .iter()
+            .filter(|r| r["state"] == "applied")
+            .map(|r| path_bytes(r["path"].as_str().unwrap_or_default()))
+            .collect();
         for path in paths.iter().rev() {
             // Touched but not changed goes with the rest.
             if done.contains(path) || self.change(path)?.is_none() {
@@ -232,7 +256,9 @@ impl Review {
         }
         let dir = self.make_parents(parent)?;
         if change.file_type == "dir" {
-            if change.kind == "type-changed" && object(&self.root, path)?.is_some_and(|(host, _)| host.kind != "dir") {
+            if change.kind == "type-changed"
+                && object(&self.root, path)?.is_some_and(|(host, _)| host.kind != "dir")
+            {
                 self.remove(&dir, name, &change.base)?;
             }
             return self.apply_dir(change, &dir, name);
@@ -281,9 +307,18 @@ impl Review {
     }
 
     /// `aside` holds what stood at `name`. Gone for good if it is the base; else put back.
-    fn finish_swap(&self, dir: &OwnedFd, name: &[u8], aside: &str, base: &Option<Base>, swapped: bool) -> io::Result<()> {
+    fn finish_swap(
+        &self,
+        dir: &OwnedFd,
+        name: &[u8],
+        aside: &str,
+        base: &Option<Base>,
+        swapped: bool,
+    ) -> io::Result<()> {
         let found = object(dir, aside.as_bytes())?;
-        if as_base(base, found.as_ref().map(|(found, _)| found)) || (swapped && same_at(dir, aside.as_bytes(), dir, name)?) {
+        if as_base(base, found.as_ref().map(|(found, _)| found))
+            || (swapped && same_at(dir, aside.as_bytes(), dir, name)?)
+        {
             fs::unlinkat(dir, aside, AtFlags::empty())?;
             return sync_dir(dir);
         }
@@ -305,7 +340,12 @@ impl Review {
             fs::symlinkat(&target[..], dir, &name)?;
         } else if sys::kind(&stat).is_file() {
             let source = File::from(sys::open(&self.files, path, OFlags::RDONLY, 0)?);
-            let target = File::from(sys::open(dir, name.as_bytes(), OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, 0o600)?);
+            let target = File::from(sys::open(
+                dir,
+                name.as_bytes(),
+                OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL,
+                0o600,
+            )?);
             let staged = copy_content(&source, &stat, &target).and_then(|_| target.sync_all());
             if let Err(error) = staged {
                 let _ = fs::unlinkat(dir, &name, AtFlags::empty());

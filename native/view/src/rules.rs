@@ -42,7 +42,11 @@ impl Rules {
             protect,
             review: Globs::compile(&spec.review)?,
             aliases: RwLock::default(),
-            nested: spec.nested.iter().map(|path| path.split('/').map(|n| fold_name(n.as_bytes()).into_owned()).collect()).collect(),
+            nested: spec
+                .nested
+                .iter()
+                .map(|path| path.split('/').map(|n| fold_name(n.as_bytes()).into_owned()).collect())
+                .collect(),
         })
     }
 
@@ -55,7 +59,8 @@ impl Rules {
     pub fn child(&self, parent: Class, path: &[u8]) -> Class {
         let names: Vec<_> = path.split(|b| *b == b'/').map(fold_name).collect();
         let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
-        let pinned = self.nested.iter().any(|n| n.len() >= names.len() && n.iter().zip(&names).all(|(a, b)| a == b));
+        let pinned =
+            self.nested.iter().any(|n| n.len() >= names.len() && n.iter().zip(&names).all(|(a, b)| a == b));
         let covered = parent.covered || self.hide.decides(&names);
         Class {
             hidden: covered && !pinned,
@@ -69,7 +74,8 @@ impl Rules {
 
     /// Takes note of a link at `path` to `target` (relative to the root): CASES.md F-09.
     pub fn add_alias(&self, path: &[u8], target: &[u8]) {
-        let fold = |path: &[u8]| path.split(|b| *b == b'/').map(|n| fold_name(n).into_owned()).collect::<Vec<_>>();
+        let fold =
+            |path: &[u8]| path.split(|b| *b == b'/').map(|n| fold_name(n).into_owned()).collect::<Vec<_>>();
         let alias = (fold(target), fold(path));
         let mut aliases = self.aliases.write().unwrap();
         if !aliases.contains(&alias) {
@@ -80,7 +86,8 @@ impl Rules {
     fn protected_by_link(&self, names: &[&str]) -> bool {
         self.aliases.read().unwrap().iter().any(|(target, link)| {
             names.len() > target.len() && target.iter().zip(names).all(|(a, b)| a == b) && {
-                let path: Vec<&str> = link.iter().map(String::as_str).chain(names[target.len()..].iter().copied()).collect();
+                let path: Vec<&str> =
+                    link.iter().map(String::as_str).chain(names[target.len()..].iter().copied()).collect();
                 (link.len()..=path.len()).any(|length| self.protect.decides(&path[..length]))
             }
         })
@@ -89,7 +96,8 @@ impl Rules {
     /// The class of any path, from the root down.
     pub fn class(&self, path: &[u8]) -> Class {
         let mut class = self.top();
-        for end in path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).chain([path.len()]) {
+        for end in path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).chain([path.len()])
+        {
             class = self.child(class, &path[..end]);
         }
         class

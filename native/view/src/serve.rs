@@ -36,7 +36,8 @@ pub struct Serving {
 pub fn start(spec: &ViewSpec, fuse: File) -> Result<Serving, String> {
     let descriptors = confine::raise_descriptors();
     rustix::process::umask(rustix::fs::Mode::empty());
-    let journal = Journal::open(&spec.journal).map_err(|e| format!("journal {}: {e}", spec.journal.display()))?;
+    let journal =
+        Journal::open(&spec.journal).map_err(|e| format!("journal {}: {e}", spec.journal.display()))?;
     let (hasher, worker) = Hasher::new();
     let hasher = Arc::new(hasher);
     let view = Arc::new(View::open(spec, journal, hasher.clone(), descriptors)?);
@@ -147,7 +148,8 @@ pub fn serve(spec: &Path, fuse: File, control: File) -> i32 {
         return 1;
     }
     for line in BufReader::new(control).lines() {
-        let Ok(order) = line.map_err(drop).and_then(|l| serde_json::from_str::<serde_json::Value>(&l).map_err(drop))
+        let Ok(order) =
+            line.map_err(drop).and_then(|l| serde_json::from_str::<serde_json::Value>(&l).map_err(drop))
         else {
             break;
         };

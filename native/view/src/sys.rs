@@ -117,7 +117,8 @@ pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &Stat) -> io::Result<bool>;
 pub fn walk_to(dir: &OwnedFd, skip_unreadable: bool, depth: usize, visit: Visit) -> io::Result<bool> {
     let mut waiting = vec![Vec::new()];
     while let Some(path) = waiting.pop() {
-        let opened = open_dir(dir, if path.is_empty() { b"." } else { &path }).and_then(|fd| Ok((list(&fd)?, fd)));
+        let opened =
+            open_dir(dir, if path.is_empty() { b"." } else { &path }).and_then(|fd| Ok((list(&fd)?, fd)));
         let (names, fd) = match opened {
             Ok(opened) => opened,
             Err(error) if skip_unreadable && error.raw_os_error() == Some(libc::EACCES) => continue,

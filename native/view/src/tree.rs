@@ -240,7 +240,14 @@ impl Tree {
     }
 
     /// Gives the node another name (and layer, where a move was a copy).
-    pub fn rename(&mut self, id: u64, parent: u64, name: &[u8], class: Class, ids: Option<(Option<Id>, Option<Id>)>) {
+    pub fn rename(
+        &mut self,
+        id: u64,
+        parent: u64,
+        name: &[u8],
+        class: Class,
+        ids: Option<(Option<Id>, Option<Id>)>,
+    ) {
         if let Some(old) = self.child(parent, name)
             && old != id
         {

@@ -84,7 +84,12 @@ pub struct View {
 }
 
 impl View {
-    pub fn open(spec: &ViewSpec, journal: Journal, hasher: Arc<Hasher>, descriptors: usize) -> Result<Self, String> {
+    pub fn open(
+        spec: &ViewSpec,
+        journal: Journal,
+        hasher: Arc<Hasher>,
+        descriptors: usize,
+    ) -> Result<Self, String> {
         let roots = spec.roots.iter().map(open_root).collect::<Result<Vec<_>, _>>()?;
         let view = View {
             roots,
@@ -153,7 +158,9 @@ impl View {
             self.plant_dirs(node, self.root(&spot));
             return match layer {
                 Layer::Lower => Ok(self.root(&spot).fd.clone()),
-                Layer::Upper => self.root(&spot).overlay.as_ref().map(|o| o.files.clone()).ok_or(errno(libc::ESTALE)),
+                Layer::Upper => {
+                    self.root(&spot).overlay.as_ref().map(|o| o.files.clone()).ok_or(errno(libc::ESTALE))
+                }
             };
         }
         let want = match layer {
@@ -166,7 +173,7 @@ impl View {
         let fd = match (&spot.pinned, spot.gone) {
             (Some(fd), true) => fd.clone(),
             (None, true) => return Err(errno(libc::ESTALE)),
-            _ => Arc::new(sys::open_dir(self.dir(spot.parent, layer)?, &spot.name)?),
+            _ => Arc::new(sys::open_dir(self.dir(spot.parent, layer)?, &spot.name).map_err(moved)?),
         };
         if Some(Id::from(&sys::stat_fd(&fd)?)) != want {
             return Err(errno(libc::ESTALE));
@@ -185,7 +192,7 @@ impl View {
         if spot.kind.is_dir() {
             return self.dir(spot.node, self.dir_layer(spot));
         }
-        let fd = sys::open_path(self.dir(spot.parent, spot.layer())?, &spot.name)?;
+        let fd = sys::open_path(self.dir(spot.parent, spot.layer())?, &spot.name).map_err(moved)?;
         if Some(Id::from(&sys::stat_fd(&fd)?)) != spot.id() {
             return Err(errno(libc::ESTALE));
         }
@@ -200,7 +207,7 @@ impl View {
         let fd = match &spot.pinned {
             Some(fd) => sys::reopen(fd, flags)?,
             None if spot.gone => return Err(errno(libc::ESTALE)),
-            None => sys::open(self.dir(spot.parent, spot.layer())?, &spot.name, flags, 0)?,
+            None => sys::open(self.dir(spot.parent, spot.layer())?, &spot.name, flags, 0).map_err(moved)?,
         };
         let stat = sys::stat_fd(&fd)?;
         if Some(Id::from(&stat)) != spot.id() || !sys::kind(&stat).is_file() {
@@ -214,7 +221,9 @@ impl View {
         match (spot.lower, spot.upper) {
             (None, _) => Layer::Upper,
             (Some(_), None) => Layer::Lower,
-            _ if spot.class.review && self.root(spot).overlay.as_ref().is_some_and(|o| o.has_base(&spot.path)) => {
+            _ if spot.class.review
+                && self.root(spot).overlay.as_ref().is_some_and(|o| o.has_base(&spot.path)) =>
+            {
                 Layer::Upper
             }
             _ => Layer::Lower,
@@ -235,7 +244,8 @@ impl View {
             },
             false => (spot.layer(), spot.id()),
         };
-        let stat = sys::stat_at(self.dir(spot.parent, layer)?, &spot.name)?.ok_or_else(|| errno(libc::ESTALE))?;
+        let stat =
+            sys::stat_at(self.dir(spot.parent, layer)?, &spot.name)?.ok_or_else(|| errno(libc::ESTALE))?;
         if Some(Id::from(&stat)) != want {
             return Err(errno(libc::ESTALE));
         }
@@ -270,6 +280,11 @@ impl View {
         attr.st_mtime_nsec = stat.st_mtime_nsec as _;
         attr.st_ctime = stat.st_ctime;
         attr.st_ctime_nsec = stat.st_ctime_nsec as _;
+        if sys::kind(stat).is_dir() {
+            // Both would count hidden names. One link means "not counted" to find(1) and its like.
+            attr.st_nlink = 1;
+            (attr.st_size, attr.st_blocks) = (4096, 8);
+        }
         attr
     }
 
@@ -293,6 +308,8 @@ impl View {
             }
             full.extend_from_slice(path);
         }
+        // A path may grow past what a journal record holds; its beginning names it well enough.
+        full.truncate(64 << 10);
         path_text(&full)
     }
 
@@ -335,12 +352,18 @@ impl View {
     }
 }
 
+/// A known object that is not at its name any more has moved: the kernel looks the name up again.
+fn moved(error: io::Error) -> io::Error {
+    if error.raw_os_error() == Some(libc::ENOENT) { errno(libc::ESTALE) } else { error }
+}
+
 fn open_root(spec: &RootSpec) -> Result<Root, String> {
     let say = |what: &str| format!("root {} ({}): {what}", spec.index, spec.path.display());
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     // A link on the way to a root would let whoever may replace it choose what the session sees (CASES.md F-05).
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let fd = fs::openat2(fs::CWD, &spec.path, flags, Mode::empty(), resolve).map_err(|e| say(&e.to_string()))?;
+    let fd =
+        fs::openat2(fs::CWD, &spec.path, flags, Mode::empty(), resolve).map_err(|e| say(&e.to_string()))?;
     let kind = FileType::from_raw_mode(fs::fstat(&fd).map_err(|e| say(&e.to_string()))?.st_mode);
     if !kind.is_dir() && !kind.is_file() {
         return Err(say("neither a directory nor a file"));
@@ -363,4 +386,3 @@ fn open_root(spec: &RootSpec) -> Result<Root, String> {
         rule: format!("files[{}]", spec.index),
     })
 }
-
