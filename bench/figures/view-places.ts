@@ -20,6 +20,8 @@ export interface Place {
   readonly tmp: string
   /** The tmpfs directory as seen by the bench. */
   readonly tmpBacking: string
+  /** The process that serves the file system, where its system calls can be counted. */
+  readonly server?: number
 }
 
 interface Backing {
@@ -69,7 +71,7 @@ async function viewMount(backing: Backing, access: 'write' | 'review'): Promise<
   const program = join(import.meta.dirname, '../../.build/bin/ambit-view')
   const { child } = await LineProcess.start(bench, [program, 'mount', file, mount, '--', load, 'agent'])
   const seen = (path: string): string => join(mount, String(spec.roots.findIndex((root) => root.path === path)))
-  return { agent: child, tree: seen(tree), tmp: seen(tmp), tmpBacking: tmp }
+  return { agent: child, tree: seen(tree), tmp: seen(tmp), tmpBacking: tmp, server: child.pid }
 }
 
 /** What `session/wire.ts` would tell the view. */

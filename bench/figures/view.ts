@@ -1,11 +1,12 @@
 /** File work through the view, beside the bare file system and other FUSE file systems. */
-import { closeSync, mkdirSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs'
+import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
+import { messageOf } from '../../src/lib/errors.ts'
 import { debianProgram, loadProgram, sh } from '../cache.ts'
 import { type Bench, type Column, type Figure, type Goal, goal, type Table, valuesOf } from '../figure.ts'
 import { LineProcess } from '../line-process.ts'
 import { attempt } from '../peers/attempt.ts'
-import { columnOf, type Contender, paired, ratio } from '../stats.ts'
+import { columnOf, type Contender, paired, ratio, type Series } from '../stats.ts'
 import { FILES, makeTree } from '../tree.ts'
 import { NATIVE, PLACES, type Place, REVIEW, SESSION, VIEW } from './view-places.ts'
 
@@ -27,15 +28,18 @@ export const view: Figure = {
   async run(bench) {
     const places = await preparePlaces(bench)
     const columns: Column[] = []
+    const calls: Column[] = []
     for (const workload of await workloads()) {
       bench.say(workload.titles.join(', '))
       const contenders = await Promise.all(places.map(({ name, place }) => contender(name, place, workload)))
       const results = await paired(contenders, workload.rounds, workload.warmups)
       workload.titles.forEach((title, index) => columns.push({ title, unit: 'ms', series: columnOf(results, index) }))
+      calls.push({ title: workload.titles.join(' and '), unit: 'calls', series: [await countedCalls(places, workload)] })
     }
+    const requests: Table = { caption: 'What the view is asked', reference: null, columns: calls }
     const small: Table = { caption: `Tree of ${FILES} small files, warm`, reference: NATIVE, columns: columns.slice(0, 5) }
     const large: Table = { caption: 'A file of 1 GiB on tmpfs', reference: NATIVE, columns: columns.slice(5) }
-    return { how: HOW, tables: [small, large], goals: goals(columns), limits: LIMITS }
+    return { how: HOW, tables: [small, large, requests], goals: goals(columns), limits: LIMITS }
   },
 }
 
@@ -47,7 +51,9 @@ with threads and 60 s caches, passthrough_hp (libfuse's example, from Debian's s
 caches of the file system measured (its backing is in memory), "again" right after that.`
 
 const LIMITS = [
-  'One round trip through FUSE for what the kernel has not cached: a wake-up of a thread on another CPU (shared/BASELINES.md: 45 µs across vCPUs here, 9 µs on one).',
+  'Each request that the kernel cannot answer from its caches wakes a thread of the view, mostly on another CPU. The last table counts them: `find` and `git status` ask about four times a directory (open, two listings, release; every listing looks at each of its files again), `tar` and `rg` three times a file (open, flush, release), a creation eight times.',
+  'Creation: the intent to write is durable before the close returns, so a program that makes one file after the other pays one `fdatasync` each.',
+  'Large reads: the kernel asks in pieces of 128 KiB, its read-ahead limit for FUSE; each is a request and a copy.',
   'Ambit alone records every open for reading and digests what was read and written; that work shares these cores with the reader.',
 ]
 
@@ -80,6 +86,26 @@ async function workloads(): Promise<readonly Workload[]> {
     },
   ]
 }
+
+/** Reads that the view's process makes in one more run: one for each FUSE request, and one for each piece of a file. */
+async function countedCalls(
+  places: readonly { name: string; place: Promise<Place> }[],
+  workload: Workload,
+): Promise<Series> {
+  const name = `${VIEW}: read calls of one run`
+  try {
+    const place = await places.find((one) => one.name === VIEW)?.place
+    if (place?.server === undefined) throw new Error('there is no such view')
+    const before = readCalls(place.server)
+    await workload.run(place)
+    return { name, values: [readCalls(place.server) - before] }
+  } catch (error) {
+    return { name, failure: messageOf(error) }
+  }
+}
+
+const readCalls = (pid: number): number =>
+  Number(/^syscr: (\d+)/m.exec(readFileSync(`/proc/${pid}/io`, 'utf8'))?.[1] ?? Number.NaN)
 
 const inMs = async (agent: LineProcess, order: Record<string, unknown>): Promise<number> =>
   (await agent.number(order, 'seconds')) * 1000

@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -155,6 +156,9 @@ func hold(o order) (answer, error) {
 	c.Timeout = 0
 	ctx, cancel := context.WithCancel(context.Background())
 	holding = cancel
+	var open atomic.Int64
+	impatient := time.AfterFunc(10*time.Second, cancel)
+	defer impatient.Stop()
 	err = each(o.Flows, func(int) error {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, o.URL+"/hold", nil)
 		if err != nil {
@@ -170,6 +174,7 @@ func hold(o order) (answer, error) {
 		if _, err := response.Body.Read(make([]byte, 1)); err != nil {
 			return err
 		}
+		open.Add(1)
 		held.Go(func() {
 			_, _ = io.Copy(io.Discard, response.Body)
 			response.Body.Close()
@@ -178,7 +183,7 @@ func hold(o order) (answer, error) {
 	})
 	if err != nil {
 		cancel()
-		return nil, err
+		return nil, fmt.Errorf("%d of %d flows opened in 10 s: %w", open.Load(), o.Flows, err)
 	}
 	return answer{"held": o.Flows}, nil
 }
