@@ -74,7 +74,12 @@ function fixedProtects(root: string, context: RootContext): string[] {
 /** A pattern that matches exactly `path`. */
 export const escapeGlob = (path: string): string => path.replace(/[\\*?[\]{}!]/g, '\\$&').replace(/^/, '/')
 
+/** Trees where the kernel shows other processes, devices and settings: no file tree, and not the user's to give. */
+const KERNEL_TREES = ['/proc', '/sys', '/dev']
+
 function refuseTooWide(path: string, place: string, home: string): void {
+  if (KERNEL_TREES.some((tree) => within(path, tree)))
+    throw forbidden(`${place} (${printable(path)})`, 'is no file tree')
   if (path === '/') throw invalid(`${place} (/)`, 'is the whole file system')
   if (within(home, path))
     throw invalid(

@@ -96,6 +96,9 @@ export function compileEnvironment(spec: FullSpec, place: Place): Plan['environm
         `${name} looks like a secret: name it under credentials, which keeps its value outside`,
       )
     if (OWN_VARIABLES.test(name)) throw invalid(at, `${name} is set by Ambit`)
+    // However harmless its name: this variable holds the credential itself outside, or its placeholder inside.
+    const credential = spec.credentials.find((entry) => entry.env === name || entry.source === `env:${name}`)
+    if (credential) throw invalid(at, `belongs to credential ${credential.name}`)
   }
   for (const [name, value] of Object.entries(set)) {
     const at = place(['spec', 'environment', 'set', name])

@@ -355,6 +355,17 @@ const REST: readonly Row[] = [
     },
   ],
   [
+    "a credential's own variable is never passed, whatever its name",
+    (world) => {
+      const spec = (pass: string) =>
+        `  credentials: [{ name: c, kind: header, header: x-key, source: "env:OUTER", env: INNER }]\n  environment: { pass: [${pass}] }\n`
+      for (const name of ['OUTER', 'INNER']) {
+        refuses(INVALID, /belongs to credential c/, () => world.plan(spec(name)))
+      }
+      assert.deepEqual(world.plan(spec('OTHER')).environment.pass, ['OTHER'])
+    },
+  ],
+  [
     'empty or malformed lists deny: nothing that is left out is granted',
     (world) => {
       const plan = world.compile(world.profile('probe', 'spec: {}\n'))

@@ -63,6 +63,13 @@ test('F-06: a pattern is no root, nor is a climbing or relative path', () => {
   }
 })
 
+test('kernel trees are no roots', () => {
+  using world = new World()
+  for (const path of ['/proc', '/proc/self', '/sys/kernel', '/dev/shm']) {
+    refuses(FORBIDDEN, /is no file tree/, () => world.plan(rooted(path)))
+  }
+})
+
 test('a root must be a directory that is there', () => {
   using world = new World()
   refuses(FORBIDDEN, /does not exist/, () => world.plan(rooted('${home}/nothing')))
