@@ -47,7 +47,8 @@ export class DnsResponder {
   }
 
   #resolve(query: DnsQuery): Outcome {
-    const host = parseHost(query.name)
+    // Service names (`_http._tcp.…`) are about the host behind their labels.
+    const host = parseHost(query.type === TYPE_A ? query.name : query.name.replace(/^(?:_[^.]+\.)+/, ''))
     if (this.#monitor.stopped) return empty(RCODE.serverFailure, 'session.stopped')
     if (query.class !== 1) return empty(RCODE.refused, 'dns.class')
     // AAAA, HTTPS, SVCB, SRV, MX, TXT …: the name may exist, that record does not.

@@ -21,6 +21,9 @@ export class Splice {
   #open = 2
 
   constructor(client: Duplex, upstream: Duplex, rules: SpliceRules) {
+    // One side may have said all it has to say while the other still answers.
+    client.allowHalfOpen = true
+    upstream.allowHalfOpen = true
     this.#client = client
     this.#upstream = upstream
     this.#pump = new UploadPump(client, upstream, { ...rules, moved: (bytes) => rules.movedOut(bytes) })

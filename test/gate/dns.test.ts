@@ -50,6 +50,13 @@ test('AAAA, HTTPS, SRV, MX, TXT and ANY are empty answers', async () => {
     assert.deepEqual(await bench.lookup('api.example.com', type), { rcode: 0, addresses: [] })
 })
 
+test('a service name is about its host: empty, and no refusal where the host is admitted', async () => {
+  assert.deepEqual(await bench.lookup('_https._tcp.api.example.com', 33), { rcode: 0, addresses: [] })
+  assert.equal(bench.of('dns.query').at(-1)?.reason, null)
+  assert.deepEqual(await bench.lookup('_https._tcp.evil.invalid', 33), { rcode: 0, addresses: [] })
+  assert.equal(bench.of('dns.query').at(-1)?.reason, 'network.no-matching-rule')
+})
+
 test('localhost is the session’s own', async () => {
   assert.deepEqual((await bench.lookup('localhost')).addresses, ['127.0.0.1'])
 })

@@ -122,6 +122,17 @@ test('N-23: what follows CONNECT must be TLS, or HTTP where a rule has it plain'
   assert.deepEqual(reached(), before)
 })
 
+test('N-26: a client that follows a redirect to another host is refused there', async () => {
+  const to = encodeURIComponent('https://evil.invalid/collect?d=secret')
+  const { code, stderr } = await proxied(`https://api.example.com/redirect?to=${to}`, '-L')
+  assert.notEqual(code, 0)
+  assert.match(stderr, /403/)
+  assert.equal(bench.of('net.denied').at(-1)?.host, 'evil.invalid')
+  // Positive control: the same redirect to an admitted host is followed.
+  const other = encodeURIComponent('https://other.example.com/echo')
+  assert.equal((await proxied(`https://api.example.com/redirect?to=${other}`, '-L')).status, 200)
+})
+
 test('absolute form passes where a rule has plain HTTP', async () => {
   assert.equal((await proxied('http://apt.example.com/echo')).status, 200)
   assert.equal(plain.requests.at(-1)?.url, '/echo')

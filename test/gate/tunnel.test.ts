@@ -82,6 +82,38 @@ test('N-20: the server name must be the name that was looked up', async () => {
   assert.equal(good.connections, before)
 })
 
+test('Q-04: a client that has said all still gets its answer, and both sides are freed', async () => {
+  const { createServer: createTlsServer, connect } = await import('node:tls')
+  const certificate = testCa.issue(['half.example.com'])
+  const server = createTlsServer({ ...certificate, allowHalfOpen: true }, (socket) => {
+    let heard = ''
+    socket.on('error', () => undefined)
+    socket.on('data', (bytes: Buffer) => (heard += bytes.toString()))
+    socket.on('end', () => setTimeout(() => socket.end(`heard ${heard}`), 50))
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const { port } = server.address() as { port: number }
+  const half = await startBench(
+    planOf([rule({ host: 'half.example.com', inspect: false, connect: at(port) })]),
+  )
+  half.aim((await half.lookup('half.example.com')).addresses[0] ?? '', 443)
+  const client = connect({
+    host: '127.0.0.1',
+    port: half.ports.tcp,
+    servername: 'half.example.com',
+    ca: testCa.cert,
+  })
+  client.allowHalfOpen = true
+  let answer = ''
+  client.on('data', (bytes: Buffer) => (answer += bytes.toString()))
+  client.end('all I have')
+  await new Promise((resolve) => client.once('close', resolve))
+  assert.equal(answer, 'heard all I have')
+  await until(() => half.of('net.close').length === 1)
+  await half.close()
+  server.close()
+})
+
 test('X-08: bytes of the tunnel count, and the limit cuts it', async () => {
   const body = `${bench.ca}.body`
   writeFileSync(body, Buffer.alloc(500_000))
