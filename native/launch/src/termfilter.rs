@@ -79,7 +79,7 @@ impl Filter {
 
     fn step(&mut self, byte: u8, out: &mut Vec<u8>) {
         self.state = match std::mem::take(&mut self.state) {
-            State::Ground => ground(byte),
+            State::Ground => ground(byte, out),
             State::Escape => escape(byte, out),
             State::CharacterSet(_) | State::Unknown | State::Control(_) if byte == ESC => State::Escape,
             State::CharacterSet(set) => {
@@ -166,13 +166,13 @@ impl Filter {
 
     fn character(&mut self, mut part: Vec<u8>, wanted: usize, byte: u8, out: &mut Vec<u8>) -> State {
         if !(0x80..0xc0).contains(&byte) {
-            loose(&part, out);
+            out.extend_from_slice(REPLACEMENT);
             self.state = State::Ground;
             if is_plain(byte) {
                 out.push(byte);
                 return State::Ground;
             }
-            return ground(byte);
+            return ground(byte, out);
         }
         part.push(byte);
         if part.len() < wanted {
@@ -183,7 +183,7 @@ impl Filter {
                 out.extend_from_slice(&part)
             }
             Ok(_) => {}
-            Err(_) => loose(&part, out),
+            Err(_) => out.extend_from_slice(REPLACEMENT),
         }
         State::Ground
     }
@@ -195,12 +195,16 @@ fn is_plain(byte: u8) -> bool {
 }
 
 /// A byte in the ground state that is not plain.
-fn ground(byte: u8) -> State {
+fn ground(byte: u8, out: &mut Vec<u8>) -> State {
     match byte {
         ESC => State::Escape,
         0xc2..=0xdf => State::Character(vec![byte], 2),
         0xe0..=0xef => State::Character(vec![byte], 3),
         0xf0..=0xf4 => State::Character(vec![byte], 4),
+        0xa0.. => {
+            out.extend_from_slice(REPLACEMENT);
+            State::Ground
+        }
         // ENQ asks for an answer; bare C1 bytes are sequences to an 8-bit terminal; the rest says nothing.
         _ => State::Ground,
     }
@@ -231,10 +235,8 @@ fn text(byte: u8, bell: bool) -> State {
     }
 }
 
-/// Bytes that are no UTF-8: Latin-1 letters pass, C1 controls do not.
-fn loose(bytes: &[u8], out: &mut Vec<u8>) {
-    out.extend(bytes.iter().filter(|byte| **byte >= 0xa0));
-}
+/// What is no UTF-8 shows as such, as a terminal would show it; what goes out is always whole.
+const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
 
 #[cfg(test)]
 mod tests {
@@ -254,7 +256,7 @@ mod tests {
 
     #[test]
     fn passes_what_programs_draw_with() {
-        let good: [&[u8]; 14] = [
+        let good: [&[u8]; 13] = [
             b"plain text\r\n\ttab\x08\x07",
             "caf\u{e9} \u{2713} \u{1f600}".as_bytes(),
             b"\x1b[31;1mred\x1b[0m\x1b[38;2;1;2;3m\x1b[4:3m",
@@ -268,7 +270,6 @@ mod tests {
             b"\x1b[?5h\x1b[?7l\x1b[?1h",
             b"\x1b[?2K\x1b[?0J",
             b"\x1bc",
-            b"\xe9 latin-1",
         ];
         for text in good {
             assert_eq!(pass(text), text, "{text:?}");
@@ -325,7 +326,8 @@ mod tests {
         assert_eq!(pass(b"\x1b[\x1b]52;c;AA\x07ok"), b"ok");
         assert_eq!(pass(b"\x1b\x1b]52;c;AA\x07ok"), b"ok");
         assert_eq!(pass(b"\x1b]0;a\x1b]52;c;AA\x07ok"), b"ok");
-        assert_eq!(pass(b"\xc2\x1b]0;x\x07\x9bc"), b"\xc2c");
+        assert_eq!(pass(b"\xc2\x1b]0;x\x07\x9bc"), "\u{fffd}c".as_bytes());
+        assert_eq!(pass(b"caf\xe9 latin-1 \xff"), "caf\u{fffd} latin-1 \u{fffd}".as_bytes());
         assert_eq!(pass(b"\x1b[6\x00n."), b".");
         assert_eq!(pass(b"\x1b[?25;31337;1h"), b"\x1b[?25h\x1b[?1h");
     }
@@ -340,6 +342,24 @@ mod tests {
         (0..1000).for_each(|_| filter.pass(&[b'1'; 1000], &mut out));
         filter.pass(b"mend", &mut out);
         assert_eq!(out, b"end");
+    }
+
+    /// What came through is harmless by itself: a second filter finds nothing left to drop, wherever the first was cut.
+    #[test]
+    fn whatever_comes_in_what_goes_out_is_clean() {
+        let alphabet =
+            b"\x1b\x1b[]PX^_k\\?;:0125hlmncq\x07\x18\x05\xc2\x9b\x9d\xe2\x82\xac\xf0\x9f\x98\x80 ($!a";
+        let mut seed = 7u64;
+        let mut random = |below: usize| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) as usize % below
+        };
+        for _ in 0..50_000 {
+            let input: Vec<u8> = (0..random(24)).map(|_| alphabet[random(alphabet.len())]).collect();
+            let once = pass(&input);
+            assert_eq!(pass(&once), once, "{input:?}");
+            assert_eq!(cut_everywhere(&input), once, "{input:?}");
+        }
     }
 
     #[test]
