@@ -8,6 +8,7 @@ import { cannotRun, facts, inView, makeWorld, own, user } from './harness.ts'
 const skip = cannotRun
 
 const PROTECT = [
+  '**/Library/LaunchAgents',
   '**/.git/hooks/**',
   '**/.git/config',
   '**/.claude/settings*.json',
@@ -162,6 +163,7 @@ control['head'] = attempt(put, '.git/HEAD', 'x')
 control['object'] = attempt(os.mkdir, '.git/objects')
 control['rename'] = attempt(os.rename, 'x/settings.json', 'x/moved.json')
 control['other'] = attempt(put, 'x/bashrc', 'x')
+control['library'] = [attempt(os.mkdir, 'x/library'), attempt(os.mkdir, 'x/library/LaunchAgents'), attempt(os.symlink, 'y', 'y/library')]
 control['intact'] = get(hook) == '#!hook' and get('.git/config') == '[core]'
 result['control'] = control
 `,
@@ -182,6 +184,7 @@ result['control'] = control
       object: 'ok',
       rename: 'ok',
       other: 'ok',
+      library: ['ok', 'EACCES', 'EACCES'],
       intact: true,
     })
     assert.ok(facts(world).some((fact) => fact.k === 'file.denied' && fact.reason === 'protected'))

@@ -32,7 +32,7 @@ fn find(root: &Root, depth: usize) {
     let _ = sys::walk_to(&root.fd, true, depth, &mut |path, stat| {
         seen += 1;
         if sys::kind(stat).is_symlink()
-            && root.rules.guards(path)
+            && root.rules.guards(path, sys::kind(stat))
             && let Some(target) = target_within(&root.fd, path)
         {
             root.rules.add_alias(path, &target);

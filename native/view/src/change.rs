@@ -31,7 +31,7 @@ impl View {
     }
 
     /// Admits a new name. A hidden one gets the same answer whether or not it exists.
-    pub fn admit_name(&self, parent: &Spot, name: &[u8], op: &'static str) -> io::Result<Class> {
+    pub fn admit_name(&self, parent: &Spot, name: &[u8], kind: FileType, op: &'static str) -> io::Result<Class> {
         sys::check_name(name)?;
         let path = parent.child_path(name);
         if path.len() > LONGEST_PATH {
@@ -45,7 +45,7 @@ impl View {
         if root.access == Access::Read {
             return Err(self.refuse(parent.root, &path, op, "read-only", libc::EROFS));
         }
-        if class.protected || root.rules.guards(&path) {
+        if class.protected || root.rules.guards(&path, kind) {
             return Err(self.refuse(parent.root, &path, op, "protected", libc::EACCES));
         }
         Ok(class)
@@ -57,8 +57,8 @@ impl View {
     }
 
     /// Admits a name and one inode more, and gives the directory to make it in.
-    fn prepare(&self, parent: &Spot, name: &[u8], op: &'static str) -> io::Result<Arc<OwnedFd>> {
-        let class = self.admit_name(parent, name, op)?;
+    fn prepare(&self, parent: &Spot, name: &[u8], kind: FileType, op: &'static str) -> io::Result<Arc<OwnedFd>> {
+        let class = self.admit_name(parent, name, kind, op)?;
         if self.find(parent, name)?.is_some() {
             return Err(errno(libc::EEXIST));
         }
@@ -84,7 +84,7 @@ impl View {
     pub fn create_file(&self, parent: u64, name: &[u8], mode: u32, flags: u32) -> io::Result<(Entry, u64)> {
         let _shape = self.shape.read().unwrap();
         let spot = self.parent(parent)?;
-        let dir = match self.prepare(&spot, name, "create") {
+        let dir = match self.prepare(&spot, name, FileType::RegularFile, "create") {
             // The host made it since the kernel looked.
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) && flags as i32 & libc::O_EXCL == 0 => {
                 let entry = self.known(parent, name)?;
@@ -116,7 +116,7 @@ impl View {
     pub fn make_dir(&self, parent: u64, name: &[u8], mode: u32) -> io::Result<Entry> {
         let _shape = self.shape.read().unwrap();
         let spot = self.parent(parent)?;
-        let dir = self.prepare(&spot, name, "mkdir")?;
+        let dir = self.prepare(&spot, name, FileType::Directory, "mkdir")?;
         fs::mkdirat(&dir, name, Mode::from_raw_mode(mode & 0o1777))?;
         self.made(&spot, name, sys::open_path(&dir, name)?)
     }
@@ -124,7 +124,7 @@ impl View {
     pub fn make_link(&self, target: &[u8], parent: u64, name: &[u8]) -> io::Result<Entry> {
         let _shape = self.shape.read().unwrap();
         let spot = self.parent(parent)?;
-        let dir = self.prepare(&spot, name, "symlink")?;
+        let dir = self.prepare(&spot, name, FileType::Symlink, "symlink")?;
         // The target is text to this process: only the agent's own kernel view ever follows it.
         fs::symlinkat(target, &dir, name)?;
         self.made(&spot, name, sys::open_path(&dir, name)?)
@@ -138,7 +138,7 @@ impl View {
         if !matches!(kind, FileType::RegularFile | FileType::Fifo | FileType::Socket) {
             return Err(self.refuse(spot.root, &spot.child_path(name), "mknod", "unsupported", libc::EPERM));
         }
-        let dir = self.prepare(&spot, name, "mknod")?;
+        let dir = self.prepare(&spot, name, kind, "mknod")?;
         fs::mknodat(&dir, name, kind, Mode::from_raw_mode(mode & 0o777), 0)?;
         self.made(&spot, name, sys::open_path(&dir, name)?)
     }
@@ -146,8 +146,8 @@ impl View {
     pub fn hard_link(&self, node: u64, parent: u64, name: &[u8]) -> io::Result<Entry> {
         let _shape = self.shape.read().unwrap();
         let to = self.parent(parent)?;
-        let class = self.admit_name(&to, name, "link")?;
         let from = self.spot(node)?;
+        let class = self.admit_name(&to, name, from.kind, "link")?;
         if from.root != to.root {
             return Err(errno(libc::EXDEV));
         }
@@ -176,7 +176,7 @@ impl View {
 
     /// A link or file where protected names would have their directory: what it points to takes its part, so it stays.
     pub fn leads_elsewhere(&self, parent: &Spot, found: &Found) -> bool {
-        !found.kind().is_dir() && self.root(parent).rules.guards(&found.path)
+        !found.kind().is_dir() && self.root(parent).rules.guards(&found.path, found.kind())
     }
 
     /// Admits the removal of an existing name.

@@ -23,7 +23,7 @@ impl View {
         if self.root(spot).access == Access::Read {
             return Err(self.refuse(spot.root, &spot.path, op, "read-only", libc::EROFS));
         }
-        let elsewhere = !spot.kind.is_dir() && self.root(spot).rules.guards(&spot.path);
+        let elsewhere = !spot.kind.is_dir() && self.root(spot).rules.guards(&spot.path, spot.kind);
         if spot.class.protected || elsewhere {
             return Err(self.refuse(spot.root, &spot.path, op, "protected", libc::EACCES));
         }

@@ -31,7 +31,7 @@ impl View {
             return Err(errno(libc::EXDEV));
         }
         let source = self.find(&from, name)?.ok_or_else(|| errno(libc::ENOENT))?;
-        let class = self.admit_name(&to, new_name, "rename")?;
+        let class = self.admit_name(&to, new_name, source.kind(), "rename")?;
         let target = self.find(&to, new_name)?;
         self.admit_move(&from, &source, to.child_path(new_name), class)?;
         if let Some(target) = &target {
@@ -103,7 +103,8 @@ impl View {
         let name = source.path.rsplit(|b| *b == b'/').next().unwrap_or_default();
         let dir = sys::open_dir(self.dir(from.node, layer)?, name)?;
         let (mut seen, mut crosses, mut why) = (0, false, None);
-        let complete = sys::walk(&dir, false, &mut |path, _| {
+        let complete = sys::walk(&dir, false, &mut |path, stat| {
+            let kind = sys::kind(stat);
             seen += 1;
             let there = |base: &[u8]| [base, b"/", path].concat();
             let (old, new) = (rules.class(&there(&source.path)), rules.class(&there(new_path)));
@@ -111,7 +112,7 @@ impl View {
                 () if old.pinned || new.pinned => Some(("protected", libc::EBUSY)),
                 () if old.protected
                     || new.protected
-                    || rules.guards(&there(new_path)) && !rules.guards(&there(&source.path)) =>
+                    || rules.guards(&there(new_path), kind) && !rules.guards(&there(&source.path), kind) =>
                 {
                     Some(("protected", libc::EBUSY))
                 }
@@ -258,7 +259,7 @@ impl View {
         class: Class,
     ) -> io::Result<()> {
         let target = target.ok_or_else(|| errno(libc::ENOENT))?;
-        let back = self.admit_name(from, name, "rename")?;
+        let back = self.admit_name(from, name, target.kind(), "rename")?;
         self.admit_move(to, &target, source.path.clone(), back)?;
         if class.review || back.review || source.upper.is_some() || target.upper.is_some() {
             return Err(errno(libc::EINVAL));

@@ -1,5 +1,6 @@
 //! What a root's rules say of a path: hide > protect > review > read/write (DESIGN.md, "Semantics").
 use ambit_shared::glob::{BadGlob, Globs, fold_name};
+use rustix::fs::FileType;
 
 use std::sync::RwLock;
 
@@ -103,13 +104,18 @@ impl Rules {
         class
     }
 
-    /// True when nothing may be created here because a protected name could be placed beneath it, or moved with it.
-    pub fn guards(&self, path: &[u8]) -> bool {
-        !self.parents.is_empty() && {
-            let names: Vec<_> = path.split(|b| *b == b'/').map(fold_name).collect();
-            let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
-            self.parents.decides(&names)
+    /// True when an object of this kind may not be placed here: protected names belong beneath, and what stood here
+    /// would decide what they mean. A link at any such name; at a dotted one (`.git`, `.github`) also a file, and a
+    /// directory, the first step towards the name itself. `library` stays free for directories: only macOS gives
+    /// that name a meaning, and what is protected beneath it is refused there.
+    pub fn guards(&self, path: &[u8], kind: FileType) -> bool {
+        if self.parents.is_empty() {
+            return false;
         }
+        let names: Vec<_> = path.split(|b| *b == b'/').map(fold_name).collect();
+        let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+        let dotted = names.last().is_some_and(|name| name.starts_with('.'));
+        (dotted || kind.is_symlink()) && self.parents.decides(&names)
     }
 
     pub fn hides(&self) -> bool {
