@@ -3,27 +3,22 @@ import { test } from 'node:test'
 import type { Control } from '../../src/audit/fact.ts'
 import { AmbitError } from '../../src/lib/errors.ts'
 import type { Plan } from '../../src/profile/plan.ts'
-import { requireEnforced } from '../../src/runtime/enforcement.ts'
+import { REQUIRED, requireEnforced } from '../../src/runtime/enforcement.ts'
 
 const full = (control: string): Control => ({ control, state: 'fully', detail: 'tried' })
-const ALL = [
-  'network-namespace',
-  'pid-namespace',
-  'no-new-privileges',
-  'no-capabilities',
-  'system-calls',
-  'landlock',
-].map(full)
+const ALL = REQUIRED.map(full)
+const withState = (name: string, state: Control['state']): Control[] =>
+  ALL.map((control) => (control.control === name ? { ...control, state, detail: 'a watchdog' } : control))
 const isolation = (limits: 'required' | 'partly') => ({ limits }) as Plan['isolation']
 const refusal = (text: RegExp) => (error: unknown) =>
   error instanceof AmbitError && error.code === 'ERR_RUNTIME_NOT_ENFORCED' && text.test(error.message)
 
 test('a session starts when everything is fully enforced', () => {
-  requireEnforced([...ALL, full('memory-limit')], isolation('required'))
+  requireEnforced(ALL, isolation('required'))
 })
 
 test('limits that hold in part suffice only where the profile says so', () => {
-  const controls: Control[] = [...ALL, { control: 'memory-limit', state: 'partly', detail: 'a watchdog' }]
+  const controls = withState('memory-limit', 'partly')
   requireEnforced(controls, isolation('partly'))
   assert.throws(
     () => requireEnforced(controls, isolation('required')),
@@ -33,24 +28,28 @@ test('limits that hold in part suffice only where the profile says so', () => {
 
 test('a limit that does not hold at all never suffices', () => {
   assert.throws(
-    () =>
-      requireEnforced([...ALL, { control: 'memory-limit', state: 'not', detail: '-' }], isolation('partly')),
+    () => requireEnforced(withState('memory-limit', 'not'), isolation('partly')),
     refusal(/memory-limit is not enforced/),
   )
 })
 
-test('no other control may be partial', () => {
-  const controls = ALL.map(
-    (control): Control => (control.control === 'system-calls' ? { ...control, state: 'partly' } : control),
-  )
-  assert.throws(() => requireEnforced(controls, isolation('partly')), refusal(/system-calls is only partly/))
-})
+for (const control of REQUIRED.filter((name) => !name.endsWith('-limit'))) {
+  test(`${control} may not hold only in part`, () => {
+    assert.throws(
+      () => requireEnforced(withState(control, 'partly'), isolation('partly')),
+      refusal(/is only partly enforced/),
+    )
+  })
+}
 
 test('a control that is not reported counts as not enforced', () => {
-  assert.throws(
-    () => requireEnforced(ALL.slice(1), isolation('partly')),
-    refusal(/network-namespace was not reported/),
-  )
+  for (const control of REQUIRED) {
+    const others = ALL.filter((reported) => reported.control !== control)
+    assert.throws(
+      () => requireEnforced(others, isolation('partly')),
+      refusal(new RegExp(`${control} was not reported`)),
+    )
+  }
   assert.throws(() => requireEnforced([], isolation('partly')), refusal(/landlock was not reported/))
 })
 
