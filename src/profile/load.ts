@@ -211,7 +211,10 @@ function readText(file: string, limit: number, place = printable(file)): string 
     return new TextDecoder('utf-8', { fatal: true }).decode(readFileSync(fd))
   } catch (error) {
     if (error instanceof AmbitError) throw error
-    if (errnoOf(error) === 'ENOENT') throw new AmbitError('ERR_PROFILE_NOT_FOUND', place, 'no such file')
+    if (errnoOf(error) === 'ENOENT') {
+      const code = place === printable(file) ? 'ERR_PROFILE_NOT_FOUND' : 'ERR_PROFILE_INVALID'
+      throw new AmbitError(code, place, 'no such file')
+    }
     throw new AmbitError('ERR_PROFILE_INVALID', place, printable(messageOf(error)), undefined, {
       cause: error,
     })

@@ -24,6 +24,7 @@ export interface RootContext {
 
 /** @throws AmbitError ERR_PROFILE_INVALID, ERR_PATH_FORBIDDEN */
 export function compileRoots(spec: FullSpec, context: RootContext): RootPlan[] {
+  checkLists(spec, ['spec'], context)
   const roots = spec.files.map((entry, index) => compileRoot(spec, entry, index, context))
   refuseEqual(roots, context)
   return roots.map((root) => ({ ...root, label: highestLabel(root, roots) })).toSorted(longestFirst)
@@ -46,8 +47,7 @@ function compileRoot(spec: FullSpec, entry: FileEntry, index: number, context: R
     protect: [...(workspace ? [] : DEFAULT_PROTECT), ...spec.protect, ...(entry.protect ?? [])],
     review: [...(workspace ? [] : DEFAULT_REVIEW), ...spec.review, ...(entry.review ?? [])],
   }
-  for (const key of ['hide', 'protect', 'review'] as const)
-    checkGlobs(lists[key], context.place(['spec', 'files', index, key]))
+  checkLists(entry, ['spec', 'files', index], context)
   if (entry.via === 'mount') checkMount(entry, context.place(['spec', 'files', index, 'via']))
   return {
     id: `files[${index}]`,
@@ -141,12 +141,19 @@ function highestLabel(root: RootPlan, roots: readonly RootPlan[]): Label {
 const longestFirst = (a: RootPlan, b: RootPlan): number =>
   b.path.length - a.path.length || (a.path < b.path ? -1 : 1)
 
-function checkGlobs(globs: readonly string[], place: string): void {
-  for (const glob of globs) {
-    try {
-      parseGlob(glob)
-    } catch (error) {
-      throw invalid(place, printable(messageOf(error)))
+/** Every pattern that the profile wrote must parse: one that matches nothing would hide and protect nothing. */
+function checkLists(
+  lists: Partial<Record<'hide' | 'protect' | 'review', string[] | undefined>>,
+  at: Path,
+  context: RootContext,
+): void {
+  for (const key of ['hide', 'protect', 'review'] as const) {
+    for (const [index, glob] of (lists[key] ?? []).entries()) {
+      try {
+        parseGlob(glob)
+      } catch (error) {
+        throw invalid(context.place([...at, key, index]), messageOf(error))
+      }
     }
   }
 }

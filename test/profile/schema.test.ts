@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { native } from '../../src/lib/native.ts'
 import { installRoot } from '../../src/lib/paths.ts'
 import { listProfiles, loadProfile } from '../../src/profile/load.ts'
 import { profileJsonSchema } from '../../src/profile/schema.ts'
@@ -104,6 +105,28 @@ test('errors that quote the file are escaped too', () => {
       assert.doesNotMatch(String(error), /\u202e/)
     }
   }
+})
+
+test('a pattern that does not parse is refused where it stands', () => {
+  using world = new World()
+  refuses(INVALID, /:5:\d+ hide\[1\]: .*brackets/, () => world.plan('  hide: ["a", "[b"]\n'))
+  refuses(INVALID, /:5:\d+ files\[0\]\.protect\[0\]/, () =>
+    world.plan('  files: [{ path: "${project}", access: read, protect: ["a**"] }]\n'),
+  )
+})
+
+test('the roots of a rule come from a PEM file beside the profile, and from nothing else', () => {
+  using world = new World()
+  const now = Math.floor(Date.now() / 1000)
+  const ca = native().createCa('Ledger root', now, now + 60)
+  const rule = '  network: [{ host: ledger.internal, connect: "127.0.0.1:8443", ca: ./internal.pem }]\n'
+  refuses(INVALID, /network\[0\]\.ca: no such file/, () => world.plan(rule))
+  world.write('ambit/config/profiles/internal.pem', `# ours\n${ca.cert}`)
+  assert.equal(world.plan(rule).network[0]?.ca?.trim(), ca.cert.trim())
+  world.write('ambit/config/profiles/internal.pem', ca.cert + ca.key)
+  refuses(INVALID, /something other than certificates/, () => world.plan(rule))
+  world.write('ambit/config/profiles/internal.pem', 'text')
+  refuses(INVALID, /no PEM certificate/, () => world.plan(rule))
 })
 
 test('the example of docs/profiles.md means what it says', () => {
