@@ -2,7 +2,7 @@
 
 Python because it is here (git, node-gyp and half of all agents want it) and passes descriptors out of the box.
 """
-import fcntl, json, os, pty, select, signal, socket, struct, sys, tempfile, termios, time
+import fcntl, json, os, pty, select, shutil, signal, socket, struct, sys, tempfile, termios, time
 
 scenario = json.load(sys.stdin)
 
@@ -121,6 +121,7 @@ def run():
     result["status"] = os.waitpid(pid, 0)[1]
     result.update({name: value.decode(errors="replace") for name, value in text.items()})
     result["facts"] = list(facts(directory + "/launch.wal")) if os.path.exists(directory + "/launch.wal") else []
+    shutil.rmtree(directory)
     json.dump(result, sys.stdout)
 
 

@@ -1,8 +1,8 @@
 /** Runs one scenario through test/launch/drive.py against the built launcher. */
 import { spawnSync } from 'node:child_process'
-import { copyFileSync, chmodSync, existsSync, mkdtempSync } from 'node:fs'
+import { copyFileSync, chmodSync, existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import type { LaunchMount } from '../../src/runtime/launch-spec.ts'
 
 interface Step {
@@ -62,10 +62,12 @@ const launcher = publicCopy()
 /** Where any uid can reach it. */
 function publicCopy(): string {
   const directory = mkdtempSync(join(tmpdir(), 'ambit-launch-bin-'))
-  chmodSync(directory, 0o755)
+  // Drivers keep their files here, too, under whatever uid.
+  chmodSync(directory, 0o1777)
   const copy = join(directory, 'ambit-launch')
   copyFileSync(new URL('../../.build/bin/ambit-launch', import.meta.url), copy)
   chmodSync(copy, 0o755)
+  process.once('exit', () => rmSync(directory, { recursive: true }))
   return copy
 }
 
@@ -79,6 +81,7 @@ export function drive(scenario: Scenario): Result {
   const done = spawnSync('python3', ['-c', READ_DRIVER, driver.pathname], {
     input,
     encoding: 'utf8',
+    env: { ...process.env, TMPDIR: dirname(launcher) },
     timeout: 60_000,
   })
   if (scenario.feed?.some((step) => step.die)) return EMPTY
