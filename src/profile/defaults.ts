@@ -81,6 +81,13 @@ export const DEFAULT_HIDE: readonly string[] = [
   ...not('node_modules/**', 'certifi/cacert.pem'),
 ]
 
+/**
+ * Installed packages carry editor, CI and agent settings of their own, and an install must be able to write them. No
+ * tool takes them for the project's, and what a package may run it runs by its code anyway: the directory as a whole
+ * is as trusted as what was installed.
+ */
+const INSTALLED = ['node_modules/**', 'site-packages/**']
+
 /** Names that run, or decide what runs, when a person or a tool later works with the directory on the host. */
 export const DEFAULT_PROTECT: readonly string[] = [
   // P-01 shells read these at every start.
@@ -152,6 +159,7 @@ export const DEFAULT_PROTECT: readonly string[] = [
     'crontab',
     '.crontab',
   ),
+  ...not(...INSTALLED),
 ]
 
 /** P-08 and agent instructions: written often and rightly, but run or believed later. At least `review`. */
@@ -244,4 +252,5 @@ export const DEFAULT_REVIEW: readonly string[] = [
   ),
   ...any('.cursorrules', '.windsurfrules', '.clinerules', '.goosehints', '.github/copilot-instructions.md'),
   ...any('.github/instructions', '.github/prompts', '.github/agents'),
+  ...not(...INSTALLED),
 ]

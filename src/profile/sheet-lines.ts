@@ -1,7 +1,7 @@
 /** The lines of the grant sheet, one function a section. Texts are escaped by sheet.ts. */
 import { formatDuration, formatSize } from '../lib/units.ts'
 import type { NetworkRule, Plan, RootPlan, RuntimeName } from './plan.ts'
-import { DEFAULT_HIDE } from './defaults.ts'
+import { DEFAULT_HIDE, DEFAULT_PROTECT, DEFAULT_REVIEW } from './defaults.ts'
 import { modelHostWithin } from './network.ts'
 import type { SheetContext, SheetLine, Weight } from './sheet.ts'
 import { within } from './territory.ts'
@@ -86,7 +86,7 @@ function rootLine(root: RootPlan): SheetLine {
   return line(weight, 'files', root.id, `${DOES[root.access]} ${root.path}${made} [${root.label}]${free}`)
 }
 
-const DEFAULT_HIDE_SET = new Set(DEFAULT_HIDE)
+const DEFAULTS = new Set([...DEFAULT_HIDE, ...DEFAULT_PROTECT, ...DEFAULT_REVIEW])
 
 const ACCESS: readonly RootPlan['access'][] = ['read', 'review', 'write']
 
@@ -135,7 +135,7 @@ function exceptionLines(root: RootPlan): SheetLine[] {
 
 /** Re-admissions that the profile wrote; the defaults' own are no news. */
 const readmitted = (globs: readonly string[]): string[] =>
-  [...new Set(globs.filter((glob) => glob.startsWith('!') && !DEFAULT_HIDE_SET.has(glob)))].map((glob) =>
+  [...new Set(globs.filter((glob) => glob.startsWith('!') && !DEFAULTS.has(glob)))].map((glob) =>
     glob.slice(1),
   )
 
@@ -149,7 +149,7 @@ function nameLines(root: RootPlan): SheetLine[] {
         `hides no names in ${root.path}: a secret that you put there can be read`,
       ),
     ]
-  const own = root.hide.filter((glob) => !DEFAULT_HIDE_SET.has(glob) && !glob.startsWith('!'))
+  const own = root.hide.filter((glob) => !DEFAULTS.has(glob) && !glob.startsWith('!'))
   const more = own.length > 0 ? `, and ${own.join(', ')}` : ''
   const kept = root.access === 'read' ? '' : '; shell, git, editor and agent settings there cannot be changed'
   return [

@@ -178,10 +178,12 @@ const PROTECTED = [
   /* P-05 */ '.claude/commands/x.md .claude/agents/a.md .claude/settings.local.json .claude.json .claude/skills/s/SKILL.md',
   /* P-06 */ '.codex .codex/config.toml',
   /* P-07 */ '.cursor/mcp.json .gemini/settings.json .github/workflows/ci.yml .GitHub/Workflows/ci.yml',
+  /* and no way around by the directories of installed packages */ '.vscode/node_modules/x .git/hooks/node_modules/x',
   /* P-09 */ '.ssh/authorized_keys .ssh/config .config/autostart/x .config/systemd/user/x.service crontab x.desktop',
 ].flatMap(words)
 const FREE = words(
-  '.git/objects/aa/bb .git/refs/heads/main .git/index .git/HEAD src/main.ts package.json AGENTS.md',
+  '.git/objects/aa/bb .git/refs/heads/main .git/index .git/HEAD src/main.ts package.json AGENTS.md ' +
+    'node_modules/x/.vscode/settings.json a/site-packages/x/y.desktop',
 )
 /** P-08, then agent instructions. */
 const REVIEWED = [
