@@ -85,11 +85,16 @@ async function unpackDebian(pkg: string, target: string): Promise<void> {
 export async function debianSource(pkg: string): Promise<string> {
   const root = join(CACHE, `src-${pkg}`)
   const unpacked = (): string | undefined =>
-    existsSync(root) ? readdirSync(root).find((name) => name.startsWith(`${pkg.replace(/\d+$/, '')}-`)) : undefined
+    existsSync(root)
+      ? readdirSync(root).find((name) => name.startsWith(`${pkg.replace(/\d+$/, '')}-`))
+      : undefined
   if (!unpacked()) {
-    for (const dir of ['lists/partial', 'cache/archives/partial']) mkdirSync(join(root, dir), { recursive: true })
+    for (const dir of ['lists/partial', 'cache/archives/partial'])
+      mkdirSync(join(root, dir), { recursive: true })
     const key = '/usr/share/keyrings/debian-archive-keyring.gpg'
-    const release = (await sh('sh', ['-c', '. /etc/os-release; echo "$ID $VERSION_CODENAME"'])).trim().split(' ')
+    const release = (await sh('sh', ['-c', '. /etc/os-release; echo "$ID $VERSION_CODENAME"']))
+      .trim()
+      .split(' ')
     if (release[0] !== 'debian') throw new Error(`needs Debian's source packages; this is ${release[0]}`)
     writeFileSync(
       join(root, 'sources.list'),

@@ -32,6 +32,7 @@ export const loadNow = (): number => loadavg()[0] ?? Number.NaN
 function commit(): string {
   const git = (...args: string[]): string =>
     execFileSync('git', args, { cwd: import.meta.dirname, encoding: 'utf8' }).trim()
-  const changed = git('status', '--porcelain', '--', '../src', '../native', '../profiles', '../policies') !== ''
+  const changed =
+    git('status', '--porcelain', '--', '../src', '../native', '../profiles', '../policies') !== ''
   return git('rev-parse', '--short=10', 'HEAD') + (changed ? '+' : '')
 }

@@ -10,7 +10,7 @@ const ROOT = join(import.meta.dirname, '..')
 export interface Product {
   readonly env: NodeJS.ProcessEnv
   /** Argument list of `ambit run …`. */
-  run(args: readonly string[]): readonly string[]
+  readonly run: (args: readonly string[]) => readonly string[]
 }
 
 /** An Ambit of our own. @throws Error when it was not built or cannot run a session here. */
@@ -22,7 +22,13 @@ export async function product(bench: Bench): Promise<Product> {
     mkdirSync(home, { mode: 0o700 })
     bench.defer(() => stopDaemon(home))
   }
-  const run = (args: readonly string[]): readonly string[] => [join(ROOT, 'ambit'), 'run', '--yes', '--quiet', ...args]
+  const run = (args: readonly string[]): readonly string[] => [
+    join(ROOT, 'ambit'),
+    'run',
+    '--yes',
+    '--quiet',
+    ...args,
+  ]
   const project = join(bench.scratch, 'probe')
   mkdirSync(project, { recursive: true })
   const [program, ...args] = run(['--profile', 'writer', '--project', project, '--', 'true'])
@@ -37,7 +43,9 @@ export async function product(bench: Bench): Promise<Product> {
 
 /** Ends the daemon that serves `home`: ours, told by its own environment. */
 function stopDaemon(home: string): void {
-  for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name)).map(Number)) {
+  for (const pid of readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)) {
     if (pid === process.pid) continue
     try {
       const environment = readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0')

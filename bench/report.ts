@@ -2,7 +2,7 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { type Column, type Figure, type Section, short, type Table } from './figure.ts'
 import type { Machine } from './machine.ts'
-import { ratio, type Series, spread } from './stats.ts'
+import { ratio, spread } from './stats.ts'
 
 const HEAD = `# Performance
 
@@ -38,14 +38,15 @@ function sectionText(figure: Figure, section: Section, machine: Machine): string
 
 function tableLines(table: Table): string[] {
   const names = [...new Set(table.columns.flatMap((column) => column.series.map(({ name }) => name)))]
-  const missing = names.flatMap((name) => failureEverywhere(table, name))
+  const missing = names.flatMap((name) => reasons(table, name))
   return [
     `**${table.caption}**`,
     '',
     `| | ${table.columns.map((column) => `${column.title} (${column.unit}, n=${rounds(column)})`).join(' | ')} |`,
     `| --- | ${table.columns.map(() => '---').join(' | ')} |`,
     ...names.map(
-      (name) => `| ${name} | ${table.columns.map((column) => cell(column, name, table.reference)).join(' | ')} |`,
+      (name) =>
+        `| ${name} | ${table.columns.map((column) => cell(column, name, table.reference)).join(' | ')} |`,
     ),
     ...(missing.length > 0 ? ['', ...missing] : []),
   ]
@@ -57,7 +58,7 @@ const rounds = (column: Column): number =>
 function cell(column: Column, name: string, reference: string | null): string {
   const series = column.series.find((one) => one.name === name)
   if (!series) return '–'
-  if ('failure' in series) return `not measured: ${escaped(series.failure)}`
+  if ('failure' in series) return 'not measured'
   const { p10, p50, p90 } = spread(series.values)
   const text = `**${short(p50)}** (${short(p10)}–${short(p90)})`
   const base = column.series.find((one) => one.name === reference)
@@ -65,12 +66,17 @@ function cell(column: Column, name: string, reference: string | null): string {
   return `${text} ${short(ratio(series.values, base.values).p50)}×`
 }
 
-/** One line below the table for a contender that no column measured, instead of the reason in each cell. */
-function failureEverywhere(table: Table, name: string): string[] {
-  const all: (Series | undefined)[] = table.columns.map((column) =>
-    column.series.find((one) => one.name === name),
-  )
-  return all.length > 3 && all.every((one) => one && 'failure' in one) ? [`${name}: nothing measured.`] : []
+/** Why cells of `name` are empty, each reason once. */
+function reasons(table: Table, name: string): string[] {
+  const failed = new Map<string, string[]>()
+  for (const { title, series } of table.columns) {
+    const one = series.find((other) => other.name === name)
+    if (one && 'failure' in one) failed.set(one.failure, [...(failed.get(one.failure) ?? []), title])
+  }
+  return [...failed].map(([reason, titles]) => {
+    const where = titles.length === table.columns.length ? '' : ` (${titles.join('; ')})`
+    return `- not measured: ${name}${where}: ${escaped(reason)}`
+  })
 }
 
 function goalLines(section: Section): string[] {
@@ -85,5 +91,4 @@ function goalLines(section: Section): string[] {
   ]
 }
 
-const escaped = (text: string): string =>
-  text.replaceAll('|', '\\|').replaceAll(/\s+/g, ' ').slice(0, 200)
+const escaped = (text: string): string => text.replaceAll('|', '\\|').replaceAll(/\s+/g, ' ').slice(0, 200)

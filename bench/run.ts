@@ -17,7 +17,9 @@ const PAGE = join(import.meta.dirname, '../docs/performance.md')
 const names = process.argv.slice(2)
 const unknown = names.filter((name) => !FIGURES.some((figure) => figure.name === name))
 if (unknown.length > 0) {
-  process.stderr.write(`bench: no figure ${unknown.join(', ')}; there are ${FIGURES.map(({ name }) => name).join(', ')}\n`)
+  process.stderr.write(
+    `bench: no figure ${unknown.join(', ')}; there are ${FIGURES.map(({ name }) => name).join(', ')}\n`,
+  )
   process.exit(2)
 }
 for (const figure of FIGURES) {
@@ -47,7 +49,10 @@ async function measure(figure: Figure): Promise<boolean> {
     if (process.env.AMBIT_DEBUG) process.stderr.write(`${(error as Error).stack}\n`)
     return false
   } finally {
-    for (const cleanup of cleanups) await Promise.resolve().then(cleanup).catch(() => undefined)
+    for (const cleanup of cleanups)
+      await Promise.resolve()
+        .then(cleanup)
+        .catch(() => undefined)
     rmSync(bench.scratch, { recursive: true, force: true, maxRetries: 3 })
   }
 }

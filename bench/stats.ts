@@ -7,7 +7,7 @@ import { messageOf } from '../src/lib/errors.ts'
 /** Something that can be measured. `measure` resolves with the values of one round, one for each column. */
 export interface Contender {
   readonly name: string
-  measure(): Promise<readonly number[]>
+  readonly measure: () => Promise<readonly number[]>
 }
 
 /** The values of one contender, index = round; or why there are none. */

@@ -6,7 +6,8 @@ import { sh } from './cache.ts'
 /** Not 20,000: passthrough_hp keeps a descriptor for each inode, and the usual hard limit is 20,000 of them. */
 export const FILES = 18_000
 
-const WORDS = 'ledger account total foo entry balance return const await invoice export month review line'.split(' ')
+const WORDS =
+  'ledger account total foo entry balance return const await invoice export month review line'.split(' ')
 
 /** Writes the tree to `dir` and commits it, packed, so that `.git` adds few inodes. */
 export async function makeTree(dir: string): Promise<void> {
@@ -17,7 +18,11 @@ export async function makeTree(dir: string): Promise<void> {
     writeFileSync(path, text(random))
   }
   const git = (...args: string[]): Promise<string> =>
-    sh('git', ['-c', 'user.name=bench', '-c', 'user.email=bench@example.com', '-c', 'gc.auto=0', ...args], dir)
+    sh(
+      'git',
+      ['-c', 'user.name=bench', '-c', 'user.email=bench@example.com', '-c', 'gc.auto=0', ...args],
+      dir,
+    )
   await git('init', '-q')
   await git('add', '-A')
   await git('commit', '-qm', 'Tree')
@@ -28,7 +33,8 @@ export async function makeTree(dir: string): Promise<void> {
 /** 0.3 to 6 KB of lines, most of them small. */
 function text(random: () => number): string {
   const lines = 6 + Math.floor(100 * random() ** 3)
-  const line = (): string => Array.from({ length: 8 }, () => WORDS[Math.floor(random() * WORDS.length)]).join(' ')
+  const line = (): string =>
+    Array.from({ length: 8 }, () => WORDS[Math.floor(random() * WORDS.length)]).join(' ')
   return Array.from({ length: lines }, line).join('\n')
 }
 

@@ -35,7 +35,11 @@ export const decision: Figure = {
     const table: Table = {
       caption: 'One decision',
       reference: null,
-      columns: ['p50', 'p99'].map((title, index) => ({ title, unit: 'µs', series: columnOf(results, index) })),
+      columns: ['p50', 'p99'].map((title, index) => ({
+        title,
+        unit: 'µs',
+        series: columnOf(results, index),
+      })),
     }
     const median = (name: string): number | null => {
       const values = table.columns[0] && valuesOf(table.columns[0], name)
@@ -89,7 +93,8 @@ function planDecision(plan: Plan): () => void {
   let turn = 0
   return () => {
     const [action, effect] = actions[turn++ % actions.length] ?? [REQUEST, '']
-    if (decide(action, plan, STATE).effect !== effect) throw new Error(`decided wrongly: ${JSON.stringify(action)}`)
+    if (decide(action, plan, STATE).effect !== effect)
+      throw new Error(`decided wrongly: ${JSON.stringify(action)}`)
   }
 }
 

@@ -27,7 +27,7 @@ interface Way {
   /** Added to each order. */
   readonly order: { readonly url: string; readonly ca?: string; readonly proxy?: string }
   /** Bytes resident in the proxy; null when there is none. */
-  resident(): number | null
+  readonly resident: () => number | null
 }
 
 interface Upstream {
@@ -138,7 +138,10 @@ async function startUpstream(bench: Bench): Promise<Upstream> {
   return { load, port: Number(greeting.port), ca: join(dir, 'ca.pem') }
 }
 
-const WAYS: readonly { readonly name: string; open(bench: Bench, upstream: Upstream): Promise<Way> }[] = [
+const WAYS: readonly {
+  readonly name: string
+  readonly open: (bench: Bench, upstream: Upstream) => Promise<Way>
+}[] = [
   { name: DIRECT, open: direct },
   { name: AMBIT, open: throughSession },
   { name: SRT, open: throughSrt },
@@ -172,7 +175,8 @@ async function throughSession(bench: Bench, { load, port, ca }: Upstream): Promi
 async function throughSrt(bench: Bench, { load, port, ca }: Upstream): Promise<Way> {
   const argv = [...(await srtCommand(bench, ['localhost'], true)), load, 'agent']
   const { child } = await LineProcess.start(bench, argv, { env: { ...process.env, NODE_EXTRA_CA_CERTS: ca } })
-  const resident = (): number => residentBytes(child.pid, (line) => line.includes('cli.js') && !line.includes('bwrap'))
+  const resident = (): number =>
+    residentBytes(child.pid, (line) => line.includes('cli.js') && !line.includes('bwrap'))
   return { agent: child, order: { url: `https://localhost:${port}`, proxy: 'env' }, resident }
 }
 
@@ -183,7 +187,11 @@ async function throughProxy(
 ): Promise<Way> {
   const { url: proxy, ca, pid } = await start(bench, upstreamCa)
   const { child } = await LineProcess.start(bench, [load, 'agent'])
-  return { agent: child, order: { url: `https://localhost:${port}`, ca, proxy }, resident: () => residentBytes(pid, () => true) }
+  return {
+    agent: child,
+    order: { url: `https://localhost:${port}`, ca, proxy },
+    resident: () => residentBytes(pid, () => true),
+  }
 }
 
 function goals(columns: readonly Column[]): readonly Goal[] {
@@ -197,9 +205,18 @@ function goals(columns: readonly Column[]): readonly Goal[] {
   const resident = memory && valuesOf(memory, AMBIT)
   return [
     ...[SRT, SRT_PROXY].flatMap((peer) =>
-      rates.map((title) => goal(`${title}: at least 1.5 × ${peer}`, times(title, peer), (value) => value >= 1.5, ' ×')),
+      rates.map((title) =>
+        goal(`${title}: at least 1.5 × ${peer}`, times(title, peer), (value) => value >= 1.5, ' ×'),
+      ),
     ),
-    ...rates.map((title) => goal(`${title}: as squid (aim)`, times(title, SQUID), (value) => value >= 1, ' ×')),
-    goal(`at most 150 MiB at ${FLOWS} open flows`, resident ? spread(resident).p50 : null, (value) => value <= 150, ' MiB'),
+    ...rates.map((title) =>
+      goal(`${title}: as squid (aim)`, times(title, SQUID), (value) => value >= 1, ' ×'),
+    ),
+    goal(
+      `at most 150 MiB at ${FLOWS} open flows`,
+      resident ? spread(resident).p50 : null,
+      (value) => value <= 150,
+      ' MiB',
+    ),
   ]
 }

@@ -7,7 +7,7 @@ import { Journal } from '../../src/audit/journal.ts'
 import { loadOrMakeSigner } from '../../src/audit/keys.ts'
 import { Log } from '../../src/audit/log.ts'
 import { Sequencer } from '../../src/audit/sequencer.ts'
-import { type Bench, type Figure, goal, type Table, valuesOf } from '../figure.ts'
+import { type Bench, type Figure, type Goal, goal, type Table, valuesOf } from '../figure.ts'
 import { columnOf, type Contender, paired, quantile, ratio, spread } from '../stats.ts'
 
 const ROUNDS = 7
@@ -24,8 +24,8 @@ export const journal: Figure = {
   name: 'journal',
   title: 'Journal and log',
   async run(bench) {
-    const single = await paired([await bareSingle(bench), journalSingle(bench)], ROUNDS)
-    const batch = await paired([await bareBatch(bench), journalBatch(bench)], ROUNDS)
+    const single = await paired([bareSingle(bench), journalSingle(bench)], ROUNDS)
+    const batch = await paired([bareBatch(bench), journalBatch(bench)], ROUNDS)
     const sequenced = await paired([sequencing(bench)], 3)
     const durable: Table = {
       caption: 'One durable record',
@@ -42,34 +42,41 @@ export const journal: Figure = {
       reference: null,
       columns: [{ title: 'rate', unit: 'events/s', series: columnOf(sequenced, 0) }],
     }
-    return { how: HOW, tables: [durable, rates, log], goals: goals(durable, rates), limits: LIMITS }
+    return { how: HOW, tables: [durable, rates, log], goals: goals(durable, rates, log), limits: LIMITS }
   },
 }
 
+/** Bytes of the fact in a journal, both clocks and the frame included. */
+const RECORD =
+  8 + JSON.stringify({ ...fact(), t: Date.now(), m: Number(process.hrtime.bigint() / 1000n) }).length
+
 const HOW = `On the disk of /var/tmp (the state directory's kind), one file each, \`fdatasync\` off the event loop in both. Ambit appends a
-realistic \`http.request\` fact (about 350 B with its frame, JSON and CRC-32 made for each); the bare row writes a ready buffer of
+realistic \`http.request\` fact (${RECORD} B with its frame; JSON and CRC-32 made for each); the bare row writes a ready buffer of
 500 B with the same calls. p50 and p99 are over ${SINGLE} appends a round. The log row reads a journal of ${SEQUENCED} facts and maps, encodes,
 hashes, writes and syncs them as \`ambitd\` does, with a checkpoint (Ed25519) at the end.`
 
 const LIMITS = [
-  'One record: the disk\'s flush; the thread-pool hop of `fs.fdatasync` is in both rows.',
+  "One record: the disk's flush; the thread-pool hop of `fs.fdatasync` is in both rows.",
   'Batch: `JSON.stringify`, CRC and one `write(2)` a record, so that each record is in the kernel before its effect; the bare row also writes each one by itself.',
-  'Log: mapping to OCSF and `JSON.stringify` of events of some 900 B, then SHA-256; it runs behind the session, never in its way.',
+  'Log: mapping to OCSF and `JSON.stringify` of events, then SHA-256; it runs behind the session, never in its way.',
 ]
 
-const FACT: FactBody = {
-  k: 'http.request',
-  flow: 17,
-  request: 4211,
-  method: 'POST',
-  host: 'api.anthropic.com',
-  port: 443,
-  path: '/v1/messages?beta=true',
-  rule: 'network[0]',
-  credential: 'anthropic',
-  label: 'internal',
-  bytes: 18231,
+function fact(): FactBody {
+  return {
+    k: 'http.request',
+    flow: 17,
+    request: 4211,
+    method: 'POST',
+    host: 'api.anthropic.com',
+    port: 443,
+    path: '/v1/messages?beta=true',
+    rule: 'network[0]',
+    credential: 'anthropic',
+    label: 'internal',
+    bytes: 18231,
+  }
 }
+const FACT = fact()
 
 let serial = 0
 const newFile = (bench: Bench): string => join(bench.scratch, `journal-${serial++}.wal`)
@@ -106,29 +113,31 @@ function journalBatch(bench: Bench): Contender {
   }
 }
 
-async function bareSingle(bench: Bench): Promise<Contender> {
+function bareSingle(bench: Bench): Contender {
   return {
     name: BARE,
-    measure: () => withBareFile(bench, (append, sync) =>
-      timed(SINGLE, async () => {
-        append()
-        await sync()
-      }),
-    ),
+    measure: () =>
+      withBareFile(bench, (append, sync) =>
+        timed(SINGLE, async () => {
+          append()
+          await sync()
+        }),
+      ),
   }
 }
 
-async function bareBatch(bench: Bench): Promise<Contender> {
+function bareBatch(bench: Bench): Contender {
   return {
     name: BARE,
-    measure: () => withBareFile(bench, async (append, sync) => {
-      const began = performance.now()
-      for (let batch = 0; batch < BATCHES; batch++) {
-        for (let i = 0; i < BATCH; i++) append()
-        await sync()
-      }
-      return [(BATCH * BATCHES) / ((performance.now() - began) / 1000)]
-    }),
+    measure: () =>
+      withBareFile(bench, async (append, sync) => {
+        const began = performance.now()
+        for (let batch = 0; batch < BATCHES; batch++) {
+          for (let i = 0; i < BATCH; i++) append()
+          await sync()
+        }
+        return [(BATCH * BATCHES) / ((performance.now() - began) / 1000)]
+      }),
   }
 }
 
@@ -176,7 +185,7 @@ function sequencing(bench: Bench): Contender {
       await facts.sync()
       facts.close()
       const log = await Log.open({ dir: at('log'), signer: loadOrMakeSigner(at('keys'), at('log')) })
-      const device = { hostname: hostname(), uid: 'bench' } as unknown as ConstructorParameters<typeof Sequencer>[0]['device']
+      const device = { hostname: hostname(), uid: 'bench' }
       const sequencer = new Sequencer({ log, device, dirOf: (session) => at('sessions', session) })
       sequencer.follow(id)
       const began = performance.now()
@@ -189,7 +198,7 @@ function sequencing(bench: Bench): Contender {
   }
 }
 
-function goals(durable: Table, rates: Table) {
+function goals(durable: Table, rates: Table, log: Table): readonly Goal[] {
   const of = (table: Table, index: number, name: string) => {
     const column = table.columns[index]
     return column ? valuesOf(column, name) : null
@@ -197,8 +206,25 @@ function goals(durable: Table, rates: Table) {
   const ours = of(durable, 1, OURS)
   const bare = of(durable, 0, BARE)
   const rate = of(rates, 0, OURS)
+  const signed = of(log, 0, SEQUENCER)
   return [
-    goal('append p99 at most 2 × one fdatasync (p50)', ours && bare ? ratio(ours, bare).p50 : null, (value) => value <= 2, ' ×'),
-    goal('at least 100,000 events/s at batch 100, JSON included', rate ? spread(rate).p50 : null, (value) => value >= 100_000, '/s'),
+    goal(
+      'append p99 at most 2 × one fdatasync (p50)',
+      ours && bare ? ratio(ours, bare).p50 : null,
+      (value) => value <= 2,
+      ' ×',
+    ),
+    goal(
+      'journal: at least 100,000 durable events/s at batch 100, JSON included',
+      rate ? spread(rate).p50 : null,
+      (value) => value >= 100_000,
+      '/s',
+    ),
+    goal(
+      'log: at least 100,000 events/s chained and signed',
+      signed ? spread(signed).p50 : null,
+      (value) => value >= 100_000,
+      '/s',
+    ),
   ]
 }

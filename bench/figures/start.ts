@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { type Bench, type Figure, goal, type Table, valuesOf } from '../figure.ts'
+import { type Bench, type Figure, type Goal, goal, type Table, valuesOf } from '../figure.ts'
 import { attempt } from '../peers/attempt.ts'
 import { srtCommand } from '../peers/srt.ts'
 import { product } from '../product.ts'
@@ -17,14 +17,18 @@ export const start: Figure = {
     const project = join(bench.scratch, 'project')
     mkdirSync(project)
     writeFileSync(join(project, 'README.md'), '# A small project\n')
-    const contenders = await Promise.all([
+    const confined = [
+      attempt(AMBIT, () => ambit(bench, project)),
+      attempt(SRT, () => srt(bench, SRT, false, project)),
+      attempt(SRT_TLS, () => srt(bench, SRT_TLS, true, project)),
+    ]
+    const contenders = [
       wall('true', ['true'], project),
       wall('bwrap --unshare-all', BWRAP, project),
       wall('node -e 0', [process.execPath, '-e', '0'], project),
-      attempt(AMBIT, async () => ambit(bench, project)),
-      attempt(SRT, async () => wall(SRT, [...(await srtCommand(bench, ['example.com'], false)), 'true'], project)),
-      attempt(SRT_TLS, async () => wall(SRT_TLS, [...(await srtCommand(bench, ['example.com'], true)), 'true'], project)),
-    ])
+      wall(HELP, [join(import.meta.dirname, '../../ambit'), 'run', '--help'], project),
+      ...(await Promise.all(confined)),
+    ]
     bench.say(`${ROUNDS} rounds of ${contenders.length}`)
     const results = await paired(contenders, ROUNDS, 2)
     const table: Table = {
@@ -37,6 +41,7 @@ export const start: Figure = {
 }
 
 const AMBIT = 'ambit run --profile writer'
+const HELP = 'ambit run --help'
 const SRT = 'srt, one allowed domain'
 const SRT_TLS = 'srt, tlsTerminate'
 const BWRAP = 'bwrap --unshare-all --ro-bind / / --proc /proc --dev /dev true'.split(' ')
@@ -46,12 +51,17 @@ log sequenced and signed before it returns; beside \`srt --settings FILE -- true
 bubblewrap with all namespaces, a bare Node and a bare \`true\`. Everything runs under the same Node. The project is a directory with one file.`
 
 const LIMITS = [
-  'Node\'s own start (`node -e 0`) and the namespaces (`bwrap`) are the floor of a launcher written in TypeScript.',
+  "The floor of a launcher written in TypeScript is Node's own start (`node -e 0`) and the namespaces (`bwrap`).",
+  'The row *ambit run --help* is Node plus loading the code of a session: parsing the bundle, its schemas, and the parts of Node that it imports. What lies between it and *ambit run* is the session itself.',
 ]
 
 async function ambit(bench: Bench, project: string): Promise<Contender> {
   const { run, env } = await product(bench)
   return wall(AMBIT, run(['--profile', 'writer', '--project', project, '--', 'true']), project, env)
+}
+
+async function srt(bench: Bench, name: string, tlsTerminate: boolean, project: string): Promise<Contender> {
+  return wall(name, [...(await srtCommand(bench, ['example.com'], tlsTerminate)), 'true'], project)
 }
 
 function wall(name: string, argv: readonly string[], cwd: string, env = process.env): Contender {
@@ -77,7 +87,7 @@ function timed(argv: readonly string[], cwd: string, env: NodeJS.ProcessEnv): Pr
   })
 }
 
-function goals(table: Table) {
+function goals(table: Table): readonly Goal[] {
   const column = table.columns[0]
   const ours = column && valuesOf(column, AMBIT)
   return [SRT, SRT_TLS].map((peer) => {

@@ -20,6 +20,8 @@ export interface Place {
   readonly tmp: string
   /** The tmpfs directory as seen by the bench. */
   readonly tmpBacking: string
+  /** Whether the tmpfs directory is seen as in no other place; else only the tree is worth measuring. */
+  readonly ownTmp: boolean
   /** The process that serves the file system, where its system calls can be counted. */
   readonly server?: number
 }
@@ -38,26 +40,31 @@ export const NATIVE = 'native'
 export const VIEW = 'view, write'
 export const REVIEW = 'view, review'
 export const SESSION = 'session, write'
+export const VIA_MOUNT = 'session, read, via: mount'
 
-export const PLACES: readonly { readonly name: string; open(backing: Backing): Promise<Place> }[] = [
+export const PLACES: readonly {
+  readonly name: string
+  readonly open: (backing: Backing) => Promise<Place>
+}[] = [
   { name: NATIVE, open: (backing) => native(backing) },
   { name: VIEW, open: (backing) => viewMount(backing, 'write') },
   { name: REVIEW, open: (backing) => viewMount(backing, 'review') },
-  { name: SESSION, open: (backing) => session(backing) },
+  { name: SESSION, open: (backing) => session(backing, { access: 'write' }) },
+  { name: VIA_MOUNT, open: (backing) => session(backing, { access: 'read', hide: ['!**'], via: 'mount' }) },
   { name: 'bindfs', open: (backing) => passedThrough(backing, bindfs) },
   { name: 'passthrough_hp', open: (backing) => passedThrough(backing, passthroughHp) },
 ]
 
 async function native({ bench, load, tree, tmp }: Backing): Promise<Place> {
   const { child } = await LineProcess.start(bench, [load, 'agent'])
-  return { agent: child, tree, tmp, tmpBacking: tmp }
+  return { agent: child, tree, tmp, tmpBacking: tmp, ownTmp: true }
 }
 
 async function passedThrough({ bench, load, tree, tmp, mounts }: Backing, mount: Mount): Promise<Place> {
   await mount(bench, tree, join(mounts, 'tree'))
   await mount(bench, tmp, join(mounts, 'tmp'))
   const { child } = await LineProcess.start(bench, [load, 'agent'])
-  return { agent: child, tree: join(mounts, 'tree'), tmp: join(mounts, 'tmp'), tmpBacking: tmp }
+  return { agent: child, tree: join(mounts, 'tree'), tmp: join(mounts, 'tmp'), tmpBacking: tmp, ownTmp: true }
 }
 
 /** The view alone, with the rules that a session's would have. */
@@ -70,8 +77,9 @@ async function viewMount(backing: Backing, access: 'write' | 'review'): Promise<
   writeFileSync(file, JSON.stringify(spec))
   const program = join(import.meta.dirname, '../../.build/bin/ambit-view')
   const { child } = await LineProcess.start(bench, [program, 'mount', file, mount, '--', load, 'agent'])
-  const seen = (path: string): string => join(mount, String(spec.roots.findIndex((root) => root.path === path)))
-  return { agent: child, tree: seen(tree), tmp: seen(tmp), tmpBacking: tmp, server: child.pid }
+  const seen = (path: string): string =>
+    join(mount, String(spec.roots.findIndex((root) => root.path === path)))
+  return { agent: child, tree: seen(tree), tmp: seen(tmp), tmpBacking: tmp, ownTmp: true, server: child.pid }
 }
 
 /** What `session/wire.ts` would tell the view. */
@@ -81,7 +89,11 @@ function viewSpec({ bench, tree, tmp, mounts }: Backing, access: 'write' | 'revi
     { path: tmp, access: 'write' },
   ]
   const profile = writeProfile(bench, `view-${access}`, { isolation: { disk: '100GiB' }, files })
-  const paths: Paths = { config: join(mounts, 'config'), state: join(mounts, 'state'), run: join(mounts, 'run') }
+  const paths: Paths = {
+    config: join(mounts, 'config'),
+    state: join(mounts, 'state'),
+    run: join(mounts, 'run'),
+  }
   const variables = { project: tree, workspace: join(mounts, 'workspace'), home: '/nonexistent' }
   const plan = compilePlan(loadProfile(profile, paths), variables, paths)
   const [uid, gid] = [process.getuid?.() ?? 0, process.getgid?.() ?? 0]
@@ -100,18 +112,30 @@ function viewSpec({ bench, tree, tmp, mounts }: Backing, access: 'write' | 'revi
 }
 
 /** A whole session. Its programs come from the system; what the bench brought is a root of its own. */
-async function session({ bench, load, tree, tmp, mounts }: Backing): Promise<Place> {
+async function session(backing: Backing, project: object): Promise<Place> {
+  const { bench, load, tree, tmp, mounts } = backing
   const { run, env } = await product(bench)
   const files = [
-    { path: '${project}', access: 'write' },
+    { path: '${project}', ...project },
     { path: tmp, access: 'write' },
     { path: '${workspace}', access: 'write' },
   ]
   const rg = await debianProgram('rg', 'ripgrep').catch(() => null)
   const tools = rg && !rg.startsWith('/usr/bin/') ? [{ path: dirname(rg), access: 'read' }] : []
   const isolation = { disk: '100GiB', memory: '16GiB' }
-  const profile = writeProfile(bench, 'view-session', { isolation, files: [...files, ...tools] })
-  const args = ['--profile', profile, '--project', tree, '--workspace', join(mounts, 'workspace'), '--', load, 'agent']
+  const name = `session-${mounts.split('-').at(-1)}`
+  const profile = writeProfile(bench, name, { isolation, files: [...files, ...tools] })
+  const args = [
+    '--profile',
+    profile,
+    '--project',
+    tree,
+    '--workspace',
+    join(mounts, 'workspace'),
+    '--',
+    load,
+    'agent',
+  ]
   const { child } = await LineProcess.start(bench, run(args), { env, cwd: tree })
-  return { agent: child, tree, tmp, tmpBacking: tmp }
+  return { agent: child, tree, tmp, tmpBacking: tmp, ownTmp: !('via' in project) }
 }

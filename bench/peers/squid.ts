@@ -65,7 +65,19 @@ shutdown_lifetime 0 seconds
 async function makeCa(file: string): Promise<void> {
   const [key, cert] = [`${file}.key`, `${file}.crt`]
   const curve = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes']
-  await sh('openssl', ['req', '-x509', ...curve, '-subj', '/CN=bench squid CA', '-days', '2', '-keyout', key, '-out', cert])
+  await sh('openssl', [
+    'req',
+    '-x509',
+    ...curve,
+    '-subj',
+    '/CN=bench squid CA',
+    '-days',
+    '2',
+    '-keyout',
+    key,
+    '-out',
+    cert,
+  ])
   writeFileSync(file, readFileSync(key, 'utf8') + readFileSync(cert, 'utf8'))
 }
 

@@ -6,8 +6,8 @@ import { join } from 'node:path'
 import type { Server } from 'node:http'
 
 interface Modules {
-  createHttpProxyServer(options: object): Server
-  createMitmCA(options: object): { certPath: string }
+  readonly createHttpProxyServer: (options: object) => Server
+  readonly createMitmCA: (options: object) => { certPath: string }
 }
 
 const dir = process.argv[2] ?? ''
@@ -17,6 +17,8 @@ const mitmCA = createMitmCA({})
 const server = createHttpProxyServer({ filter: () => true, mitmCA, shouldTerminateTLS: () => true })
 server.listen(0, '127.0.0.1', () => {
   const address = server.address()
-  process.stdout.write(`${JSON.stringify({ port: typeof address === 'object' && address?.port, ca: mitmCA.certPath })}\n`)
+  process.stdout.write(
+    `${JSON.stringify({ port: typeof address === 'object' && address?.port, ca: mitmCA.certPath })}\n`,
+  )
 })
 process.stdin.on('end', () => process.exit(0)).resume()

@@ -38,5 +38,5 @@ export async function startSrtProxy(bench: Bench, upstreamCa: string): Promise<P
   const argv = [process.execPath, join(import.meta.dirname, 'srt-proxy.ts'), dir]
   const env = { ...process.env, NODE_EXTRA_CA_CERTS: upstreamCa }
   const { child, greeting } = await LineProcess.start(bench, argv, { env })
-  return { url: `http://127.0.0.1:${greeting.port}`, ca: String(greeting.ca), pid: child.pid }
+  return { url: `http://127.0.0.1:${Number(greeting.port)}`, ca: String(greeting.ca), pid: child.pid }
 }
