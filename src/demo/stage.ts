@@ -35,6 +35,7 @@ export function setStage(): Stage {
     modelHost: MODEL_HOST,
     evilHost: EVIL_HOST,
     foreignKey: `sk-proj-${randomBytes(24).toString('hex')}`,
+    curl: existsSync('/usr/bin/curl'),
   }
   const canary = randomBytes(32).toString('base64')
   const month = generateMonth(MONTH, randomInt(1, 1_000_000))
