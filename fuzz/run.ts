@@ -1,0 +1,32 @@
+/** `./dev fuzz [NAME] [--seconds N] [--seed N]`: one target, or each in turn. A finding is kept under fuzz/crashes. */
+import { createHash } from 'node:crypto'
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { fuzz } from './fuzz.ts'
+import { TARGETS } from './targets.ts'
+
+const { values, positionals } = parseArgs({
+  options: { seconds: { type: 'string', default: '60' }, seed: { type: 'string' } },
+  allowPositionals: true,
+})
+const seed = Number(values.seed ?? Date.now() % 2 ** 31)
+const names = positionals.length > 0 ? positionals : Object.keys(TARGETS)
+let failed = false
+for (const name of names) {
+  const target = TARGETS[name]
+  if (!target) {
+    console.error(`fuzz: no target ${name}; there are ${Object.keys(TARGETS).join(', ')}`)
+    process.exit(2)
+  }
+  const { runs, finding } = fuzz(name, target, Number(values.seconds) * 1000, seed)
+  console.log(`${finding ? '✗' : '✓'} ${name}: ${runs} inputs, seed ${seed}`)
+  if (!finding) continue
+  failed = true
+  const dir = join(import.meta.dirname, 'crashes', name)
+  mkdirSync(dir, { recursive: true })
+  const file = join(dir, createHash('sha256').update(finding.input).digest('hex').slice(0, 16))
+  writeFileSync(file, finding.input)
+  console.log(`  ${String(finding.error)}\n  kept as ${file}`)
+}
+process.exit(failed ? 1 : 0)

@@ -1,0 +1,177 @@
+/**
+ * A target for each parser of outside bytes. `run` must return for every input, within the time limit of the runner;
+ * it throws only when a promise of the parser is broken. Refusing is fine, and done with the parser's own error.
+ */
+import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { openCheckpoint } from '../src/audit/checkpoint.ts'
+import { MAGIC, readFacts } from '../src/audit/journal-reader.ts'
+import { frame } from '../src/audit/journal.ts'
+import { openNote, parseVerifierKey } from '../src/audit/note.ts'
+import { parseFact } from '../src/audit/parse-fact.ts'
+import { parseBundle } from '../src/audit/tiles.ts'
+import { encodeFrame, FrameReader } from '../src/daemon/frames.ts'
+import { parseClientHello } from '../src/gate/client-hello.ts'
+import { buildAnswer, parseQuery } from '../src/gate/dns.ts'
+import { AmbitError } from '../src/lib/errors.ts'
+import { compileGlobs } from '../src/lib/glob.ts'
+import { parseAuthority, parseHost } from '../src/lib/host.ts'
+import { printable } from '../src/lib/printable.ts'
+import { parseYaml } from '../src/profile/yaml.ts'
+import { parseEvent } from '../src/runtime/launch-channel.ts'
+
+export interface Target {
+  readonly seeds: readonly Buffer[]
+  run(input: Buffer): void
+}
+
+const text = (value: string): Buffer => Buffer.from(value)
+
+/** Runs `parse`; its own refusal is an answer, any other error is a finding. */
+function refusable(parse: () => void): void {
+  try {
+    parse()
+  } catch (error) {
+    if (!(error instanceof AmbitError)) throw error
+  }
+}
+
+function demand(holds: boolean, promise: string): void {
+  if (!holds) throw new Error(`broken: ${promise}`)
+}
+
+const VKEY = 'example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k'
+// The example of C2SP signed-note.
+const NOTE =
+  'This is an example message.\n\n— example.com/foo Uw2QOkn8srV1yJGh2VYRlL1Tnagv1YEq6TfXppzi2ONncAlTgK7Ztg1ERYNZXsYjOBH3mFXmRKuwHjG1Yu72IneyaQM=\n'
+
+const QUERY = Buffer.from('123401000001000000000000036170690765786d616d706c6503636f6d0000010001', 'hex')
+
+/** The smallest hello that names `localhost`. */
+const HELLO = Buffer.concat([
+  Buffer.from('16030100410100003d0303', 'hex'),
+  Buffer.alloc(32, 7),
+  Buffer.from('000002130101000012', 'hex'),
+  Buffer.from('0000000e000c0000096c6f63616c686f7374', 'hex'),
+])
+
+const FACT = text(
+  '{"k":"file.open","path":"/a","mode":"read","size":1,"sha256":null,"label":"internal","t":1,"m":2}',
+)
+
+export const TARGETS: Readonly<Record<string, Target>> = {
+  'client-hello': {
+    seeds: [HELLO, HELLO.subarray(0, 20), text('GET / HTTP/1.1\r\n')],
+    run: (input) => {
+      const whole = parseClientHello(input)
+      demand(['hello', 'incomplete', 'unreadable'].includes(whole.kind), 'an answer of the three')
+      if (whole.kind !== 'hello') return
+      // What a prefix already was refused for cannot become readable with more bytes.
+      const part = parseClientHello(input.subarray(0, input.length >> 1))
+      demand(part.kind !== 'unreadable', 'a refused prefix stays refused')
+    },
+  },
+  dns: {
+    seeds: [QUERY],
+    run: (input) => {
+      const query = parseQuery(input)
+      if (query === null || 'rcode' in query) return
+      const answer = buildAnswer(query, 0, '21.0.0.1', 300)
+      demand(answer.length < 1024, 'an answer is small')
+      demand(answer.readUInt16BE(0) === input.readUInt16BE(0), 'an answer carries the id of its query')
+    },
+  },
+  host: {
+    seeds: [text('Api.Example.COM.'), text('0x7f.1'), text('[::1]:443'), text('xn--bcher-kva.example:8443')],
+    run: (input) => {
+      const host = parseHost(input.toString())
+      if (host !== null) demand(parseHost(host) === host, 'the canonical form is its own canonical form')
+      parseAuthority(input.toString(), 443)
+    },
+  },
+  glob: {
+    seeds: [text('**/.env\n.env'), text('a/*/b?c\na/x/bbc'), text('!**/*.pem\nx.pem')],
+    run: (input) => {
+      const [pattern = '', ...path] = input.toString().split('\n')
+      refusable(() => compileGlobs([pattern])(path.join('/')))
+    },
+  },
+  profile: {
+    seeds: [text('apiVersion: ambit/v1\nkind: Profile\nmetadata: { name: a }\nspec: { files: [] }\n')],
+    run: (input) => refusable(() => parseYaml(input.toString(), 'fuzz.yaml')),
+  },
+  journal: {
+    seeds: [Buffer.concat([MAGIC, frame(FACT), frame(FACT)])],
+    run: (input) => {
+      const dir = mkdtempSync(join(tmpdir(), 'ambit-fuzz-'))
+      const path = join(dir, 'j')
+      writeFileSync(path, input)
+      const fd = openSync(path, 'r')
+      try {
+        const facts = readFacts(fd, 'fuzz')
+        let step = facts.next()
+        while (!step.done) step = facts.next()
+        demand(step.value.offset <= input.length, 'reading ends within the file')
+      } finally {
+        closeSync(fd)
+        rmSync(dir, { recursive: true })
+      }
+    },
+  },
+  fact: {
+    seeds: [FACT],
+    run: (input) => {
+      try {
+        demand(typeof parseFact(input).k === 'string', 'a fact has a kind')
+      } catch (error) {
+        // Its refusal is a plain error that becomes a `gap` fact.
+        if (!String(error).startsWith('Error: not a fact')) throw error
+      }
+    },
+  },
+  'daemon-frames': {
+    seeds: [encodeFrame({ id: 1, op: 'hello', args: { v: 1 } })],
+    run: (input) =>
+      refusable(() => {
+        const whole = new FrameReader().push(input)
+        const split = new FrameReader()
+        const parts = [...split.push(input.subarray(0, 3)), ...split.push(input.subarray(3))]
+        demand(JSON.stringify(whole) === JSON.stringify(parts), 'cuts between chunks change nothing')
+      }),
+  },
+  'launch-events': {
+    seeds: [text('{"ev":"ready","controls":[]}'), text('{"ev":"exit","code":1}')],
+    run: (input) => void parseEvent(input.toString()),
+  },
+  note: {
+    seeds: [text(NOTE)],
+    run: (input) =>
+      refusable(() => {
+        const opened = openNote(input.toString(), parseVerifierKey(VKEY))
+        demand(NOTE.startsWith(opened), 'no other text opens under this key')
+      }),
+  },
+  checkpoint: {
+    seeds: [text(NOTE)],
+    run: (input) => refusable(() => openCheckpoint(input.toString(), parseVerifierKey(VKEY))),
+  },
+  bundle: {
+    seeds: [Buffer.from('0003616263000164', 'hex')],
+    run: (input) => {
+      const { entries, bad } = parseBundle(input, 2)
+      const bytes = entries.reduce((sum, entry) => sum + entry.length + 2, 0)
+      demand(bytes <= input.length && (bad !== null || entries.length === 2), 'entries lie within the bundle')
+    },
+  },
+  printable: {
+    seeds: [text('a\u001b[2Jb\u202ec\u200d'), Buffer.from([0xff, 0x9b, 0x41])],
+    run: (input) => {
+      // oxlint-disable-next-line no-control-regex -- what must not come through
+      demand(
+        !/[\u0000-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/.test(printable(input.toString())),
+        'nothing that moves a cursor',
+      )
+    },
+  },
+}
