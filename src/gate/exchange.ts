@@ -58,7 +58,17 @@ export class Exchange implements Watched {
     return this.#over
   }
 
+  /** Never rejects: what the client made us trip over ends its own exchange, not the session's supervisor. */
   async run(forward: Forward): Promise<void> {
+    try {
+      await this.#run(forward)
+    } catch {
+      cut(this.response)
+      this.finish()
+    }
+  }
+
+  async #run(forward: Forward): Promise<void> {
     const admitted =
       this.gate.watch.size < MOST_EXCHANGES ? this.admit() : this.#refused(refusal('gate.too-many-exchanges'))
     if (admitted === null) return

@@ -25,7 +25,14 @@ export async function upgradeWebSocket(
 ): Promise<void> {
   client.on('error', () => client.destroy())
   const response = new ServerResponse(request)
-  response.assignSocket(client as Socket)
+  try {
+    response.assignSocket(client as Socket)
+  } catch {
+    // An upgrade pipelined behind a request that is not answered yet: no client of good will does that.
+    flow.denied('http.malformed')
+    client.destroy()
+    return
+  }
   response.shouldKeepAlive = false
   // The server has let go of this socket: after a refusal it is ours to close.
   response.once('finish', () => client.end())

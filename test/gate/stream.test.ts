@@ -281,6 +281,13 @@ test('a WebSocket passes where a GET of its path does, both ways', async () => {
   assert.ok((bench.of('http.response').at(-1)?.bytesOut ?? 0) > 100)
 })
 
+test('an upgrade pipelined behind an unanswered request is closed, and the gate lives on', async () => {
+  const upgrade =
+    'GET /ws HTTP/1.1\r\nHost: ws.example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n'
+  await rawTls(bench, 'ws.example.com', `GET /ws HTTP/1.1\r\nHost: ws.example.com\r\n\r\n${upgrade}`)
+  assert.equal((await bench.curl('https://api.example.com/')).status, 200)
+})
+
 test('N-27: a WebSocket on another path is refused, and one the server declines says so', async () => {
   const { head, socket } = await openWebSocket(bench, '/other')
   assert.match(head, /^HTTP\/1\.1 403 /)
