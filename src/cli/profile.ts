@@ -1,3 +1,6 @@
+import { mkdirSync, mkdtempSync, realpathSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { AmbitError } from '../lib/errors.ts'
 import { compilePlan } from '../profile/compile.ts'
 import { listProfiles, loadProfile } from '../profile/load.ts'
@@ -42,19 +45,26 @@ function show(name: string, args: Arguments, context: Context): number {
   return print(context, flag(args, 'json') ? document : document.resolved)
 }
 
+/** Compiled against a scratch project: where the person stands has nothing to do with the file. */
 function check(files: readonly string[], context: Context): number {
-  let failed = 0
-  for (const file of files) {
-    try {
-      const document = loadProfile(file, context.paths)
-      const home = context.env.HOME ?? '/'
-      compilePlan(document, { project: context.cwd, workspace: `${home}/ambit/check`, home }, context.paths)
-      context.out(`${file}: ok`)
-    } catch (error) {
-      if (!(error instanceof AmbitError)) throw error
-      failed++
-      context.err(`ambit: ${error.message}`)
-    }
+  const scratch = realpathSync(mkdtempSync(join(tmpdir(), 'ambit-check-')))
+  const variables = { project: join(scratch, 'project'), workspace: join(scratch, 'workspace'), home: scratch }
+  mkdirSync(variables.project)
+  try {
+    return files.filter((file) => !checkOne(file, variables, context)).length > 0 ? 1 : 0
+  } finally {
+    rmSync(scratch, { recursive: true, force: true })
   }
-  return failed > 0 ? 1 : 0
+}
+
+function checkOne(file: string, variables: Parameters<typeof compilePlan>[1], context: Context): boolean {
+  try {
+    compilePlan(loadProfile(file, context.paths), variables, context.paths)
+    context.out(`${file}: ok`)
+    return true
+  } catch (error) {
+    if (!(error instanceof AmbitError)) throw error
+    context.err(`ambit: ${error.message}`)
+    return false
+  }
 }

@@ -6,6 +6,7 @@ import { createInterface } from 'node:readline/promises'
 import { AmbitError } from '../lib/errors.ts'
 import type { Paths } from '../lib/paths.ts'
 import { type Sheet, renderSheet } from '../profile/sheet.ts'
+import { hiddenButTracked } from '../profile/tracked.ts'
 import type { Resolved } from './resolve.ts'
 
 export interface Screen {
@@ -18,6 +19,7 @@ export function sheetOf(resolved: Resolved, color: boolean): Sheet {
     agent: resolved.agent,
     argv: resolved.request.argv,
     runtime: resolved.runtime,
+    tracked: hiddenButTracked(resolved.plan),
     color,
   })
 }
