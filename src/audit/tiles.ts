@@ -1,6 +1,6 @@
 /** C2SP tlog-tiles (https://c2sp.org/tlog-tiles v0.1.0): names of tiles, entry bundles, reading hashes from disk. */
 import * as fs from 'node:fs'
-import { basename, dirname, join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { AmbitError, errnoOf, messageOf } from '../lib/errors.ts'
 import { type Hash, type HashReader, foldHashes } from './tlog.ts'
 
@@ -156,7 +156,3 @@ export function hashReader(dir: string, size: number): HashReader {
     return foldHashes(found.hashes.slice(start, start + count))
   }
 }
-
-/** Name of the `.p` directory of a tile, for cleaning. */
-export const partialDir = (level: Level, index: number): string => dirname(tilePath(level, index, 1))
-export const isTileName = (name: string): boolean => /^x?[0-9]{3}(\.p)?$/.test(basename(name))

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import * as fs from 'node:fs'
 import { join } from 'node:path'
-import { test } from 'node:test'
+import { type TestContext, test } from 'node:test'
 import { Log } from '../../src/audit/log.ts'
 import type { LogFiles } from '../../src/audit/log-files.ts'
 import type { Cursors } from '../../src/audit/log-state.ts'
@@ -67,7 +67,7 @@ test('verifies at every size around tile borders, however it was cut into batche
 
 test('has the tiles that tlog-tiles names for 70,000 entries, and no others after a reopen', async (t) => {
   const dir = tempDir(t)
-  await build(dir, [100, 65_536, 70_000])
+  await build(dir, [100, 70_000])
   ;(await open(dir)).close()
   const names = fs.readdirSync(join(dir, 'tile'), { recursive: true, withFileTypes: true })
   const files = names
@@ -115,19 +115,23 @@ async function assertRecovers(dir: string, acknowledged: number, message: string
   assert.deepEqual(entriesOf(dir, 520), range(0, 520).map(String), message)
 }
 
-async function countSteps(t: import('node:test').TestContext): Promise<number> {
+/** The steps of such a life, by name. */
+async function stepsOf(t: TestContext): Promise<string[]> {
   const dir = tempDir(t)
   await build(dir, [150])
   const files = new FaultFiles(dir)
   await live(dir, files, { size: 0, offset: 0 })
-  return files.steps.length
+  return files.steps
 }
 
 for (const fault of ['kill', 'torn'] as const) {
   test(`A-01: ${fault} at every step of a life, then recovery`, async (t) => {
-    const steps = await countSteps(t)
-    assert.ok(steps > 40)
-    for (let at = 1; at <= steps; at++) {
+    const steps = await stepsOf(t)
+    assert.ok(steps.length > 40)
+    for (const [i, step] of steps.entries()) {
+      const at = i + 1
+      // Only a write can be torn.
+      if (fault === 'torn' && !step.startsWith('write')) continue
       const dir = tempDir(t)
       await build(dir, [150])
       const acknowledged = { size: 150, offset: 0 }
@@ -151,14 +155,14 @@ test('A-01: kill at every step of the birth of a log', async (t) => {
 })
 
 test('A-02, A-03: power cut at every step: unsynced bytes and names go, by chance some stay', async (t) => {
-  const steps = await countSteps(t)
+  const steps = (await stepsOf(t)).length
   let seed = 1
   const coin = (): boolean => {
     seed = (seed * 1_103_515_245 + 12_345) % 2 ** 31
     return seed > 2 ** 30
   }
   for (let at = 1; at <= steps + 1; at++) {
-    for (const lucky of [() => false, coin]) {
+    for (const lucky of at % 2 ? [() => false] : [coin]) {
       const dir = tempDir(t)
       await build(dir, [150])
       const acknowledged = { size: 150, offset: 0 }
@@ -185,7 +189,7 @@ test('A-03: the model of the power cut notices a directory that is not synced', 
 
 for (const fault of ['ENOSPC', 'EIO'] as const satisfies readonly Fault[]) {
   test(`A-04, A-05: ${fault} at every step: refused, nothing half committed, goes on or must be reopened`, async (t) => {
-    const steps = await countSteps(t)
+    const steps = (await stepsOf(t)).length
     for (let at = 1; at <= steps; at++) {
       const dir = tempDir(t)
       await build(dir, [150])

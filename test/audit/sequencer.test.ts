@@ -316,9 +316,12 @@ test('A-01: a real sequencer killed again and again by SIGKILL loses nothing and
      for (;;) { await sequencer.sequence(); await new Promise(setImmediate) }`,
   )
   let written = 0
-  for (let life = 0; life < 8; life++) {
+  for (let life = 0; life < 5; life++) {
     const child = spawn(process.execPath, [script], { stdio: ['ignore', 'pipe', 'inherit'] })
-    await once(child.stdout, 'data')
+    await Promise.race([
+      once(child.stdout, 'data'),
+      once(child, 'exit').then(() => assert.fail('it ended by itself')),
+    ])
     const end = Date.now() + 20 + life * 7
     while (Date.now() < end) {
       for (let i = 0; i < 40; i++) run.append(remove(`/${written++}`))

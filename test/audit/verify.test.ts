@@ -219,7 +219,7 @@ test('a program on golang.org/x/mod accepts the log and refuses it once changed'
   skip: go ? false : 'no go here',
 }, async (t) => {
   const bin = join(tempDir(t), 'go-verify')
-  execFileSync('go', ['build', '-o', bin, '.'], {
+  execFileSync('go', ['build', '-buildvcs=false', '-o', bin, '.'], {
     cwd: join(import.meta.dirname, '../fixtures/go-verify'),
     stdio: 'pipe',
   })
