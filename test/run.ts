@@ -82,7 +82,7 @@ function step(name: string, program: string, argv: readonly string[], cwd: strin
 
 function regoTests(): void {
   if (globSync('policies/**/*_test.rego', { cwd: root }).length === 0) return
-  if (!existsSync(join(root, '.build/ambit.mjs'))) complaints.push('the product is not built: no Rego tests')
+  if (!existsSync(join(root, '.build/ambit.cjs'))) complaints.push('the product is not built: no Rego tests')
   else step('Rego tests', join(root, 'ambit'), ['policy', 'test'], root)
 }
 

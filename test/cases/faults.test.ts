@@ -128,7 +128,7 @@ attack('A-01', 'keeps every record through SIGKILL of its writers', async (as) =
     await sleep(wait)
     // Even rounds lose the daemon first, odd ones the session.
     const victims =
-      round % 2 === 0 ? [...partsOf(stage, 'ambitd.mjs'), pid] : [pid, ...partsOf(stage, 'ambitd.mjs')]
+      round % 2 === 0 ? [...partsOf(stage, 'ambitd.cjs'), pid] : [pid, ...partsOf(stage, 'ambitd.cjs')]
     for (const victim of victims) process.kill(victim, 'SIGKILL')
     await running
     await eventually(() => partsOf(stage, 'ambit-launch').length + partsOf(stage, 'ambit-view').length === 0)
@@ -183,7 +183,7 @@ attack('A-04', 'refuses actions when the disk is full, and recovers', async (as)
     assert.match(again.stdout, /it-runs/, `resumes when there is space\n${describe(again)}`)
     return `stopped (125) after ${arrived}, all recorded; then works again`
   } finally {
-    for (const pid of partsOf(stage, 'ambitd.mjs')) process.kill(pid, 'SIGKILL')
+    for (const pid of partsOf(stage, 'ambitd.cjs')) process.kill(pid, 'SIGKILL')
     await sleep(200)
     spawnSync('umount', ['-l', stage.ambitHome])
   }
@@ -310,17 +310,17 @@ attack('A-19', 'has one writer of the log, and a lock that dies with it', async 
     }),
   )
   for (const ran of sessions) assert.equal(ran.summary.outcome, 'ended', describe(ran))
-  const [daemon] = partsOf(stage, 'ambitd.mjs')
+  const [daemon] = partsOf(stage, 'ambitd.cjs')
   assert.ok(daemon, 'control: a daemon runs')
-  assert.equal(partsOf(stage, 'ambitd.mjs').length, 1, 'two daemons run')
+  assert.equal(partsOf(stage, 'ambitd.cjs').length, 1, 'two daemons run')
   const second = await stage.command(
-    [join(stage.product.root, 'ambit/.build/node'), join(stage.product.root, 'ambit/.build/ambitd.mjs')],
+    [join(stage.product.root, 'ambit/.build/node'), join(stage.product.root, 'ambit/.build/ambitd.cjs')],
     { timeout: 4000 },
   )
   assert.equal(second.signal, null, `a second daemon stays\n${describe(second)}`)
-  assert.deepEqual(partsOf(stage, 'ambitd.mjs'), [daemon])
+  assert.deepEqual(partsOf(stage, 'ambitd.cjs'), [daemon])
   process.kill(daemon, 'SIGKILL')
-  await eventually(() => partsOf(stage, 'ambitd.mjs').length === 0)
+  await eventually(() => partsOf(stage, 'ambitd.cjs').length === 0)
   const next = await stage.inside([{ name: 'w', op: 'write', path: join(stage.project, 'after') }])
   assert.equal(next.summary.outcome, 'ended', `a stale lock stays\n${describe(next)}`)
   const result = await verify(stage)
@@ -339,7 +339,7 @@ attack('Q-01', 'sends nothing while the part that must record is gone', async (a
   const mark = newMark(as)
   const running = stage.session(beating(stage, mark, 1000), { spec: network(stage), timeout: 60_000 })
   assert.ok(await eventually(async () => (await beats(mark)) > 3, 20_000), 'control: requests arrive')
-  const [daemon] = partsOf(stage, 'ambitd.mjs')
+  const [daemon] = partsOf(stage, 'ambitd.cjs')
   assert.ok(daemon)
   // It cannot come back: its place is taken.
   const socket = globSync('run/*.sock', { cwd: stage.ambitHome })[0] ?? 'run/ambitd.sock'

@@ -11,7 +11,7 @@ import { PRODUCT } from '../../src/audit/product.ts'
 import { verifyLog } from '../../src/audit/verify.ts'
 import { connectDaemon } from '../../src/daemon/client.ts'
 import { encodeFrame } from '../../src/daemon/frames.ts'
-import { loadRecord } from '../../src/daemon/records.ts'
+import { birthOf, loadRecord } from '../../src/daemon/records.ts'
 import { daemonSocket, keysDir, logDir, sessionDir } from '../../src/lib/paths.ts'
 import { HELLO, Stage, startRun } from './stage.ts'
 
@@ -228,6 +228,37 @@ test('leaves when idle, and by itself removes its socket', async (t) => {
   const [code] = (await once(child, 'exit')) as [number]
   assert.equal(code, 0)
   assert.ok(!fs.existsSync(daemonSocket(stage.paths)))
+})
+
+test('a daemon whose socket was removed leaves, even with a session in its book', async (t) => {
+  const stage = new Stage(t)
+  stage.session(ID)
+  const run = await startRun(stage, ID)
+  const pid = await stage.daemonPid()
+  fs.rmSync(daemonSocket(stage.paths))
+  run.kill('SIGKILL')
+  const end = Date.now() + 10_000
+  while (birthOf(pid!) !== null) {
+    assert.ok(Date.now() < end, 'it stays')
+    await sleep(50)
+  }
+})
+
+test('a session whose directory was removed is said as gaps and forgotten', async (t) => {
+  const stage = new Stage(t)
+  stage.session(ID)
+  const cli = await stage.connect()
+  const run = await startRun(stage, ID)
+  await cli.call('log.sync', {})
+  fs.rmSync(sessionDir(stage.paths, ID), { recursive: true })
+  run.kill('SIGKILL')
+  const end = Date.now() + 10_000
+  while ((await cli.call('sessions', { all: false })).sessions.length > 0) {
+    assert.ok(Date.now() < end, 'it is listed still')
+    await sleep(50)
+  }
+  assert.deepEqual(stage.kinds(ID), ['session.start', 'gap'])
+  assert.equal((await cli.call('status', {})).stalled, null)
 })
 
 test('refuses sessions while the log is inconsistent, says why, and does not touch it', async (t) => {

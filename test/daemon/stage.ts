@@ -22,9 +22,10 @@ export class Stage {
   readonly #clients: DaemonClient[] = []
 
   constructor(t: TestContext) {
+    // Before tempDir, whose own end would take away the socket by which the daemon is found.
+    t.after(() => this.#end())
     const dir = tempDir(t)
     this.paths = { config: join(dir, 'config'), state: join(dir, 'state'), run: join(dir, 'run') }
-    t.after(() => this.#end())
   }
 
   async connect(): Promise<DaemonClient> {

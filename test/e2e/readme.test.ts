@@ -25,7 +25,8 @@ for (const as of ['user', 'root'] as const)
       'bin/claude': '#!/bin/sh\necho "date,amount,checked" > january.csv\ncat ~/.ssh/id_rsa\n',
     })
     await stage.command(['chmod', '+x', join(stage.home, 'bin/claude')])
-    symlinkSync(stage.product.ambit, join(stage.home, 'ambit'))
+    // Not in the home: `~/ambit` is where workspaces go.
+    symlinkSync(stage.product.ambit, join(stage.outside, 'ambit'))
     const env = { PATH: `${join(stage.home, 'bin')}:${process.env.PATH}` }
     let session = ''
     assert.ok(commands.length >= 6, `found ${commands.length} commands`)
@@ -33,7 +34,7 @@ for (const as of ['user', 'root'] as const)
       // The demonstration has a test of its own.
       if (line === './ambit demo') continue
       const ran = await stage.command(['/bin/sh', '-c', asTyped(line, session)], {
-        cwd: join(stage.home),
+        cwd: stage.outside,
         env,
       })
       assert.ok(passes(line, ran), `${line}\n${output(ran)}`)
@@ -52,7 +53,7 @@ function asTyped(line: string, session: string): string {
   return line
     .replace(/\bID\b/, session)
     .replace('run --profile', 'run --yes --profile')
-    .replace(/^\.\/ambit explain/, 'cd work/ledger && ../../ambit explain')
+    .replace(/^\.\/ambit explain/, 'ambit=$PWD/ambit && cd ~/work/ledger && $ambit explain')
 }
 
 /** `doctor` may say that something is missing here; everything else ends with 0, the session with its command's 1. */

@@ -29,8 +29,8 @@ const SHIPPED = [
   'policies',
   '.build/complete',
   '.build/node',
-  '.build/ambit.mjs',
-  '.build/ambitd.mjs',
+  '.build/ambit.cjs',
+  '.build/ambitd.cjs',
   '.build/native.node',
   '.build/bin',
 ]
