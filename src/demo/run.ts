@@ -137,6 +137,9 @@ async function verifyLog(stage: Stage, request: DemoRequest): Promise<DemoResult
   return { ok: code === 0, text: output.trim() }
 }
 
+/** A session of the demonstration takes seconds; its profile's wall clock is three minutes. */
+const DEADLINE_MS = 200_000
+
 /** Runs this very command again: nothing of the session happens in this process. */
 function ambit(
   args: readonly string[],
@@ -149,6 +152,7 @@ function ambit(
     // The stage's home, but the user's own log and key.
     env: { ...env, ...stateVariables(env, paths), HOME: stage.home, AMBIT_DEMO_KEY: stage.apiKey },
     stdio: ['ignore', 'pipe', 'pipe'],
+    timeout: DEADLINE_MS,
   })
   let output = ''
   for (const stream of [child.stdout, child.stderr]) {
