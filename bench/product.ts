@@ -15,7 +15,7 @@ export interface Product {
 
 /** An Ambit of our own. @throws Error when it was not built or cannot run a session here. */
 export async function product(bench: Bench): Promise<Product> {
-  if (!existsSync(join(ROOT, '.build/ambit.mjs'))) throw new Error('the product is not built: ./dev build')
+  if (!existsSync(join(ROOT, '.build/ambit.cjs'))) throw new Error('the product is not built: ./dev build')
   const home = join(bench.scratch, 'ambit-home')
   const env = { ...process.env, AMBIT_HOME: home }
   if (!existsSync(home)) {

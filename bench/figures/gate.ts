@@ -168,7 +168,7 @@ async function throughSession(bench: Bench, { load, port, ca }: Upstream): Promi
   })
   const argv = run(['--profile', profile, '--project', project, '--', load, 'agent'])
   const { child } = await LineProcess.start(bench, argv, { env, cwd: project })
-  const resident = (): number => residentBytes(child.pid, (line) => line.includes('ambit.mjs'))
+  const resident = (): number => residentBytes(child.pid, (line) => line.includes('ambit.cjs'))
   return { agent: child, order: { url: 'https://bench.internal' }, resident }
 }
 

@@ -79,6 +79,19 @@ export class Sequencer {
     })
   }
 
+  /** The same for a session whose directory is gone: nothing is left to seal. */
+  abandon(id: string): Promise<Head> {
+    return this.#exclusive(async () => {
+      const session = this.#sessions.get(id)
+      if (session) {
+        await this.#drain([session], true)
+        this.#retire(session)
+      }
+      await this.#options.log.publish()
+      return this.#options.log.head
+    })
+  }
+
   async #drain(sessions: readonly FollowedSession[], final: boolean): Promise<void> {
     const { log, device } = this.#options
     for (;;) {
@@ -103,6 +116,10 @@ export class Sequencer {
   async #seal(session: FollowedSession): Promise<void> {
     const text = JSON.stringify({ v: 1, cursors: session.cursors, size: this.#options.log.size })
     await replaceFile(join(session.dir, SEALED), Buffer.from(text))
+    this.#retire(session)
+  }
+
+  #retire(session: FollowedSession): void {
     for (const name of Object.keys(session.cursors)) this.#drop.add(`${session.id}/${name}`)
     session.close()
     this.#sessions.delete(session.id)

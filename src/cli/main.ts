@@ -73,9 +73,14 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   throw error
 })
 
-try {
-  process.exitCode = await main(process.argv.slice(2))
-} catch (error) {
+main(process.argv.slice(2)).then(
+  (code) => {
+    process.exitCode = code
+  },
+  (error: unknown) => fail(error),
+)
+
+function fail(error: unknown): void {
   const known = error instanceof AmbitError
   const code = known ? error.code : 'ERR_INTERNAL'
   process.stderr.write(`ambit: ${messageOf(error)} [${code}]\n`)

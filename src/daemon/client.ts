@@ -165,7 +165,7 @@ function daemonCommand(): [string, ...string[]] {
   const here = fileURLToPath(import.meta.url)
   if (here.endsWith('.ts')) return [process.execPath, join(dirname(here), 'main.ts')]
   const build = join(installRoot(), '.build')
-  return [join(build, 'node'), join(build, 'ambitd.mjs')]
+  return [join(build, 'node'), join(build, 'ambitd.cjs')]
 }
 
 /** Little: the daemon outlives this command, serves others, and must not run what NODE_OPTIONS says. */

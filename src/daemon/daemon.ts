@@ -209,10 +209,17 @@ export class Daemon {
     // They write to the journals that are about to be closed for good.
     killOrphans(this.#paths)
     fs.rmSync(join(this.#paths.run, 'sessions', id), { recursive: true, force: true })
+    if (!isDirectory(sessionDir(this.#paths, id))) return this.#forget(id)
     const said = hasEnd(journalDir(this.#paths, id))
     const sameBoot = birthOf(process.pid)?.split(':')[0] === record.born.split(':')[0]
     await recordLoss(this.#paths, id, sameBoot ? 'ambit run died without a word' : 'the machine went down')
     await this.#end(id, said ? 'ended' : sameBoot ? 'killed' : 'orphaned')
+  }
+
+  /** A session whose directory somebody removed: what the log lacks is lost, and is said as gaps; nothing else is left. */
+  async #forget(id: string): Promise<void> {
+    await this.#book.sequencer?.abandon(id)
+    this.#live.delete(id)
   }
 
   #end(id: string, state: SessionRecord['state']): Promise<Head> {

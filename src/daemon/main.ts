@@ -43,6 +43,8 @@ async function heartbeat(
       process.stderr.write(`ambitd: ${daemon.fatal.message}\n`)
       return end(1)
     }
+    // Without its socket it would hold the log's lock for nobody; sessions that lost it start another.
+    if (!serving.reachable && serving.links === 0) return end(0)
     if (serving.links > 0 || daemon.liveSessions > 0) idleSince = Date.now()
     else if (Date.now() - idleSince >= idleMs) return end(0)
   }

@@ -31,6 +31,8 @@ export function claimDaemon(paths: Paths): number | null {
 export interface Serving {
   /** Open links. */
   readonly links: number
+  /** False when the socket's name is gone: nobody can call any more. */
+  readonly reachable: boolean
   close(): Promise<void>
 }
 
@@ -44,6 +46,9 @@ export async function serve(paths: Paths, daemon: Daemon, shutdown: () => void):
   return {
     get links() {
       return links.size
+    },
+    get reachable() {
+      return fs.existsSync(path)
     },
     close: () => {
       for (const link of links) link.finish()

@@ -39,7 +39,7 @@ export async function createGate(options: GateOptions): Promise<Gate> {
     caPem: context.ca.pem,
     listen: async (on) => {
       const ports = await listeners.listen(on)
-      setImmediate(() => options.plan.network.forEach((rule) => context.dialler.warm(rule)))
+      warmLater(options, context)
       return ports
     },
     pause: (reason) => context.monitor.pause(reason),
@@ -47,6 +47,14 @@ export async function createGate(options: GateOptions): Promise<Gate> {
     totals: () => context.monitor.totals(),
     close: (drainMs) => close(context, listeners, drainMs),
   }
+}
+
+/** Parsing the system's roots blocks for some 50 ms: not while the cell is being built, and not in a request. */
+const WARM_AFTER_MS = 200
+
+function warmLater(options: GateOptions, context: GateContext): void {
+  const warm = (): void => options.plan.network.forEach((rule) => context.dialler.warm(rule))
+  setTimeout(warm, WARM_AFTER_MS).unref()
 }
 
 function createContext(options: GateOptions): GateContext {

@@ -69,8 +69,12 @@ export class Stage {
 
   async #end(): Promise<void> {
     for (const client of this.#clients) client.close()
-    const pid = await this.daemonPid()
-    if (pid !== null) process.kill(pid, 'SIGKILL')
+    // A starter that lost the race late may take the place of the one that is ended here.
+    for (let round = 0; round < 3; round++) {
+      const pid = await this.daemonPid()
+      if (pid !== null) process.kill(pid, 'SIGKILL')
+      if (pid !== null) await sleep(100)
+    }
   }
 
   /** The daemon's process, if one answers. */

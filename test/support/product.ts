@@ -30,7 +30,10 @@ const SHIPPED = [
   '.build/complete',
   '.build/node',
   '.build/ambit.cjs',
+  '.build/ambit-main.cjs',
   '.build/ambitd.cjs',
+  '.build/ambitd-main.cjs',
+  '.build/cache',
   '.build/native.node',
   '.build/bin',
 ]
