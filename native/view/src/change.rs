@@ -31,7 +31,13 @@ impl View {
     }
 
     /// Admits a new name. A hidden one gets the same answer whether or not it exists.
-    pub fn admit_name(&self, parent: &Spot, name: &[u8], kind: FileType, op: &'static str) -> io::Result<Class> {
+    pub fn admit_name(
+        &self,
+        parent: &Spot,
+        name: &[u8],
+        kind: FileType,
+        op: &'static str,
+    ) -> io::Result<Class> {
         sys::check_name(name)?;
         let path = parent.child_path(name);
         if path.len() > LONGEST_PATH {
@@ -57,7 +63,13 @@ impl View {
     }
 
     /// Admits a name and one inode more, and gives the directory to make it in.
-    fn prepare(&self, parent: &Spot, name: &[u8], kind: FileType, op: &'static str) -> io::Result<Arc<OwnedFd>> {
+    fn prepare(
+        &self,
+        parent: &Spot,
+        name: &[u8],
+        kind: FileType,
+        op: &'static str,
+    ) -> io::Result<Arc<OwnedFd>> {
         let class = self.admit_name(parent, name, kind, op)?;
         if self.find(parent, name)?.is_some() {
             return Err(errno(libc::EEXIST));
