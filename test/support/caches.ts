@@ -4,7 +4,8 @@
  */
 import { execFileSync } from 'node:child_process'
 import { cpSync, existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
-import { delimiter, join } from 'node:path'
+import { basename, delimiter, join } from 'node:path'
+import { shelf } from './product.ts'
 
 const cache = join(import.meta.dirname, '../../.build/test-cache')
 
@@ -54,5 +55,16 @@ function fetchOnce(name: string, what: string, fetch: (dir: string) => unknown):
 export function install(source: string | Error, target: string): string {
   if (source instanceof Error) throw source
   cpSync(source, target, { recursive: true, verbatimSymlinks: true })
+  return target
+}
+
+/** The same, once for all stages: half a gigabyte of agents is not copied four times. */
+export function installShared(source: string | Error): string {
+  if (source instanceof Error) throw source
+  const target = join(shelf, basename(source))
+  if (existsSync(target)) return target
+  const aside = install(source, `${target}.${process.pid}`)
+  execFileSync('chmod', ['-R', 'a+rX', aside])
+  renameSync(aside, target)
   return target
 }

@@ -41,7 +41,7 @@ const SHIPPED = [
 const SOURCES = ['test/support/probe/probe.c', 'test/support/probe/inside.mjs']
 
 /** Where products and stages lie: a place that no sandbox replaces (it has its own /tmp). */
-const shelf = process.getuid?.() === 0 ? '/var/lib/ambit-test' : join(homedir(), '.cache/ambit-test')
+export const shelf = process.getuid?.() === 0 ? '/var/lib/ambit-test' : join(homedir(), '.cache/ambit-test')
 
 /** Copies the product if this build was not copied yet. Throws with what is missing when it is not built. */
 export function product(): Product {

@@ -200,7 +200,17 @@ export class Stage {
     const profile = this.profile(options.spec)
     const summaryFile = join(this.outside, `summary-${this.#runs}.json`)
     const wanted = ['--profile', profile, '--project', this.project, '--workspace', this.workspace]
-    const args = ['run', ...wanted, '--yes', '--quiet', '--summary', summaryFile, ...(options.args ?? []), '--', ...argv]
+    const args = [
+      'run',
+      ...wanted,
+      '--yes',
+      '--quiet',
+      '--summary',
+      summaryFile,
+      ...(options.args ?? []),
+      '--',
+      ...argv,
+    ]
     const ran = await this.ambit(args, options)
     return {
       ...ran,
