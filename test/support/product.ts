@@ -74,6 +74,7 @@ function buildKey(): string {
 /** Builds aside and renames: of two processes that install at once, one wins and the other's copy goes. */
 function install(root: string): void {
   mkdirSync(dirname(root), { recursive: true, mode: 0o755 })
+  dropOld(dirname(root))
   const aside = `${root}.${process.pid}`
   for (const path of SHIPPED) cpSync(join(checkout, path), join(aside, 'ambit', path), { recursive: true })
   mkdirSync(join(aside, 'node24/bin'), { recursive: true })
@@ -88,6 +89,15 @@ function install(root: string): void {
   } catch (error) {
     rmSync(aside, { recursive: true, force: true })
     if (!existsSync(root)) throw error
+  }
+}
+
+/** Copies of builds that nobody tests any more; another run may still use one of the last hour. */
+function dropOld(folder: string): void {
+  for (const name of readdirSync(folder)) {
+    const path = join(folder, name)
+    if (name.startsWith('product-') && Date.now() - statSync(path).ctimeMs > 3_600_000)
+      rmSync(path, { recursive: true, force: true })
   }
 }
 
