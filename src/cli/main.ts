@@ -21,6 +21,7 @@ const COMMANDS: Readonly<Record<string, { summary: string; load(): Promise<{ com
 }
 
 const VERSION = '0.1.0'
+const LINGER_MS = 3000
 
 function overview(): string {
   const rows = Object.entries(COMMANDS).map(([name, { summary }]) => `  ${name.padEnd(10)}${summary}`)
@@ -73,12 +74,15 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   throw error
 })
 
-main(process.argv.slice(2)).then(
-  (code) => {
-    process.exitCode = code
-  },
-  (error: unknown) => fail(error),
-)
+main(process.argv.slice(2))
+  .then(
+    (code) => {
+      process.exitCode = code
+    },
+    (error: unknown) => fail(error),
+  )
+  // The command has answered: a handle that somebody forgot must not hold the terminal.
+  .finally(() => setTimeout(() => process.exit(), LINGER_MS).unref())
 
 function fail(error: unknown): void {
   const known = error instanceof AmbitError

@@ -27,11 +27,13 @@ export async function registerSession(resolved: Resolved, sheetDigest: string): 
   mkdirSync(journalDir(request.paths, id), { recursive: true, mode: 0o700 })
   mkdirSync(run, { recursive: true, mode: 0o700 })
   const startedAt = Date.now()
+  let journal: Journal | null = null
+  let daemon: DaemonClient | null = null
   try {
     const planText = JSON.stringify(plan)
     writeFileSync(join(dir, 'plan.json'), planText, { mode: 0o600 })
     writeFileSync(join(dir, 'session.json'), JSON.stringify(descriptionOf(resolved, id, startedAt)), { mode: 0o600 })
-    const journal = Journal.open(join(journalDir(request.paths, id), 'run.wal'))
+    journal = Journal.open(join(journalDir(request.paths, id), 'run.wal'))
     journal.append({
       k: 'session.start',
       user: resolved.user.name,
@@ -45,10 +47,12 @@ export async function registerSession(resolved: Resolved, sheetDigest: string): 
       cwd: request.cwd,
     })
     await journal.sync()
-    const daemon = await connectDaemon(request.paths)
+    daemon = await connectDaemon(request.paths)
     await daemon.call('session.open', openArguments(resolved, id, dir, startedAt))
     return { ...resolved, id, dir, run, journal, daemon, startedAt }
   } catch (error) {
+    daemon?.close()
+    journal?.close()
     rmSync(run, { recursive: true, force: true })
     throw error
   }
