@@ -122,7 +122,7 @@ export async function loadProgram(): Promise<string> {
   const out = join(CACHE, 'load')
   mkdirSync(CACHE, { recursive: true })
   // go's own build cache makes this cheap when nothing changed.
-  await promisify(execFile)('go', ['build', '-trimpath', '-o', out, '.'], {
+  await promisify(execFile)('go', ['build', '-trimpath', '-buildvcs=false', '-o', out, '.'], {
     cwd: source,
     env: { ...process.env, CGO_ENABLED: '0', GOFLAGS: '-mod=mod', GOTOOLCHAIN: 'local' },
   })

@@ -13,10 +13,9 @@ export interface Product {
   readonly run: (args: readonly string[]) => readonly string[]
 }
 
-/** An Ambit of our own. @throws Error when it was not built or cannot run a session here. */
-export async function product(bench: Bench): Promise<Product> {
+/** An Ambit with its state in `home`. @throws Error when it was not built or cannot run a session here. */
+export async function product(bench: Bench, home = join(bench.scratch, 'ambit-home')): Promise<Product> {
   if (!existsSync(join(ROOT, '.build/ambit.cjs'))) throw new Error('the product is not built: ./dev build')
-  const home = join(bench.scratch, 'ambit-home')
   const env = { ...process.env, AMBIT_HOME: home }
   if (!existsSync(home)) {
     mkdirSync(home, { mode: 0o700 })

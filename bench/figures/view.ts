@@ -1,5 +1,5 @@
 /** File work through the view, beside the bare file system and other FUSE file systems. */
-import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs'
+import { closeSync, mkdirSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { messageOf } from '../../src/lib/errors.ts'
 import { debianProgram, loadProgram, sh } from '../cache.ts'
@@ -7,6 +7,7 @@ import { type Bench, type Column, type Figure, type Goal, goal, type Table, valu
 import { LineProcess } from '../line-process.ts'
 import { attempt } from '../peers/attempt.ts'
 import { columnOf, type Contender, paired, ratio, type Series } from '../stats.ts'
+import { tmpfs } from '../tmpfs.ts'
 import { FILES, makeTree } from '../tree.ts'
 import { NATIVE, PLACES, type Place, REVIEW, SESSION, VIA_MOUNT, VIEW } from './view-places.ts'
 
@@ -161,22 +162,6 @@ async function preparePlaces(bench: Bench): Promise<readonly { name: string; pla
     places.push({ name, place })
   }
   return places
-}
-
-/** A tmpfs of our own where we may mount one: policy lets no session of root's work under /dev. */
-async function tmpfs(bench: Bench): Promise<string> {
-  const own = join(bench.scratch, 'tmpfs')
-  mkdirSync(own)
-  try {
-    await sh('mount', ['-t', 'tmpfs', '-o', 'size=8g,mode=755', 'ambit-bench', own])
-    bench.defer(() => sh('umount', ['-l', own]))
-    return own
-  } catch {
-    const shared = mkdtempSync('/dev/shm/ambit-bench-')
-    bench.defer(() => rmSync(shared, { recursive: true, force: true }))
-    await sh('chmod', ['755', shared])
-    return shared
-  }
 }
 
 const contender = (name: string, place: Promise<Place>, workload: Workload): Promise<Contender> =>
