@@ -4,6 +4,7 @@
  */
 const LAYERS = [
   ['cli'],
+  ['demo'],
   ['daemon', 'server', 'session'],
   ['view', 'gate', 'broker', 'guard', 'runtime', 'detect', 'supply', 'inventory'],
   ['audit', 'policy', 'profile', 'dlp'],
@@ -22,12 +23,12 @@ const upward = LAYERS.slice(1).map((layer, index) => ({
 }))
 
 /** Folders of the enforcement layer are strangers to each other. */
-const sideways = LAYERS[2].map((name) => ({
+const sideways = LAYERS[3].map((name) => ({
   name: `${name}-imports-a-neighbour`,
   comment: 'Enforcement points never import each other; session/ wires them, so each can be replaced alone.',
   severity: 'error',
   from: { path: `^src/${name}/` },
-  to: { path: folders(LAYERS[2].filter((other) => other !== name)) },
+  to: { path: folders(LAYERS[3].filter((other) => other !== name)) },
 }))
 
 module.exports = {
@@ -81,7 +82,8 @@ module.exports = {
     parser: 'swc',
     tsPreCompilationDeps: true,
     doNotFollow: { path: 'node_modules' },
-    exclude: { path: '^(native|test/fixtures|\\.build)/' },
+    // start.cjs is a template of the build.
+    exclude: { path: '^(native|test/fixtures|\\.build)/|^src/start\\.cjs$' },
     enhancedResolveOptions: { extensions: ['.ts', '.js', '.json'], conditionNames: ['import', 'node', 'default'] },
   },
 }

@@ -72,7 +72,7 @@ function desktopVariables(stage: Stage): Record<string, string> {
 
 /** Sockets of the host: one inside a root, one of each desktop service, two abstract ones. */
 async function hostSockets(stage: Stage): Promise<Server[]> {
-  const names = [...Object.values(DESKTOP)].map((name) => join(stage.outside, name))
+  const names = Object.values(DESKTOP).map((name) => join(stage.outside, name))
   const paths = [join(stage.project, 'host.sock'), ...names, abstractName(stage), X11]
   const servers = await Promise.all(paths.map(listenOn))
   stage.own()

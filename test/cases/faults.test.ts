@@ -379,9 +379,9 @@ attack('Q-03', 'ends slow clients by deadlines', async (as) => {
     [
       [
         slow('half a hello', 'tcp', [hello]),
-        slow('hello by bytes', 'tcp', [...hello.padEnd(24, '\0')]),
+        slow('hello by bytes', 'tcp', hello.padEnd(24, '\0').split('')),
         slow('silent', 'tcp', []),
-        slow('head by bytes', 'tls', [...request].slice(0, 24)),
+        slow('head by bytes', 'tls', request.slice(0, 24).split('')),
         slow('half a head', 'tls', [request]),
       ],
       { name: 'quick', op: 'http', url: 'https://good.test/quick' },

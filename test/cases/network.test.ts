@@ -515,6 +515,10 @@ attack('N-20', 'refuses when SNI, Host and authority differ', async (as) => {
   return `${steps.length - 1} mismatches refused (${status})`
 })
 
+/** A TLS handshake record whose first message is a ServerHello; an alert is none. */
+const isServerHello = (received: string): boolean =>
+  received.charCodeAt(0) === 0x16 && received.charCodeAt(5) === 2
+
 attack('N-21', 'refuses an unreadable server name', async (as) => {
   const { good } = await world(null)
   const stage = await makeStage(as)
@@ -542,11 +546,7 @@ attack('N-21', 'refuses an unreadable server name', async (as) => {
   // Before the control, which does connect.
   assert.equal(good.connections(), before, 'an unreadable hello led to a connection')
   for (const { name } of steps)
-    assert.doesNotMatch(
-      inside.result(name).value?.received ?? '',
-      /^\x16\x03.{3}\x02/s,
-      `${name} got a ServerHello`,
-    )
+    assert.ok(!isServerHello(inside.result(name).value?.received ?? ''), `${name} got a ServerHello`)
   const control = await stage.inside(
     [raw('control', head('GET /n21 HTTP/1.1\nhost: good.test\nconnection: close\n\n'))],
     { spec: await spec(stage) },

@@ -22,10 +22,11 @@ attack('R-01', 'bounds a fork bomb while Ambit stays responsive', async (as) => 
   const running = stage.session(['/bin/sh', '-c', `${probe} fork-many 300; sleep 1`], {
     spec: { isolation: { ...LIMITS, processes: 64 } },
     onStart: () => {
-      setTimeout(async () => {
+      const ask = async (): Promise<void> => {
         const asked = await stage.ambit(['sessions', '--json'])
         answered = asked.code === 0 ? asked.ms : -1
-      }, 1500)
+      }
+      setTimeout(() => void ask(), 1500)
     },
   })
   const ran = await running
