@@ -60,6 +60,9 @@ const FACT = text(
   '{"k":"file.open","path":"/a","mode":"read","size":1,"sha256":null,"label":"internal","t":1,"m":2}',
 )
 
+// oxlint-disable-next-line no-control-regex -- what must not come through
+const MOVES = /[\u0000-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/
+
 export const TARGETS: Readonly<Record<string, Target>> = {
   'client-hello': {
     seeds: [HELLO, HELLO.subarray(0, 20), text('GET / HTTP/1.1\r\n')],
@@ -166,12 +169,6 @@ export const TARGETS: Readonly<Record<string, Target>> = {
   },
   printable: {
     seeds: [text('a\u001b[2Jb\u202ec\u200d'), Buffer.from([0xff, 0x9b, 0x41])],
-    run: (input) => {
-      // oxlint-disable-next-line no-control-regex -- what must not come through
-      demand(
-        !/[\u0000-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/.test(printable(input.toString())),
-        'nothing that moves a cursor',
-      )
-    },
+    run: (input) => demand(!MOVES.test(printable(input.toString())), 'nothing that moves a cursor'),
   },
 }

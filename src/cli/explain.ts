@@ -14,10 +14,14 @@ Without a command it explains the profile for /bin/sh.
   options: { ...SESSION_OPTIONS, json: { type: 'boolean', help: 'the sheet and the compiled plan as JSON' } },
   run: async (args, context) => {
     const request = sessionRequest(command, args, context)
-    const resolved = resolveSession({ ...request, argv: request.argv.length > 0 ? request.argv : ['/bin/sh'] })
+    const resolved = resolveSession({
+      ...request,
+      argv: request.argv.length > 0 ? request.argv : ['/bin/sh'],
+    })
     const sheet = sheetOf(resolved, context.color && Boolean(process.stdout.isTTY))
     if (!flag(args, 'json')) context.out(sheet.text)
-    else context.out(JSON.stringify({ digest: sheet.digest, lines: sheet.lines, plan: resolved.plan }, null, 2))
+    else
+      context.out(JSON.stringify({ digest: sheet.digest, lines: sheet.lines, plan: resolved.plan }, null, 2))
     return 0
   },
 }

@@ -56,7 +56,8 @@ function events(args: Arguments, context: Context): number {
   const session = text(args, 'session')
   for (const event of readEvents(logDir(context.paths), session === undefined ? {} : { session })) {
     if (flag(args, 'json')) context.out(event.json)
-    else context.out(`${new Date(event.time).toISOString()} ${event.session} ${printable(event.message, 200)}`)
+    else
+      context.out(`${new Date(event.time).toISOString()} ${event.session} ${printable(event.message, 200)}`)
   }
   return 0
 }
@@ -65,6 +66,9 @@ async function verify(dir: string, args: Arguments, context: Context): Promise<n
   const result = await verifyLog(dir, text(args, 'key') ?? loadVerifierKey(context.paths))
   if (flag(args, 'json')) context.out(JSON.stringify(result))
   else if (result.ok) context.out(`ok: ${result.size} entries, root ${result.root}`)
-  else context.err(`ambit: log ${dir}: ${printable(result.why)}${result.index === null ? '' : ` (entry ${result.index})`}`)
+  else
+    context.err(
+      `ambit: log ${dir}: ${printable(result.why)}${result.index === null ? '' : ` (entry ${result.index})`}`,
+    )
   return result.ok ? 0 : 1
 }

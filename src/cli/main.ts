@@ -58,7 +58,8 @@ async function main(argv: readonly string[]): Promise<number> {
     return 0
   }
   const entry = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
-  if (!entry) throw new AmbitError('ERR_USAGE', printable(name, 80), 'there is no such command', 'see ambit --help')
+  if (!entry)
+    throw new AmbitError('ERR_USAGE', printable(name, 80), 'there is no such command', 'see ambit --help')
   const { command } = await entry.load()
   const own = rest.includes('--') ? rest.slice(0, rest.indexOf('--')) : rest
   if (own.includes('--help') || own.includes('-h')) {

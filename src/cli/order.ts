@@ -8,9 +8,16 @@ import { type Command, usageError } from './command.ts'
 /** The one session id among the words. @throws AmbitError */
 export function sessionIdOf(own: Pick<Command, 'name'>, words: readonly string[]): SessionId {
   const [word, extra] = words
-  if (word === undefined || extra !== undefined) throw usageError(own, 'name one session (ambit sessions lists them)')
+  if (word === undefined || extra !== undefined)
+    throw usageError(own, 'name one session (ambit sessions lists them)')
   const id = parseSessionId(word)
-  if (!id) throw new AmbitError('ERR_SESSION_NOT_FOUND', printable(word, 40), 'that is no session id', 'see ambit sessions --all')
+  if (!id)
+    throw new AmbitError(
+      'ERR_SESSION_NOT_FOUND',
+      printable(word, 40),
+      'that is no session id',
+      'see ambit sessions --all',
+    )
   return id
 }
 

@@ -28,7 +28,11 @@ eval    prints the value of a rule, e.g. data.ambit.admission.decision, for the 
     if (verb === 'test') return test(flag(args, 'json'), context)
     if (verb === 'eval' && rule !== undefined) {
       const input = text(args, 'input')
-      const value = evaluatePolicy(rule, input === undefined ? '{}' : readFileSync(input === '-' ? 0 : input, 'utf8'), context.paths)
+      const value = evaluatePolicy(
+        rule,
+        input === undefined ? '{}' : readFileSync(input === '-' ? 0 : input, 'utf8'),
+        context.paths,
+      )
       if (value === null) return 1
       context.out(value)
       return 0
@@ -40,6 +44,8 @@ eval    prints the value of a rule, e.g. data.ambit.admission.decision, for the 
 function test(json: boolean, context: Context): number {
   const results = runPolicyTests(context.paths)
   if (json) context.out(JSON.stringify(results, null, 2))
-  else for (const result of results) context.out(`${result.passed ? 'ok  ' : 'FAIL'} ${result.name}${result.why ? `: ${result.why}` : ''}`)
+  else
+    for (const result of results)
+      context.out(`${result.passed ? 'ok  ' : 'FAIL'} ${result.name}${result.why ? `: ${result.why}` : ''}`)
   return results.length > 0 && results.every((result) => result.passed) ? 0 : 1
 }

@@ -36,7 +36,8 @@ function print(context: Context, value: unknown): number {
 function list(args: Arguments, context: Context): number {
   const profiles = listProfiles(context.paths)
   if (flag(args, 'json')) return print(context, profiles)
-  for (const profile of profiles) context.out(`${profile.name.padEnd(12)} ${profile.source.padEnd(8)} ${profile.title}`)
+  for (const profile of profiles)
+    context.out(`${profile.name.padEnd(12)} ${profile.source.padEnd(8)} ${profile.title}`)
   return 0
 }
 
@@ -48,7 +49,11 @@ function show(name: string, args: Arguments, context: Context): number {
 /** Compiled against a scratch project: where the person stands has nothing to do with the file. */
 function check(files: readonly string[], context: Context): number {
   const scratch = realpathSync(mkdtempSync(join(tmpdir(), 'ambit-check-')))
-  const variables = { project: join(scratch, 'project'), workspace: join(scratch, 'workspace'), home: scratch }
+  const variables = {
+    project: join(scratch, 'project'),
+    workspace: join(scratch, 'workspace'),
+    home: scratch,
+  }
   mkdirSync(variables.project)
   try {
     return files.filter((file) => !checkOne(file, variables, context)).length > 0 ? 1 : 0

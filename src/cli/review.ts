@@ -47,7 +47,9 @@ function report(results: readonly Applied[], args: Arguments, context: Context):
   if (flag(args, 'json')) context.out(JSON.stringify(results, null, 2))
   else
     for (const result of results) {
-      context.out(`${result.state.padEnd(9)} ${printable(pathOf(result), 400)}${result.why ? `: ${printable(result.why)}` : ''}`)
+      context.out(
+        `${result.state.padEnd(9)} ${printable(pathOf(result), 400)}${result.why ? `: ${printable(result.why)}` : ''}`,
+      )
     }
   return results.every((result) => result.state === 'applied') ? 0 : 1
 }

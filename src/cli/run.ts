@@ -7,7 +7,11 @@ import { type Arguments, type Command, type Context, flag, type Option, text, us
 export const SESSION_OPTIONS: Readonly<Record<string, Option>> = {
   profile: { type: 'string', short: 'p', value: 'P', help: 'profile name or file (default: writer)' },
   project: { type: 'string', value: 'DIR', help: 'what ${project} means (default: the current directory)' },
-  workspace: { type: 'string', value: 'DIR', help: 'what ${workspace} means (default: one per project in ~/ambit)' },
+  workspace: {
+    type: 'string',
+    value: 'DIR',
+    help: 'what ${workspace} means (default: one per project in ~/ambit)',
+  },
   runtime: { type: 'string', value: 'R', help: `at least this isolation: ${RUNTIMES.join(', ')}` },
 }
 

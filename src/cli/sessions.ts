@@ -1,4 +1,4 @@
-import { connectDaemon } from '../daemon/client.ts'
+import { connectDaemon, type SessionInfo } from '../daemon/client.ts'
 import { printable } from '../lib/printable.ts'
 import { type Command, flag } from './command.ts'
 
@@ -20,13 +20,15 @@ export const command: Command = {
         return 0
       }
       if (sessions.length === 0) context.err('ambit: no sessions run; ambit sessions --all lists ended ones')
-      for (const session of sessions) {
-        const cell = (key: keyof typeof session, width: number): string => printable(String(session[key] ?? '-'), 60).padEnd(width)
-        context.out(`${cell('id', 17)}  ${cell('state', 9)} ${cell('profile', 10)} ${cell('agent', 16)} ${cell('project', 0)}`)
-      }
+      for (const session of sessions) context.out(lineOf(session))
       return 0
     } finally {
       daemon.close()
     }
   },
 }
+
+const lineOf = ({ id, state, profile, agent, project }: SessionInfo): string =>
+  [cell(id, 17), cell(state, 9), cell(profile, 10), cell(agent, 16), cell(project ?? '-', 0)].join(' ')
+
+const cell = (value: string, width: number): string => printable(value, 60).padEnd(width)

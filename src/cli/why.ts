@@ -11,7 +11,8 @@ export const command: Command = {
   name: 'why',
   usage: 'why [ID] [--json]',
   summary: 'explain the last refusals of a session',
-  details: 'Without an ID it takes the newest session. Each line: what was tried, why it was refused, the place in the profile.',
+  details:
+    'Without an ID it takes the newest session. Each line: what was tried, why it was refused, the place in the profile.',
   options: { json: { type: 'boolean', help: 'one JSON array' } },
   run: async (args, context) => {
     const id = args.words.length > 0 ? sessionIdOf(command, args.words) : newest(context)
@@ -24,7 +25,9 @@ export const command: Command = {
     for (const refusal of refusals) {
       const place = refusal.rule ? ` [${printable(refusal.rule, 80)}]` : ''
       const times = refusal.count > 1 ? ` ×${refusal.count}` : ''
-      context.out(`${refusal.kind.padEnd(10)} ${printable(refusal.target, 160)}: ${printable(refusal.reason, 120)}${place}${times}`)
+      context.out(
+        `${refusal.kind.padEnd(10)} ${printable(refusal.target, 160)}: ${printable(refusal.reason, 120)}${place}${times}`,
+      )
     }
     return 0
   },
@@ -37,7 +40,10 @@ function newest(context: Context): string {
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
   }
-  const id = names.filter((name) => parseSessionId(name)).sort().at(-1)
+  const id = names
+    .filter((name) => parseSessionId(name))
+    .sort()
+    .at(-1)
   if (!id) throw new AmbitError('ERR_SESSION_NOT_FOUND', 'why', 'there is no session yet', 'run one first')
   return id
 }

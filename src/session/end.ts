@@ -50,7 +50,12 @@ export async function endSession(session: Registered, wired: Wired, ending: Endi
 export async function abandonSession(session: Registered, error: unknown): Promise<void> {
   const exit = error instanceof AmbitError ? error.exitCode : 125
   try {
-    session.journal.append({ k: 'session.end', outcome: exit === 126 ? 'refused' : 'failed', exit, reason: messageOf(error) })
+    session.journal.append({
+      k: 'session.end',
+      outcome: exit === 126 ? 'refused' : 'failed',
+      exit,
+      reason: messageOf(error),
+    })
     await session.journal.sync()
     await session.daemon.call('session.close', { id: session.id })
   } finally {
@@ -62,7 +67,12 @@ export async function abandonSession(session: Registered, error: unknown): Promi
 
 async function closeRecord(session: Registered, ending: Ending, outcome: Outcome): Promise<Summary['log']> {
   try {
-    session.journal.append({ k: 'session.end', outcome: outcome.outcome, exit: outcome.exit, reason: outcome.reason })
+    session.journal.append({
+      k: 'session.end',
+      outcome: outcome.outcome,
+      exit: outcome.exit,
+      reason: outcome.reason,
+    })
     await session.journal.sync()
     session.journal.close()
     const answer = await ending.daemon.call('session.close', { id: session.id })
@@ -112,7 +122,10 @@ async function summaryOf(session: Registered, outcome: Outcome, log: Summary['lo
   }
   writeFileSync(join(session.dir, 'summary.json'), JSON.stringify(summary), { mode: 0o600 })
   if (session.request.summaryFile) {
-    writeFileSync(resolve(session.request.cwd, session.request.summaryFile), `${JSON.stringify(summary, null, 2)}\n`)
+    writeFileSync(
+      resolve(session.request.cwd, session.request.summaryFile),
+      `${JSON.stringify(summary, null, 2)}\n`,
+    )
   }
   return summary
 }

@@ -7,7 +7,9 @@ export type SessionId = string & { readonly [brand]: 'SessionId' }
 const PATTERN = /^s[0-9a-z]{8}-[0-9a-z]{6}$/
 
 export function newSessionId(now: number = Date.now()): SessionId {
-  const time = Math.floor(now / 1000).toString(36).padStart(8, '0')
+  const time = Math.floor(now / 1000)
+    .toString(36)
+    .padStart(8, '0')
   const noise = (randomBytes(4).readUInt32BE() % 36 ** 6).toString(36).padStart(6, '0')
   return `s${time}-${noise}` as SessionId
 }

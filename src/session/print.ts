@@ -27,10 +27,14 @@ export function renderSummary(summary: Summary, color: boolean): string {
     )
   }
   if (summary.refusalsTotal > 0) {
-    lines.push(bold(paint('33', `  ${summary.refusalsTotal} refused`)) + ` (ambit why ${summary.session} says more)`)
+    lines.push(
+      bold(paint('33', `  ${summary.refusalsTotal} refused`)) + ` (ambit why ${summary.session} says more)`,
+    )
     for (const refusal of summary.refusals.slice(0, SHOWN)) {
       const times = refusal.count > 1 ? ` ×${refusal.count}` : ''
-      lines.push(`    ✗ ${refusal.kind} ${printable(refusal.target, 100)}: ${printable(refusal.reason, 80)}${times}`)
+      lines.push(
+        `    ✗ ${refusal.kind} ${printable(refusal.target, 100)}: ${printable(refusal.reason, 80)}${times}`,
+      )
     }
     if (summary.refusals.length > SHOWN) lines.push(`    … and ${summary.refusals.length - SHOWN} more`)
   }
@@ -38,7 +42,9 @@ export function renderSummary(summary: Summary, color: boolean): string {
     lines.push(bold(`  ${summary.pending.length} changes wait for review: ambit review ${summary.session}`))
     const risky = summary.pending.filter((change) => change.executableConfig)
     for (const change of risky.slice(0, SHOWN)) {
-      lines.push(paint('31', `    ! ${change.kind} ${printable(pathOf(change), 120)} can run code on your machine`))
+      lines.push(
+        paint('31', `    ! ${change.kind} ${printable(pathOf(change), 120)} can run code on your machine`),
+      )
     }
   }
   lines.push(

@@ -32,7 +32,9 @@ export async function registerSession(resolved: Resolved, sheetDigest: string): 
   try {
     const planText = JSON.stringify(plan)
     writeFileSync(join(dir, 'plan.json'), planText, { mode: 0o600 })
-    writeFileSync(join(dir, 'session.json'), JSON.stringify(descriptionOf(resolved, id, startedAt)), { mode: 0o600 })
+    writeFileSync(join(dir, 'session.json'), JSON.stringify(descriptionOf(resolved, id, startedAt)), {
+      mode: 0o600,
+    })
     journal = Journal.open(join(journalDir(request.paths, id), 'run.wal'))
     journal.append({
       k: 'session.start',
@@ -59,7 +61,12 @@ export async function registerSession(resolved: Resolved, sheetDigest: string): 
 }
 
 /** What `ambitd` is told; also after it was restarted in mid-session. */
-export function openArguments(resolved: Resolved, id: SessionId, dir: string, startedAt: number): Record<string, unknown> {
+export function openArguments(
+  resolved: Resolved,
+  id: SessionId,
+  dir: string,
+  startedAt: number,
+): Record<string, unknown> {
   return { ...descriptionOf(resolved, id, startedAt), dir, pid: process.pid }
 }
 

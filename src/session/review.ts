@@ -32,24 +32,42 @@ export function layersOf(paths: Paths, id: SessionId): ReviewLayer[] {
 }
 
 /** Changes of session `id`, all or those whose absolute path is among `only`. */
-export async function pendingChanges(paths: Paths, id: SessionId, only: readonly string[] = []): Promise<Change[]> {
+export async function pendingChanges(
+  paths: Paths,
+  id: SessionId,
+  only: readonly string[] = [],
+): Promise<Change[]> {
   const changes = await listChanges(layersOf(paths, id))
-  return changes.filter((change) => only.length === 0 || only.includes(pathOf(change)) || only.includes(change.path))
+  return changes.filter(
+    (change) => only.length === 0 || only.includes(pathOf(change)) || only.includes(change.path),
+  )
 }
 
 export const pathOf = (change: Pick<Change, 'root' | 'path'>): string => join(change.root, change.path)
 
 /** Applies `changes`; what will be applied is durable in the session's journal before the host's files change. */
-export async function applyReviewed(paths: Paths, id: SessionId, changes: readonly Change[]): Promise<Applied[]> {
+export async function applyReviewed(
+  paths: Paths,
+  id: SessionId,
+  changes: readonly Change[],
+): Promise<Applied[]> {
   return recorded(paths, id, async (journal) => {
     for (const change of changes) {
-      if (!change.conflict) journal.append({ k: 'review.applied', path: pathOf(change), sha256: change.sha256 })
+      if (!change.conflict)
+        journal.append({ k: 'review.applied', path: pathOf(change), sha256: change.sha256 })
     }
     await journal.sync()
     const results = await applyChanges(layersOf(paths, id), changes)
     for (const result of results.filter(({ state }) => state !== 'applied')) {
       const reason = `review.${result.state}`
-      journal.append({ k: 'decision', action: 'review.apply', effect: 'deny', reason, rule: null, target: pathOf(result) })
+      journal.append({
+        k: 'decision',
+        action: 'review.apply',
+        effect: 'deny',
+        reason,
+        rule: null,
+        target: pathOf(result),
+      })
     }
     return results
   })
@@ -67,15 +85,25 @@ export async function dropReviewed(paths: Paths, id: SessionId, changes: readonl
 async function recorded<T>(paths: Paths, id: SessionId, work: (journal: Journal) => Promise<T>): Promise<T> {
   await requireEnded(paths, id)
   const told = JSON.parse(readFileSync(join(sessionDir(paths, id), 'session.json'), 'utf8')) as Told
-  return withRecord(paths, { profile: told.profile, agent: 'ambit review', project: told.project }, async (journal) => {
-    const review = { k: 'decision', action: 'review', effect: 'allow', reason: 'review.by-user', rule: null } as const
-    journal.append({ ...review, target: id })
-    try {
-      return await work(journal)
-    } finally {
-      journal.append({ k: 'session.end', outcome: 'ended', exit: 0, reason: null })
-    }
-  })
+  return withRecord(
+    paths,
+    { profile: told.profile, agent: 'ambit review', project: told.project },
+    async (journal) => {
+      const review = {
+        k: 'decision',
+        action: 'review',
+        effect: 'allow',
+        reason: 'review.by-user',
+        rule: null,
+      } as const
+      journal.append({ ...review, target: id })
+      try {
+        return await work(journal)
+      } finally {
+        journal.append({ k: 'session.end', outcome: 'ended', exit: 0, reason: null })
+      }
+    },
+  )
 }
 
 interface Told {
@@ -88,7 +116,12 @@ async function requireEnded(paths: Paths, id: SessionId): Promise<void> {
   try {
     const { sessions } = await daemon.call('sessions', { all: false })
     if (!sessions.some((session) => session.id === id)) return
-    throw new AmbitError('ERR_REVIEW_CONFLICT', id, 'the session still runs', 'wait for its end, or ambit kill it')
+    throw new AmbitError(
+      'ERR_REVIEW_CONFLICT',
+      id,
+      'the session still runs',
+      'wait for its end, or ambit kill it',
+    )
   } finally {
     daemon.close()
   }

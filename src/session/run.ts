@@ -26,7 +26,10 @@ export async function runSession(request: SessionRequest, screen: Screen): Promi
 }
 
 /** Resolve and show: everything that may say no before anything is built. A no is recorded. */
-async function admit(request: SessionRequest, screen: Screen): Promise<{ resolved: Resolved; sheetDigest: string }> {
+async function admit(
+  request: SessionRequest,
+  screen: Screen,
+): Promise<{ resolved: Resolved; sheetDigest: string }> {
   try {
     const resolved = resolveSession(request)
     return { resolved, sheetDigest: await acceptSheet(resolved, screen) }

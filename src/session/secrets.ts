@@ -29,7 +29,8 @@ export function readSecrets(credentials: readonly CredentialPlan[], env: NodeJS.
 function readSource(credential: CredentialPlan, env: NodeJS.ProcessEnv): string | null {
   const [scheme, ...rest] = credential.source.split(':')
   const place = rest.join(':')
-  const raw = scheme === 'env' ? env[place] : scheme === 'file' ? readSecretFile(credential.name, place) : undefined
+  const raw =
+    scheme === 'env' ? env[place] : scheme === 'file' ? readSecretFile(credential.name, place) : undefined
   if (raw === undefined || raw === '') return null
   const value = raw.trim()
   // The value becomes a header: a control character or a space run would let a source file split it (K-11).
@@ -50,8 +51,14 @@ function readSecretFile(name: string, path: string): string | undefined {
     return readFileSync(path, 'utf8')
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
-    throw new AmbitError('ERR_CREDENTIAL_SOURCE', `credential ${name}`, messageOf(error), 'make the file readable', {
-      cause: error,
-    })
+    throw new AmbitError(
+      'ERR_CREDENTIAL_SOURCE',
+      `credential ${name}`,
+      messageOf(error),
+      'make the file readable',
+      {
+        cause: error,
+      },
+    )
   }
 }

@@ -42,14 +42,20 @@ export async function acceptSheet(resolved: Resolved, screen: Screen): Promise<s
   }
   const known = acceptanceFile(request.paths, sheet.digest)
   if (admission.acceptance !== 'terminal' && existsSync(known)) {
-    screen.err(`ambit: profile ${resolved.plan.profile.name}: the same grant as accepted before (ambit explain shows it)`)
+    screen.err(
+      `ambit: profile ${resolved.plan.profile.name}: the same grant as accepted before (ambit explain shows it)`,
+    )
     return sheet.digest
   }
   screen.err(sheet.text)
   if (!process.stdin.isTTY) {
-    throw refused('nobody is at a terminal to accept the grant sheet', 'add --yes to accept it on the command line')
+    throw refused(
+      'nobody is at a terminal to accept the grant sheet',
+      'add --yes to accept it on the command line',
+    )
   }
-  if (!(await askYes('Run it within these bounds? [y/N] '))) throw refused('the grant sheet was not accepted', 'nothing ran')
+  if (!(await askYes('Run it within these bounds? [y/N] ')))
+    throw refused('the grant sheet was not accepted', 'nothing ran')
   mkdirSync(join(request.paths.state, 'accepted'), { recursive: true, mode: 0o700 })
   writeFileSync(known, `${new Date().toISOString()}\n`, { mode: 0o600 })
   return sheet.digest

@@ -24,7 +24,11 @@ export interface SessionActivity {
   readonly filesChanged: readonly string[]
   readonly filesChangedTotal: number
   /** Command lines, redacted at the sensor; at most 1,000. */
-  readonly commands: readonly { readonly path: string; readonly argv: readonly string[]; readonly digest: string | null }[]
+  readonly commands: readonly {
+    readonly path: string
+    readonly argv: readonly string[]
+    readonly digest: string | null
+  }[]
   readonly commandsTotal: number
   readonly hosts: readonly HostTraffic[]
   readonly bytesOut: number
@@ -61,7 +65,8 @@ export class ActivityFold {
         return
       case 'process.launch':
         this.#commandsTotal++
-        if (this.#commands.length < KEEP) this.#commands.push({ path: fact.path, argv: fact.argv, digest: fact.digest })
+        if (this.#commands.length < KEEP)
+          this.#commands.push({ path: fact.path, argv: fact.argv, digest: fact.digest })
         return
       case 'http.request':
         this.#host(fact.host).requests++

@@ -46,7 +46,11 @@ class Watch {
     this.#follow(session.daemon)
     void wired.view.exited.then(() => this.#viewEnded())
     session.journal.onFailure((error) => this.#stop(`the journal failed: ${messageOf(error)}`))
-    for (const [name, number] of [['SIGTERM', 15], ['SIGINT', 2], ['SIGHUP', 1]] as const) {
+    for (const [name, number] of [
+      ['SIGTERM', 15],
+      ['SIGINT', 2],
+      ['SIGHUP', 1],
+    ] as const) {
       const handler = (): void => this.#pass(number)
       process.on(name, handler)
       this.#signals.push([name, handler])

@@ -122,7 +122,10 @@ function launchSpec(session: Registered, caPem: string, secrets: Secrets): Launc
 
 function viewSpec(session: Registered, launch: LaunchSpec): ViewSpec {
   const { plan, request, id, dir } = session
-  const quota = { bytes: plan.isolation.disk, inodes: Math.max(10_000, Math.floor(plan.isolation.disk / 8192)) }
+  const quota = {
+    bytes: plan.isolation.disk,
+    inodes: Math.max(10_000, Math.floor(plan.isolation.disk / 8192)),
+  }
   return {
     version: 1,
     session: id,

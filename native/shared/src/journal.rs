@@ -151,7 +151,9 @@ fn valid_length(file: &mut File) -> io::Result<u64> {
         let length = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
         let sum = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
         match bytes.get(at + 8..at + 8 + length) {
-            Some(payload) if (1..=MAX_PAYLOAD).contains(&length) && crc32fast::hash(payload) == sum => at += 8 + length,
+            Some(payload) if (1..=MAX_PAYLOAD).contains(&length) && crc32fast::hash(payload) == sum => {
+                at += 8 + length
+            }
             _ => break,
         }
     }
