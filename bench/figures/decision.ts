@@ -4,7 +4,9 @@ import { join } from 'node:path'
 import type { Paths } from '../../src/lib/paths.ts'
 import { decide } from '../../src/policy/decide.ts'
 import type { Action, SessionState } from '../../src/policy/decision.ts'
-import { openRuntimePolicy } from '../../src/policy/runtime.ts'
+import { openPolicies } from '../../src/policy/engine.ts'
+import { planFacts } from '../../src/policy/facts.ts'
+import { type OpenQuestion, openRuntimePolicy, runtimeDocument } from '../../src/policy/runtime.ts'
 import { compilePlan } from '../../src/profile/compile.ts'
 import { loadProfile } from '../../src/profile/load.ts'
 import type { Plan } from '../../src/profile/plan.ts'
@@ -18,6 +20,7 @@ const CALLS = 5_000
 
 const PLAN = 'Ambit, compiled plan'
 const REGO = 'Ambit, Rego (regorus, in-process)'
+const DOCUMENT = 'the same document, a constant rule'
 const CEDAR = 'Cedar wasm 4.13.0, policies parsed beforehand'
 
 export const decision: Figure = {
@@ -29,6 +32,7 @@ export const decision: Figure = {
       calls('timer alone', () => undefined),
       calls(PLAN, planDecision(plan)),
       await attempt(REGO, async () => calls(REGO, regoDecision(plan, paths))),
+      await attempt(DOCUMENT, async () => calls(DOCUMENT, constantRule(plan, paths))),
       await attempt(CEDAR, async () => calls(CEDAR, await cedarDecision())),
     ]
     const results = await paired(contenders, ROUNDS, 2)
@@ -61,7 +65,7 @@ question with one permit and one forbid policy.`
 
 const LIMITS = [
   'Compiled plan: comparing strings; each rule of the profile is looked at until one admits, so it grows with the profile.',
-  'Rego: the document is written as JSON by JavaScript and parsed again in Rust for each call; Cedar pays the same toll into WebAssembly.',
+  'Rego: the document is written as JSON by JavaScript and parsed again in Rust for each call; the row with a constant rule shows that part. Most of the document is facts of the profile, the same all session. Cedar pays the same toll into WebAssembly.',
 ]
 
 /** The shipped `writer` profile, for a directory that exists. */
@@ -98,13 +102,30 @@ function planDecision(plan: Plan): () => void {
   }
 }
 
+const SESSION = { untrusted: true, newDestination: true, approvals: [] }
+
+const question = (plan: Plan): OpenQuestion => ({
+  action: REQUEST,
+  rule: plan.network[0] ?? null,
+  state: STATE,
+  session: SESSION,
+})
+
 function regoDecision(plan: Plan, paths: Paths): () => void {
   const ask = openRuntimePolicy(plan, paths)
-  const session = { untrusted: true, newDestination: true, approvals: [] }
-  const question = { action: REQUEST, rule: plan.network[0] ?? null, state: STATE, session }
   return () => {
-    const answer = ask(question)
+    const answer = ask(question(plan))
     if (answer.effect !== 'allow') throw new Error(`policy decided ${answer.effect}: ${answer.reason}`)
+  }
+}
+
+/** What making, passing and parsing the document costs, with a rule that needs none of it. */
+function constantRule(plan: Plan, paths: Paths): () => void {
+  const engine = openPolicies(paths)
+  const facts = planFacts(plan)
+  return () => {
+    const document = JSON.stringify(runtimeDocument(question(plan), facts))
+    if (engine.evalRule('data.ambit.runtime.ranks', document) === null) throw new Error('no such rule')
   }
 }
 

@@ -63,7 +63,7 @@ with threads and 60 s caches, passthrough_hp (libfuse's example, from Debian's s
 caches of the file system measured (its backing is in memory), "again" right after that.`
 
 const LIMITS = [
-  'Each request that the kernel cannot answer from its caches wakes a thread of the view, mostly on another CPU. The last table counts them: `find` and `git status` ask about four times a directory (open, two listings, release; every listing looks at each of its files again), `tar` and `rg` three times a file (open, flush, release), a creation eight times.',
+  'Each request that the kernel cannot answer from its caches wakes a thread of the view, mostly on another CPU. The last table counts them: `find` and `git status` ask about four times a directory (open, two listings, release; every listing looks at each of its files again), `tar` and `rg` three times a file (open, flush, release), a creation seven times (the count includes the removal).',
   'Creation: the intent to write is durable before the close returns, so a program that makes one file after the other pays one `fdatasync` each.',
   'Large reads: the kernel asks in pieces of 128 KiB, its read-ahead limit for FUSE; each is a request and a copy.',
   'Ambit alone records every open for reading and digests what was read and written; that work shares these cores with the reader.',
