@@ -107,7 +107,10 @@ export function createTcpServer(responder: DnsResponder): Server {
     let pending: Buffer = Buffer.alloc(0)
     socket.on('data', (chunk) => {
       pending = answerAll(responder, socket, Buffer.concat([pending, chunk]))
+      // A client that asks and never reads must not make us keep the answers.
+      if (socket.writableNeedDrain) socket.pause()
     })
+    socket.on('drain', () => socket.resume())
   })
 }
 

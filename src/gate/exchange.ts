@@ -157,6 +157,27 @@ export class Exchange implements Watched {
     return false
   }
 
+  /**
+   * Why nothing more of this request may go out, or null. A decision holds for its moment only: while a connection is
+   * made or a body is sent the session may freeze, or read what its destination has no clearance for.
+   */
+  refusalNow({ method, target: path }: Inbound): string | null {
+    const { host, port, tls } = this.flow
+    const decision = this.gate.monitor.decide({ kind: 'http.request', host, port, tls, method, path })
+    return decision.effect === 'allow' ? null : decision.reason
+  }
+
+  /** Counts bytes of the body, or says why they may not go. */
+  charge(inbound: Inbound, bytes: number): string | null {
+    return this.refusalNow(inbound) ?? this.meter.charge(bytes)
+  }
+
+  /** Asks again, now that the way out stands and before the head takes it. @throws UpstreamError */
+  requireAdmitted(inbound: Inbound): void {
+    const reason = this.refusalNow(inbound)
+    if (reason !== null) throw new UpstreamError(reason)
+  }
+
   /** The upstream connection in use. @throws when it cannot be recorded. */
   opened(dialled: Dialled | undefined, rule: string): void {
     this.flow.opened(dialled, rule)

@@ -77,6 +77,7 @@ function exchanged(
     upstream.on('upgrade', (_, socket) => socket.destroy())
     upstream.on('socket', (socket) => {
       try {
+        exchange.requireAdmitted(admitted.inbound)
         exchange.opened(gate.dialler.factsOf(socket), admitted.target.rule.id)
       } catch (error) {
         upstream.destroy(error as Error)
@@ -86,7 +87,7 @@ function exchanged(
     else
       new UploadPump(request, upstream, {
         monitor: gate.monitor,
-        charge: (bytes) => exchange.meter.charge(bytes),
+        charge: (bytes) => exchange.charge(admitted.inbound, bytes),
         cut: (reason) => exchange.refuse(refusal(reason, admitted.target.rule.id), admitted.inbound),
         moved: (bytes) => {
           exchange.touch()

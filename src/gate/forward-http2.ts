@@ -16,6 +16,7 @@ export async function forwardHttp2(exchange: Exchange, admitted: Admitted): Prom
   const session = await exchange.gate.http2.session(admitted.target)
   if (session === null) return await forwardHttp1(exchange, admitted)
   if (exchange.over) return
+  exchange.requireAdmitted(admitted.inbound)
   const { dialler, http2 } = exchange.gate
   exchange.opened(dialler.factsOf(http2.socketOf(session)), admitted.target.rule.id)
   const stream = session.request(headersOf(admitted), { endStream: !admitted.inbound.hasBody })
@@ -50,7 +51,7 @@ function upload(exchange: Exchange, admitted: Admitted, stream: ClientHttp2Strea
   if (!admitted.inbound.hasBody) return
   new UploadPump(exchange.request, stream, {
     monitor: exchange.gate.monitor,
-    charge: (bytes) => exchange.meter.charge(bytes),
+    charge: (bytes) => exchange.charge(admitted.inbound, bytes),
     cut: (reason) => exchange.refuse(refusal(reason, admitted.target.rule.id), admitted.inbound),
     moved: (bytes) => {
       exchange.touch()

@@ -54,7 +54,13 @@ async function open(
     socket.destroy()
     return
   }
-  exchange.opened(gate.dialler.factsOf(socket), admitted.target.rule.id)
+  try {
+    exchange.requireAdmitted(admitted.inbound)
+    exchange.opened(gate.dialler.factsOf(socket), admitted.target.rule.id)
+  } catch (error) {
+    socket.destroy()
+    throw error
+  }
   const headers = [...admitted.headers, 'Connection', 'Upgrade', 'Upgrade', 'websocket']
   const upstream = httpRequest({
     createConnection: () => socket,
@@ -115,12 +121,7 @@ function switched(
   const splice = new Splice(client, upstream, {
     monitor: gate.monitor,
     // A long-lived stream outlives decisions: the question is asked again for each chunk.
-    charge: (bytes) => {
-      const { host, port, tls } = flow
-      const { method, target: path } = inbound
-      const decision = gate.monitor.decide({ kind: 'http.request', host, port, tls, method, path })
-      return decision.effect === 'allow' ? exchange.meter.charge(bytes) : decision.reason
-    },
+    charge: (bytes) => exchange.charge(inbound, bytes),
     cut: (reason) => exchange.refuse(refusal(reason, target.rule.id), inbound),
     movedOut: (bytes) => {
       exchange.touch()
