@@ -3,6 +3,7 @@ import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
 import { join } from 'node:path'
 import { Barrier } from '../audit/barrier.ts'
 import type { Journal } from '../audit/journal.ts'
+import { errnoOf } from '../lib/errors.ts'
 import { journalDir, type Paths } from '../lib/paths.ts'
 import { LABELS, type Label } from '../profile/plan.ts'
 import type { SessionId } from './id.ts'
@@ -56,8 +57,10 @@ export class LabelWatch {
 function open(path: string): number | null {
   try {
     return openSync(path, 'r')
-  } catch {
-    // Not there yet: the view makes it before it serves the first request.
-    return null
+  } catch (error) {
+    // Not there yet: the view makes it before it serves the first request. Anything else (no descriptor left) must not
+    // read as "nothing was read": the gate takes a throw for the worst state.
+    if (errnoOf(error) === 'ENOENT') return null
+    throw error
   }
 }

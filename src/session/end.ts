@@ -1,6 +1,6 @@
 /** Step 6: drain, record, sign, tell. */
 import { rmSync, writeFileSync } from 'node:fs'
-import { join, resolve } from 'node:path'
+import { join } from 'node:path'
 import { readJournal } from '../audit/journal.ts'
 import { AmbitError, errnoOf, messageOf } from '../lib/errors.ts'
 import { journalDir } from '../lib/paths.ts'
@@ -121,12 +121,6 @@ async function summaryOf(session: Registered, outcome: Outcome, log: Summary['lo
     log,
   }
   writeFileSync(join(session.dir, 'summary.json'), JSON.stringify(summary), { mode: 0o600 })
-  if (session.request.summaryFile) {
-    writeFileSync(
-      resolve(session.request.cwd, session.request.summaryFile),
-      `${JSON.stringify(summary, null, 2)}\n`,
-    )
-  }
   return summary
 }
 

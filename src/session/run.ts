@@ -1,3 +1,4 @@
+import { resolve } from 'node:path'
 import { printSummary } from './print.ts'
 import { isRefusal, recordRefusal } from './refuse.ts'
 import { registerSession } from './register.ts'
@@ -5,6 +6,7 @@ import type { SessionRequest } from './request.ts'
 import { type Resolved, resolveSession } from './resolve.ts'
 import { acceptSheet, type Screen } from './show.ts'
 import { abandonSession, endSession } from './end.ts'
+import { openSummaryFile } from './summary-file.ts'
 import { superviseSession } from './supervise.ts'
 import { wireSession } from './wire.ts'
 
@@ -14,6 +16,8 @@ import { wireSession } from './wire.ts'
  */
 export async function runSession(request: SessionRequest, screen: Screen): Promise<number> {
   const { resolved, sheetDigest } = await admit(request, screen)
+  const file =
+    request.summaryFile === null ? null : openSummaryFile(resolve(request.cwd, request.summaryFile))
   const session = await registerSession(resolved, sheetDigest)
   const wired = await wireSession(session).catch(async (error: unknown) => {
     await abandonSession(session, error)
@@ -22,6 +26,7 @@ export async function runSession(request: SessionRequest, screen: Screen): Promi
   const ending = await superviseSession(session, wired)
   const summary = await endSession(session, wired, ending)
   if (!request.quiet) printSummary(summary, screen)
+  file?.write(`${JSON.stringify(summary, null, 2)}\n`)
   return summary.exit
 }
 

@@ -33,6 +33,8 @@ export interface Wired {
 /** Builds the session's world up to the point where the command waits for `world.exec()`. */
 export async function wireSession(session: Registered): Promise<Wired> {
   const state = new LiveState()
+  // Reads of a plain mount pass no view and raise no label: what it holds counts as read.
+  for (const root of session.plan.roots) if (root.via === 'mount') state.raiseLabel(root.label)
   prepareRoots(session.plan)
   const secrets = readSecrets(session.plan.credentials, session.request.env)
   const barrier = openBarrier(session.request.paths, session.id, session.journal)
