@@ -19,8 +19,19 @@ export function isPlainPath(path: string): boolean {
   return !path.includes('%') || hasOnlyPlainEscapes(path)
 }
 
-/** Escapes that hide nothing: valid, and not of a letter, digit, dot, separator, control character or `%` itself. */
+/**
+ * Escapes that hide nothing: valid UTF-8, and not of a letter, digit, dot, separator, control character or `%` itself,
+ * nor of what becomes one: overlong forms (`%c0%ae` was a dot to servers of every make) and full-width twins.
+ */
 function hasOnlyPlainEscapes(path: string): boolean {
+  let decoded: string
+  try {
+    decoded = decodeURIComponent(path)
+  } catch {
+    return false
+  }
+  const separators = (text: string): number => text.match(/[./\\;?#%]/g)?.length ?? 0
+  if (separators(decoded.normalize('NFKC')) !== separators(path.replace(/%../g, ''))) return false
   for (let at = path.indexOf('%'); at !== -1; at = path.indexOf('%', at + 1)) {
     const hex = path.slice(at + 1, at + 3)
     if (!/^[0-9a-fA-F]{2}$/.test(hex)) return false

@@ -140,7 +140,37 @@ function narrowEnvironment(
 }
 
 function narrowFiles(base: FileEntry[], child: FileEntry[] | undefined, fail: Fail): FileEntry[] {
-  return child?.map((own, index) => narrowFile(base, own, ['files', index], fail)) ?? base
+  if (!child) return base
+  const kept = child.map((own, index) => narrowFile(base, own, ['files', index], fail))
+  for (const gone of base) {
+    if (child.some((own) => own.path === gone.path)) continue
+    // Longest root wins: what a removed root held falls to the root around it.
+    const index = outerOf(child, gone.path)
+    const outer = kept[index]
+    if (outer && !atLeastAsNarrow(outer, gone))
+      fail(['files', index, 'path'], `without ${gone.path} its own rules would hold there`)
+  }
+  return kept
+}
+
+/** Index of the longest root that holds `path`, or -1. */
+function outerOf(files: readonly FileEntry[], path: string): number {
+  const lengths = files.map((file) =>
+    path.startsWith(`${file.path.replace(/\/+$/, '')}/`) ? file.path.length : -1,
+  )
+  const longest = Math.max(...lengths, -1)
+  return longest === -1 ? -1 : lengths.indexOf(longest)
+}
+
+function atLeastAsNarrow(outer: FileEntry, inner: FileEntry): boolean {
+  const rankOf = (file: FileEntry): number => LABELS.indexOf(file.label ?? DEFAULT_LABEL)
+  const access = ['read', 'review', 'write'] as const
+  const lists = (['hide', 'protect', 'review'] as const).every((key) =>
+    (inner[key] ?? []).every((glob) => outer[key]?.includes(glob)),
+  )
+  return (
+    lists && access.indexOf(outer.access) <= access.indexOf(inner.access) && rankOf(outer) >= rankOf(inner)
+  )
 }
 
 function narrowFile(base: readonly FileEntry[], own: FileEntry, path: Path, fail: Fail): FileEntry {
@@ -170,8 +200,9 @@ function narrowRule(base: readonly RuleEntry[], own: RuleEntry, path: Path, fail
 }
 
 function coversHost(base: string | null, own: string): boolean {
-  if (base === null) return false
-  return base === own || matchesHost(base, own.startsWith('*.') ? `x.${own.slice(2)}` : own)
+  if (base === null || base === own) return base !== null
+  // A wildcard is covered by a wildcard only: no name that stands for its subdomains is safe from being a base's host.
+  return own.startsWith('*.') ? base.startsWith('*.') && own.endsWith(base.slice(1)) : matchesHost(base, own)
 }
 
 interface Excess {
@@ -192,8 +223,9 @@ function excess(base: RuleEntry, own: RuleEntry): Excess | null {
   const path = own.paths?.find((entry) => base.paths && !base.paths.some((known) => coversPath(known, entry)))
   if (path !== undefined) return over('paths', path)
   if (rank(own.clearance) > rank(base.clearance)) return over('clearance', 'a higher clearance')
-  if (own.credential !== undefined && own.credential !== base.credential)
-    return over('credential', own.credential)
+  // Without it the client's own key would pass, so it cannot be left out either (X-01).
+  if (own.credential !== base.credential)
+    return over('credential', own.credential ?? 'keys of the agent’s own choice, for want of the credential')
   if (own.inspect === false && base.inspect !== false) return over('inspect', 'traffic that it inspects')
   if (own.connect !== base.connect) return over('connect', 'another address to dial')
   if (own.ca !== undefined && own.ca !== base.ca) return over('ca', 'other roots')

@@ -1,9 +1,10 @@
 /** Holes that a review of the gate's side of the product found. */
 import assert from 'node:assert/strict'
-import { existsSync, lstatSync, mkdirSync, readFileSync } from 'node:fs'
+import { chmodSync, existsSync, lstatSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { Stage } from '../support/stage.ts'
+import { serveHttps } from '../support/upstream.ts'
 
 const stage = new Stage('user', {
   files: { 'a.txt': 'text', 'out/': '' },
@@ -58,3 +59,23 @@ test('F-03: a directory that the agent replaced is an error, not a summary of it
   assert.equal(code, 126, stderr)
   assert.match(stderr, /its directory was replaced during the session/)
 })
+
+for (const clearance of ['internal', 'public'] as const) {
+  const status = clearance === 'internal' ? '200' : '403'
+  test(`a plain mount of internal files and a destination cleared for ${clearance}: ${status}`, async () => {
+    const upstream = await serveHttps(['pinned.test'])
+    const ca = join(stage.root, 'upstream.pem')
+    writeFileSync(ca, upstream.ca)
+    chmodSync(ca, 0o644)
+    const profile = stage.profile({
+      files: [{ path: '${project}', access: 'read', via: 'mount' }],
+      network: [{ host: 'pinned.test', connect: `127.0.0.1:${upstream.port}`, ca, clearance }],
+    })
+    const script = `cat a.txt | curl -sS -o /dev/null -w '%{http_code}' --data-binary @- https://pinned.test/`
+    const args = ['--profile', profile, '--project', stage.project, '--yes', '--quiet']
+    const ran = await stage.ambit(['run', ...args, '--', '/bin/sh', '-c', script], { timeout: 30_000 })
+    assert.equal(ran.stdout, status, ran.stderr)
+    assert.equal(upstream.requests.length, clearance === 'internal' ? 1 : 0)
+    upstream.close()
+  })
+}

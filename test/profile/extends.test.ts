@@ -15,11 +15,12 @@ const BASE = `spec:
   network:
     - { host: "*.example.com", ports: [443, 8443], methods: [GET, POST], paths: ["/v1/*", "/health"], clearance: confidential, credential: c }
     - { host: other.example }
+    - { host: x.pinned.example }
   upload: { perRequest: 4MiB }
   credentials: [{ name: c, kind: header, header: x-key, source: "env:C", env: C_PLACE }]
   environment: { pass: [EDITOR, CI], set: { A: "1" } }
 `
-const RULE = 'host: "*.example.com", ports: [443], methods: [GET], paths: ["/v1/*"]'
+const RULE = 'host: "*.example.com", ports: [443], methods: [GET], paths: ["/v1/*"], credential: c'
 
 const child = (world: World, spec: string) => {
   world.profile('base', BASE)
@@ -29,7 +30,7 @@ const child = (world: World, spec: string) => {
 test('a child inherits what it leaves out', () => {
   using world = new World()
   const { resolved } = child(world, '')
-  assert.equal(resolved.spec.network?.length, 2)
+  assert.equal(resolved.spec.network?.length, 3)
   assert.deepEqual(resolved.spec.environment, { pass: ['EDITOR', 'CI'], set: { A: '1' } })
 })
 
@@ -69,6 +70,17 @@ for (const [what, spec, message] of [
     'a wider wildcard',
     `  network: [{ ${RULE.replace('*.example.com', '*.other.example')} }]\n`,
     /network\[0\]\.host/,
+  ],
+  // `x.` once stood for "some subdomain" in the comparison.
+  [
+    'the subdomains around a host of the base',
+    '  network: [{ host: "*.pinned.example", methods: [GET], paths: ["/x"] }]\n',
+    /network\[0\]\.host/,
+  ],
+  [
+    'no credential, which lets foreign keys pass',
+    `  network: [{ ${RULE.replace(', credential: c', '')} }]\n`,
+    /network\[0\]\.credential/,
   ],
   ['another port', `  network: [{ ${RULE.replace('443', '22')} }]\n`, /network\[0\]\.ports/],
   ['plain HTTP', `  network: [{ ${RULE.replace('443', '443/http')} }]\n`, /network\[0\]\.ports/],
@@ -248,4 +260,20 @@ test('property: what a narrowed profile allows, its base allows (2,000 pairs)', 
     narrowed > 100 && allowed > 500,
     `the property must bite: ${narrowed} narrowed, ${allowed} allowed`,
   )
+})
+
+test('a child may not drop a root whose place would fall to a wider one around it', () => {
+  using world = new World()
+  const base = (inner: string): string => `spec:
+  files:
+    - { path: "\${project}", access: write }
+    - { path: "\${project}/inner", ${inner} }
+`
+  const narrowed = (inner: string): void => {
+    world.profile('base', base(inner))
+    world.profile('child', 'spec:\n  extends: base\n  files: [{ path: "${project}", access: write }]\n')
+  }
+  for (const stricter of ['access: read', 'access: write, label: regulated', 'access: write, hide: ["x"]'])
+    refuses('ERR_PROFILE_INVALID', /files\[0\]\.path: widens base: without/, () => narrowed(stricter))
+  narrowed('access: write, label: public')
 })
