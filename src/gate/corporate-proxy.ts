@@ -26,7 +26,7 @@ export async function connectThroughProxy(
 function openProxy(proxy: URL): Socket {
   const host = proxy.hostname.replace(/^\[|\]$/g, '')
   if (proxy.protocol === 'https:')
-    return connectTls({ host, port: Number(proxy.port || 443), servername: host })
+    return connectTls({ host, port: Number(proxy.port || 443), servername: host, rejectUnauthorized: true })
   return connectTcp({ host, port: Number(proxy.port || 80) })
 }
 

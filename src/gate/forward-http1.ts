@@ -1,11 +1,12 @@
 /** Sends an admitted request as HTTP/1.1 and brings the answer back. */
+import type { Transform } from 'node:stream'
 import { request as httpRequest, type ClientRequest, type IncomingMessage } from 'node:http'
 import type { Admitted, Exchange } from './exchange.ts'
 import { addFraming, inboundHead } from './outbound.ts'
 import { pumpDown, UploadPump } from './pump.ts'
 import { refusal } from './refuse.ts'
 import { cut, sendHead, sendTrailers } from './respond.ts'
-import { BodyScrubber } from './scrub.ts'
+import { BodyScrubber, hasBody, openerFor, withoutCoding } from './scrub.ts'
 import { UpstreamError } from './upstream.ts'
 
 const MAX_HEAD = 65_536
@@ -98,21 +99,25 @@ function exchanged(
 }
 
 /** Passes the answer on; resolves when it is whole or broken off. */
-function answered(exchange: Exchange, { injection }: Admitted, answer: IncomingMessage): Promise<void> {
+function answered(exchange: Exchange, admitted: Admitted, answer: IncomingMessage): Promise<void> {
+  const { injection, inbound } = admitted
   const { response, flow, gate } = exchange
   const head = inboundHead(answer.rawHeaders, injection)
   const { idle, streamIdle } = gate.monitor.deadlines
   exchange.status = answer.statusCode ?? 0
   exchange.scrubbed += head.scrubbed
   exchange.expectWithin(/^text\/event-stream/i.test(answer.headers['content-type'] ?? '') ? streamIdle : idle)
+  const scrubber = BodyScrubber.for(injection)
+  let opener: Transform | null = null
   try {
-    sendHead(response, exchange.status, head.headers)
+    if (hasBody(inbound.method, exchange.status))
+      opener = openerFor(injection, answer.headers['content-encoding'], exchange.status)
+    sendHead(response, exchange.status, opener ? withoutCoding(head.headers) : head.headers)
   } catch (error) {
     // A head that Node will not send on, such as a status beyond 599 to an HTTP/2 client.
     answer.destroy()
     return Promise.reject(new UpstreamError('upstream.failed', error))
   }
-  const scrubber = BodyScrubber.for(injection, answer.headers['content-encoding'])
   const moved = (bytes: number): void => {
     exchange.bytesIn += bytes
     exchange.touch()
@@ -127,7 +132,12 @@ function answered(exchange: Exchange, { injection }: Admitted, answer: IncomingM
       resolve()
     })
     if (scrubber) scrubber.on('scrubbed', () => exchange.scrubbed++)
-    const body = scrubber ? answer.pipe(scrubber) : answer
+    opener?.on('error', () => {
+      cut(response)
+      answer.destroy()
+    })
+    const plain = opener ? answer.pipe(opener) : answer
+    const body = scrubber ? plain.pipe(scrubber) : plain
     answer.on('end', () => sendTrailers(response, inboundHead(answer.rawTrailers, injection).headers))
     pumpDown(body, response, moved)
   })

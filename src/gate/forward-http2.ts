@@ -1,13 +1,14 @@
 /** Sends a request of an HTTP/2 client as HTTP/2 where the server speaks it: gRPC needs that. */
 import type { ClientHttp2Stream, IncomingHttpHeaders, OutgoingHttpHeaders } from 'node:http2'
 import { constants } from 'node:http2'
+import type { Transform } from 'node:stream'
 import type { Admitted, Exchange } from './exchange.ts'
 import { forwardHttp1 } from './forward-http1.ts'
 import { inboundHead } from './outbound.ts'
 import { pumpDown, UploadPump } from './pump.ts'
 import { refusal } from './refuse.ts'
 import { cut, sendHead, sendTrailers } from './respond.ts'
-import { BodyScrubber } from './scrub.ts'
+import { BodyScrubber, hasBody, openerFor, withoutCoding } from './scrub.ts'
 import { formatAuthority } from '../lib/host.ts'
 import { UpstreamError } from './upstream.ts'
 
@@ -60,7 +61,8 @@ function upload(exchange: Exchange, admitted: Admitted, stream: ClientHttp2Strea
   })
 }
 
-function download(exchange: Exchange, { injection }: Admitted, stream: ClientHttp2Stream): Promise<void> {
+function download(exchange: Exchange, admitted: Admitted, stream: ClientHttp2Stream): Promise<void> {
+  const { injection, inbound } = admitted
   const { response, flow, gate } = exchange
   const moved = (bytes: number): void => {
     exchange.bytesIn += bytes
@@ -77,21 +79,30 @@ function download(exchange: Exchange, { injection }: Admitted, stream: ClientHtt
       // gRPC streams are silent for as long as there is nothing to say.
       const long = /^(?:text\/event-stream|application\/grpc)/i.test(answer['content-type'] ?? '')
       exchange.expectWithin(long ? streamIdle : idle)
+      let opener: Transform | null = null
       try {
-        sendHead(response, exchange.status, head.headers)
+        if (hasBody(inbound.method, exchange.status))
+          opener = openerFor(injection, answer['content-encoding'], exchange.status)
+        sendHead(response, exchange.status, opener ? withoutCoding(head.headers) : head.headers)
       } catch (error) {
         // A head that Node will not send on, such as a status beyond 599.
         exchange.status = 0
+        stream.destroy()
         reject(new UpstreamError('upstream.failed', error))
         return
       }
       moved(head.bytes)
-      const scrubber = BodyScrubber.for(injection, answer['content-encoding'])
+      const scrubber = BodyScrubber.for(injection)
       scrubber?.on('scrubbed', () => exchange.scrubbed++)
       stream.on('trailers', (trailers) =>
         sendTrailers(response, inboundHead(flatten(trailers), injection).headers),
       )
-      pumpDown(scrubber ? stream.pipe(scrubber) : stream, response, moved)
+      opener?.on('error', () => {
+        cut(response)
+        stream.destroy()
+      })
+      const plain = opener ? stream.pipe(opener) : stream
+      pumpDown(scrubber ? plain.pipe(scrubber) : plain, response, moved)
     })
     stream.on('close', () => {
       if (exchange.status === 0) reject(new UpstreamError('upstream.failed'))

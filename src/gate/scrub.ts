@@ -1,5 +1,6 @@
 /** Masks an injected secret that a server's answer echoes. Same length, so framing stays true. */
 import { Transform, type TransformCallback } from 'node:stream'
+import { createBrotliDecompress, createGunzip, createInflate, createZstdDecompress } from 'node:zlib'
 import type { Injection } from './credential.ts'
 
 const MASK = 0x2a
@@ -9,10 +10,9 @@ export class BodyScrubber extends Transform {
   readonly #needles: readonly Buffer[]
   #tail: Buffer = Buffer.alloc(0)
 
-  /** Null when there is nothing to look for, or the body is compressed: then only headers are looked at. */
-  static for(injection: Injection | null, encoding: string | undefined): BodyScrubber | null {
-    if (!injection || injection.needles.length === 0) return null
-    return encoding === undefined || encoding === 'identity' ? new BodyScrubber(injection.needles) : null
+  /** Null when there is nothing to look for. */
+  static for(injection: Injection | null): BodyScrubber | null {
+    return injection && injection.needles.length > 0 ? new BodyScrubber(injection.needles) : null
   }
 
   private constructor(needles: readonly string[]) {
@@ -51,3 +51,42 @@ function openEnd(bytes: Buffer, needle: Buffer): number {
     if (bytes.subarray(bytes.length - length).equals(needle.subarray(0, length))) return length
   return 0
 }
+
+const DECODERS: Readonly<Record<string, () => Transform>> = {
+  gzip: createGunzip,
+  'x-gzip': createGunzip,
+  deflate: createInflate,
+  br: createBrotliDecompress,
+  zstd: createZstdDecompress,
+}
+
+/**
+ * What opens a body that the server compressed although it was asked not to: the client may choose a path that does,
+ * and an echo in it would pass unseen. Null: nothing to open.
+ *
+ * @throws Error for an encoding that cannot be opened; such an answer must not reach the client.
+ */
+export function openerFor(
+  injection: Injection | null,
+  encoding: string | undefined,
+  status: number,
+): Transform | null {
+  const coding = encoding?.trim().toLowerCase() ?? 'identity'
+  if (!injection || injection.needles.length === 0 || coding === 'identity' || coding === '') return null
+  const decoder = Object.hasOwn(DECODERS, coding) ? DECODERS[coding] : undefined
+  // Part of a compressed body opens nowhere but at the client.
+  if (!decoder || status === 206) throw new Error('an encoding that cannot be looked into')
+  return decoder()
+}
+
+/** A head whose body will be opened on the way. */
+export function withoutCoding(headers: readonly string[]): string[] {
+  return headers.flatMap((name, at) => {
+    const coding = at % 2 === 0 && /^content-(?:encoding|length)$/i.test(name)
+    return at % 2 === 1 || coding ? [] : [name, headers[at + 1] ?? '']
+  })
+}
+
+/** Whether an answer has a body at all (RFC 9110 §6.4.1). */
+export const hasBody = (method: string, status: number): boolean =>
+  method !== 'HEAD' && status !== 204 && status !== 304

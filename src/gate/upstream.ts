@@ -156,6 +156,8 @@ export class Dialler {
     const socket = connectTls({
       socket: tcp,
       servername: isAddress(target.host) ? '' : target.host,
+      // Said, not left to the default, which NODE_TLS_REJECT_UNAUTHORIZED in the caller's environment switches off.
+      rejectUnauthorized: true,
       // The name that policy decided on, whatever the socket calls itself.
       checkServerIdentity: (_, certificate) => checkServerIdentity(target.host, certificate),
       secureContext: this.#contextFor(target.rule.ca),

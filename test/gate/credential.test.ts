@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
+import { brotliCompressSync, deflateSync, gzipSync, zstdCompressSync } from 'node:zlib'
 import { BodyScrubber } from '../../src/gate/scrub.ts'
 import type { CredentialPlan } from '../../src/profile/plan.ts'
 import { startUpstream } from '../fixtures/servers/upstream.ts'
@@ -8,6 +9,12 @@ import { planOf, rule, startBench, testCa, until } from './harness.ts'
 const SECRET = 'sk-real-0123456789abcdefghij'
 const PLACEHOLDER = 'sk-ambitABCDEFGHIJKLMNOPQRSTUVWX'
 const TOKEN = 'ghp-real-token-value-1234567890'
+const PACKERS: Readonly<Record<string, (body: Buffer) => Buffer>> = {
+  gzip: gzipSync,
+  deflate: deflateSync,
+  br: brotliCompressSync,
+  zstd: zstdCompressSync,
+}
 const credential = (fields: Partial<CredentialPlan> & { name: string; header: string }): CredentialPlan => ({
   kind: 'header',
   prefix: '',
@@ -19,6 +26,20 @@ const credential = (fields: Partial<CredentialPlan> & { name: string; header: st
 const upstream = await startUpstream({
   tls: testCa.issue(['model.example.com', 'git.example.com', 'free.example.com', 'keyless.example.com']),
   http2: true,
+  handle: (request, response) => {
+    const [, how = ''] = /^\/packed\/(\w+)$/.exec(request.url ?? '') ?? []
+    if (how === '') return false
+    const pack = PACKERS[how]
+    const text = `you sent ${String(request.headers['x-api-key'] ?? 'nothing')} and more`
+    const body = how === 'broken' ? Buffer.from('no gzip') : (pack?.(Buffer.from(text)) ?? Buffer.from(text))
+    const headers = {
+      'content-encoding': how === 'broken' ? 'gzip' : how,
+      'content-length': String(body.length),
+    }
+    response.writeHead(200, headers)
+    response.end(request.method === 'HEAD' ? undefined : body)
+    return true
+  },
 })
 const connect = { address: '127.0.0.1', port: upstream.port }
 const plan = planOf(
@@ -162,6 +183,28 @@ for (const version of ['--http1.1', '--http2']) {
   })
 }
 
+for (const version of ['--http1.1', '--http2']) {
+  for (const how of Object.keys(PACKERS)) {
+    test(`X-15 ${version}: an echo that the server packs with ${how}, asked or not, is opened and masked`, async () => {
+      const { status, body } = await bench.curl(`https://model.example.com/packed/${how}`, version)
+      assert.equal(status, 200)
+      assert.equal(body, `you sent ${'*'.repeat(SECRET.length)} and more`)
+      // Where nothing is injected a body is the server's own business.
+      const free = await bench.curl(`https://free.example.com/packed/${how}`, version, '--compressed')
+      assert.equal(free.body, 'you sent nothing and more')
+    })
+  }
+
+  test(`X-15 ${version}: a body that cannot be opened does not reach a client`, async () => {
+    const unknown = await bench.curl('https://model.example.com/packed/compress', version)
+    assert.equal(unknown.status, 502)
+    const broken = await bench.curl('https://model.example.com/packed/broken', version)
+    assert.notEqual(broken.code, 0)
+    assert.equal((await bench.curl('https://model.example.com/packed/gzip', version, '-I')).status, 200)
+    assert.equal((await bench.curl('https://model.example.com/', version)).status, 200)
+  })
+}
+
 test('X-15: a client cannot hide an echo by asking for it compressed', async () => {
   await bench.curl('https://model.example.com/header-echo', '-H', 'Accept-Encoding: gzip, br')
   assert.equal(seen().headers['accept-encoding'], 'identity')
@@ -194,7 +237,7 @@ test('X-15: a secret split over chunks is masked, and nothing else is changed or
   const injection = { name: 'n', header: 'h', value: SECRET, needles: [SECRET] }
   const text = `start ${SECRET} sk-real-012 ${SECRET}${SECRET} end sk-re`
   for (let size = 1; size < 40; size++) {
-    const scrubber = BodyScrubber.for(injection, undefined) ?? assert.fail()
+    const scrubber = BodyScrubber.for(injection) ?? assert.fail()
     let out = ''
     scrubber.on('data', (chunk: Buffer) => (out += chunk.toString()))
     for (let at = 0; at < text.length; at += size) scrubber.write(text.slice(at, at + size))

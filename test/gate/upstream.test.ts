@@ -208,3 +208,22 @@ test('kept connections are shared within a rule’s host, and a server that clos
   await bench.close()
   await upstream.close()
 })
+
+test('NODE_TLS_REJECT_UNAUTHORIZED in the caller’s environment weakens nothing', async () => {
+  const server = await startUpstream({ tls: testCa.issue(['other.example.com']) })
+  const plan = planOf([
+    rule({ host: 'api.example.com', connect: { address: '127.0.0.1', port: server.port } }),
+  ])
+  const bench = await startBench(plan)
+  process.env.NODE_TLS_REJECT_UNAUTHORIZED = '0'
+  try {
+    const { status, body } = await bench.curl('https://api.example.com/')
+    assert.equal(status, 502)
+    assert.match(body, /upstream\.certificate/)
+    assert.equal(server.requests.length, 0)
+  } finally {
+    delete process.env.NODE_TLS_REJECT_UNAUTHORIZED
+    await bench.close()
+    await server.close()
+  }
+})
