@@ -4,7 +4,7 @@ import { readEvents } from '../audit/read.ts'
 import { verifyLog } from '../audit/verify.ts'
 import { connectDaemon } from '../daemon/client.ts'
 import { logDir } from '../lib/paths.ts'
-import { printable } from '../lib/printable.ts'
+import { printable, printableJson } from '../lib/printable.ts'
 import { type Arguments, type Command, type Context, flag, text, usageError } from './command.ts'
 
 export const command: Command = {
@@ -55,7 +55,7 @@ async function sequenceNow(context: Context): Promise<void> {
 function events(args: Arguments, context: Context): number {
   const session = text(args, 'session')
   for (const event of readEvents(logDir(context.paths), session === undefined ? {} : { session })) {
-    if (flag(args, 'json')) context.out(event.json)
+    if (flag(args, 'json')) context.out(printableJson(event.json))
     else
       context.out(`${new Date(event.time).toISOString()} ${event.session} ${printable(event.message, 200)}`)
   }
@@ -64,7 +64,7 @@ function events(args: Arguments, context: Context): number {
 
 async function verify(dir: string, args: Arguments, context: Context): Promise<number> {
   const result = await verifyLog(dir, text(args, 'key') ?? loadVerifierKey(context.paths))
-  if (flag(args, 'json')) context.out(JSON.stringify(result))
+  if (flag(args, 'json')) context.out(printableJson(JSON.stringify(result)))
   else if (result.ok) context.out(`ok: ${result.size} entries, root ${result.root}`)
   else
     context.err(

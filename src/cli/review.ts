@@ -1,4 +1,4 @@
-import { printable } from '../lib/printable.ts'
+import { printable, printableJson } from '../lib/printable.ts'
 import { applyReviewed, dropReviewed, layersOf, pathOf, pendingChanges } from '../session/review.ts'
 import { type Applied, type Change, diffChanges } from '../view/review.ts'
 import { type Arguments, type Command, type Context, flag, usageError } from './command.ts'
@@ -33,7 +33,7 @@ PATH…   only these (as listed), for apply and drop
 }
 
 function list(changes: readonly Change[], args: Arguments, context: Context): number {
-  if (flag(args, 'json')) context.out(JSON.stringify(changes, null, 2))
+  if (flag(args, 'json')) context.out(printableJson(JSON.stringify(changes, null, 2)))
   else if (changes.length === 0) context.err('ambit: nothing waits for review')
   else for (const change of changes) context.out(lineOf(change))
   return 0
@@ -44,7 +44,7 @@ const lineOf = (change: Change): string =>
   (change.conflict ? '  (changed outside meanwhile)' : '')
 
 function report(results: readonly Applied[], args: Arguments, context: Context): number {
-  if (flag(args, 'json')) context.out(JSON.stringify(results, null, 2))
+  if (flag(args, 'json')) context.out(printableJson(JSON.stringify(results, null, 2)))
   else
     for (const result of results) {
       context.out(

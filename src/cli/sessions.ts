@@ -1,5 +1,5 @@
 import { connectDaemon, type SessionInfo } from '../daemon/client.ts'
-import { printable } from '../lib/printable.ts'
+import { printable, printableJson } from '../lib/printable.ts'
 import { type Command, flag } from './command.ts'
 
 export const command: Command = {
@@ -16,7 +16,7 @@ export const command: Command = {
     try {
       const { sessions } = await daemon.call('sessions', { all: flag(args, 'all') })
       if (flag(args, 'json')) {
-        context.out(JSON.stringify(sessions, null, 2))
+        context.out(printableJson(JSON.stringify(sessions, null, 2)))
         return 0
       }
       if (sessions.length === 0) context.err('ambit: no sessions run; ambit sessions --all lists ended ones')

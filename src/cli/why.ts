@@ -1,7 +1,7 @@
 import { readdirSync } from 'node:fs'
 import { AmbitError } from '../lib/errors.ts'
 import { sessionsDir } from '../lib/paths.ts'
-import { printable } from '../lib/printable.ts'
+import { printable, printableJson } from '../lib/printable.ts'
 import { activityOf } from '../session/end.ts'
 import { parseSessionId } from '../session/id.ts'
 import { type Command, type Context, flag } from './command.ts'
@@ -18,7 +18,7 @@ export const command: Command = {
     const id = args.words.length > 0 ? sessionIdOf(command, args.words) : newest(context)
     const { refusals } = activityOf(context.paths, id)
     if (flag(args, 'json')) {
-      context.out(JSON.stringify(refusals, null, 2))
+      context.out(printableJson(JSON.stringify(refusals, null, 2)))
       return 0
     }
     if (refusals.length === 0) context.err(`ambit: session ${id}: nothing was refused`)

@@ -16,3 +16,15 @@ export function printable(text: string, limit = 500): string {
   })
   return escaped.length <= limit ? escaped : `${escaped.slice(0, limit)}…(${escaped.length - limit} more)`
 }
+
+/**
+ * The same JSON value in characters that no terminal obeys: JSON.stringify escapes below U+0020 only, and a name with
+ * a C1 or bidi character would reach the screen of whoever reads `--json`.
+ */
+export function printableJson(json: string): string {
+  return json.replace(UNSAFE, (char) =>
+    char < ' '
+      ? char
+      : char.split('').reduce((out, unit) => `${out}\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`, ''),
+  )
+}
