@@ -63,7 +63,7 @@ function desktopVariables(stage: Stage): Record<string, string> {
   const at = (name: string): string => join(stage.outside, name)
   return {
     ...Object.fromEntries(Object.entries(DESKTOP).map(([name, socket]) => [name, at(socket)])),
-    DISPLAY: ':77',
+    DISPLAY: `:${DISPLAY}`,
     XAUTHORITY: at('secret.txt'),
     XDG_RUNTIME_DIR: stage.outside,
     KUBERNETES_SERVICE_HOST: '192.0.2.1',
@@ -80,7 +80,9 @@ async function hostSockets(stage: Stage): Promise<Server[]> {
 }
 
 const abstractName = (stage: Stage): string => `\0${stage.root}`
-const X11 = '\0/tmp/.X11-unix/X77'
+/** A display that no other run of these tests has. */
+const DISPLAY = 100 + (process.pid % 60_000)
+const X11 = `\0/tmp/.X11-unix/X${DISPLAY}`
 
 async function listenOn(path: string): Promise<Server> {
   const server = createServer((socket) => {
