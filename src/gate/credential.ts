@@ -138,6 +138,15 @@ export function redactTarget(target: string): string {
   return `${target.slice(0, at)}?${pairs.join('&')}`
 }
 
+const MOST_REFUSED_TARGET = 2048
+
+/** The same of a refused request, which no budget counts: its record must not be as long as the client likes (A-16). */
+export function refusedTarget(target: string): string {
+  const whole = redactTarget(target)
+  const more = whole.length - MOST_REFUSED_TARGET
+  return more <= 0 ? whole : `${whole.slice(0, MOST_REFUSED_TARGET)}…(${more} more)`
+}
+
 /** What identifies a foreign credential in the record without holding it. */
 export const fingerprint = (value: string): string =>
   createHash('sha256').update(value).digest('hex').slice(0, 12)

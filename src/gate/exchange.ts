@@ -4,7 +4,7 @@ import type { Decision } from '../policy/decision.ts'
 import type { NetworkRule } from '../profile/plan.ts'
 import { UploadMeter } from './budget.ts'
 import type { GateContext } from './context.ts'
-import { fingerprint, type Injection, redactTarget } from './credential.ts'
+import { fingerprint, type Injection, redactTarget, refusedTarget } from './credential.ts'
 import type { Watched } from './deadline.ts'
 import type { Flow } from './flow.ts'
 import { type ClientRequest, type Inbound, readInbound } from './inbound.ts'
@@ -217,8 +217,8 @@ export class Exchange implements Watched {
   #refused(refused: Refusal, inbound?: Inbound): null {
     const { monitor } = this.gate
     const { host, port, id: flow } = this.flow
-    const method = inbound?.method ?? this.request.method ?? ''
-    const path = redactTarget(inbound?.target ?? this.request.url ?? '')
+    const method = (inbound?.method ?? this.request.method ?? '').slice(0, 64)
+    const path = refusedTarget(inbound?.target ?? this.request.url ?? '')
     const { reason, rule, status } = refused
     this.status = status
     monitor.denied(host, port, reason, rule)

@@ -8,7 +8,7 @@ import {
 } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import { redactTarget } from './credential.ts'
+import { refusedTarget } from './credential.ts'
 import { type Host, isAddress, parseAuthority } from '../lib/host.ts'
 import { serveConnection } from './accept.ts'
 import type { GateContext } from './context.ts'
@@ -103,7 +103,7 @@ function forwardAbsolute(gate: GateContext, request: IncomingMessage, response: 
       method,
       host: '',
       port: 0,
-      path: redactTarget(url),
+      path: refusedTarget(url),
       rule: null,
     } as const
     gate.monitor.note({ ...fact, reason: 'http.malformed', status: 400 })

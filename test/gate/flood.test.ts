@@ -96,6 +96,18 @@ test('Q-02: connections beyond 512 are dropped, and slots come back', async () =
   assert.equal((await bench.curl('https://api.example.com/')).status, 200)
 })
 
+test('A-16: the record of a refusal is not as long as the client likes', async () => {
+  const path = `/${'a'.repeat(50_000)}`
+  const before = bench.of('http.denied').length
+  const { status } = await bench.curl(`https://api.example.com${path}`, '--request', 'TRACE')
+  assert.equal(status, 405)
+  const fact = bench.of('http.denied')[before]
+  assert.match(fact?.path ?? '', /^\/a{2047}…\(47953 more\)$/)
+  // What passes is recorded whole: the upload budget bounds that.
+  assert.equal((await bench.curl(`https://api.example.com${path}`)).status, 200)
+  assert.equal(bench.of('http.request').at(-1)?.path, path)
+})
+
 test('Q-11: certificates kept are bounded', () => {
   let made = 0
   const { cert, key } = testCa.issue(['any.example.com'])
