@@ -266,7 +266,8 @@ export class Stage {
   dispose(): void {
     endProcesses(this.root)
     try {
-      rmSync(this.root, { recursive: true, force: true })
+      // What was just killed may still be writing.
+      rmSync(this.root, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 })
     } catch (error) {
       // A mount that is still there is a finding for the tests of it, not a reason to hide their result.
       console.error(`could not remove ${this.root}: ${(error as Error).message}`)
