@@ -55,6 +55,11 @@ export class Daemon {
     this.#book = book
   }
 
+  /** True when no session may start because the log does not hold. */
+  get broken(): boolean {
+    return this.#book.broken !== null
+  }
+
   /** Sessions whose process may live. */
   get liveSessions(): number {
     return this.#live.size

@@ -45,6 +45,8 @@ async function heartbeat(
     }
     // Without its socket it would hold the log's lock for nobody; sessions that lost it start another.
     if (!serving.reachable && serving.links === 0) return end(0)
+    // A broken log was judged at the start; once nobody waits for the answer the next start judges it anew.
+    if (daemon.broken && serving.links === 0) return end(0)
     if (serving.links > 0 || daemon.liveSessions > 0) idleSince = Date.now()
     else if (Date.now() - idleSince >= idleMs) return end(0)
   }
