@@ -13,6 +13,9 @@ export { readJournal } from './journal-reader.ts'
 
 const { O_RDWR, O_CREAT, O_NOFOLLOW } = fs.constants
 
+/** A session that writes more is a flood: it ends, rather than fill the user's disk (CASES.md A-16). */
+const MOST_BYTES = 2 ** 30
+
 /**
  * An append-only journal with one writer process.
  *
@@ -22,6 +25,7 @@ const { O_RDWR, O_CREAT, O_NOFOLLOW } = fs.constants
 export class Journal {
   readonly path: string
   readonly #fd: number
+  readonly #limit: number
   #written: number
   #synced: number
   #turn: Promise<void> | undefined
@@ -29,19 +33,20 @@ export class Journal {
   #closed = false
   readonly #mourners: ((error: AmbitError) => void)[] = []
 
-  private constructor(path: string, fd: number, length: number) {
+  private constructor(path: string, fd: number, length: number, limit: number) {
     this.path = path
     this.#fd = fd
+    this.#limit = limit
     this.#written = length
     this.#synced = length
   }
 
   /** Opens or creates the journal at `path` (mode 0600), cuts an incomplete tail, makes file and name durable. */
-  static open(path: string): Journal {
+  static open(path: string, limit = MOST_BYTES): Journal {
     try {
       const fd = fs.openSync(path, O_RDWR | O_CREAT | O_NOFOLLOW, 0o600)
       try {
-        return new Journal(path, fd, prepare(fd, path))
+        return new Journal(path, fd, prepare(fd, path), limit)
       } catch (error) {
         fs.closeSync(fd)
         throw error
@@ -62,6 +67,7 @@ export class Journal {
     const stamp = { t: Date.now(), m: Number(process.hrtime.bigint() / 1000n) }
     const record = frame(Buffer.from(JSON.stringify({ ...fact, ...stamp })))
     try {
+      if (this.#written + record.length > this.#limit) throw new Error(`it has reached ${this.#limit} bytes`)
       writeFully(this.#fd, record, this.#written)
     } catch (error) {
       throw this.#die(error)

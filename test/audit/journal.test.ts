@@ -198,3 +198,21 @@ test('bounds lists and refuses unknown fields of a fact', () => {
   assert.throws(() => parseFact(bytes({ ...launch, argv: Array(5000).fill('') })))
   assert.throws(() => parseFact(bytes({ ...launch, more: 1 })))
 })
+
+test('A-16: a journal that reaches its limit is dead, and what it holds stays whole', (t) => {
+  const path = join(tempDir(t), 'run.wal')
+  const journal = Journal.open(path, 4096)
+  let why = ''
+  journal.onFailure((error) => (why = error.why))
+  const append = () => journal.append({ k: 'session.stalled', reason: 'x'.repeat(500) })
+  assert.throws(() => {
+    for (let count = 0; count < 100; count++) append()
+  }, /ERR_JOURNAL_FAILED|has reached 4096 bytes/)
+  assert.match(why, /has reached 4096 bytes/)
+  // A smaller record would fit; a dead journal takes none.
+  assert.throws(() => journal.append({ k: 'session.thaw', by: 'x' }))
+  journal.close()
+  const { found, end } = readAll(path)
+  assert.equal(end.why, 'end')
+  assert.ok(found.length >= 6 && fs.statSync(path).size <= 4096)
+})
