@@ -34,7 +34,20 @@ const CREDENTIAL_PARAMETERS = new Set([
   'auth-token',
   'x-api-key',
   'x-goog-api-key',
+  'access-key',
+  'api-token',
+  'auth',
+  'client-secret',
+  'oauth-token',
+  'private-token',
+  'job-token',
+  'signature',
+  'subscription-key',
+  'token',
+  'x-amz-credential',
   'x-amz-signature',
+  'x-goog-credential',
+  'x-goog-signature',
   'x-amz-security-token',
   'sig',
 ])
@@ -112,13 +125,13 @@ export class CredentialBook {
     const at = target.indexOf('?')
     if (at === -1 || rule.credential === null) return { target }
     const kept: string[] = []
-    for (const pair of target.slice(at + 1).split('&')) {
+    for (const [pair, separator] of pairsOf(target.slice(at + 1))) {
       const [name, value] = splitPair(pair)
-      if (!CREDENTIAL_PARAMETERS.has(canonicalName(decode(name).toLowerCase()))) kept.push(pair)
+      if (!CREDENTIAL_PARAMETERS.has(canonicalName(decode(name).toLowerCase()))) kept.push(separator, pair)
       else if (value !== '' && !this.isOwnPlaceholder(decode(value), rule.credential))
         return { foreign: decode(name), value: decode(value) }
     }
-    const query = kept.join('&')
+    const query = kept.slice(1).join('')
     return { target: query === '' ? target.slice(0, at) : `${target.slice(0, at)}?${query}` }
   }
 }
@@ -127,15 +140,12 @@ export class CredentialBook {
 export function redactTarget(target: string): string {
   const at = target.indexOf('?')
   if (at === -1) return target
-  const pairs = target
-    .slice(at + 1)
-    .split('&')
-    .map((pair) => {
-      const [name, value] = splitPair(pair)
-      const secret = value !== '' && CREDENTIAL_PARAMETERS.has(canonicalName(decode(name).toLowerCase()))
-      return secret ? `${name}=[redacted]` : pair
-    })
-  return `${target.slice(0, at)}?${pairs.join('&')}`
+  const pairs = pairsOf(target.slice(at + 1)).map(([pair, separator]) => {
+    const [name, value] = splitPair(pair)
+    const secret = value !== '' && CREDENTIAL_PARAMETERS.has(canonicalName(decode(name).toLowerCase()))
+    return separator + (secret ? `${name}=[redacted]` : pair)
+  })
+  return `${target.slice(0, at)}?${pairs.join('')}`
 }
 
 const MOST_REFUSED_TARGET = 2048
@@ -179,6 +189,12 @@ function basicPair(base64: string): string[] {
   const text = Buffer.from(base64, 'base64').toString('latin1')
   const colon = text.indexOf(':')
   return colon === -1 ? [text] : [text.slice(0, colon), text.slice(colon + 1)]
+}
+
+/** The pairs of a query, each behind its separator. `;` is one to older CGI-like servers (N-29). */
+function pairsOf(query: string): [pair: string, separator: string][] {
+  const parts = query.split(/([&;])/)
+  return parts.flatMap((part, at) => (at % 2 === 0 ? [[part, parts[at - 1] ?? ''] as [string, string]] : []))
 }
 
 function splitPair(pair: string): [string, string] {

@@ -140,10 +140,18 @@ for (const version of ['--http1.1', '--http2']) {
       'API-KEY=x',
       'a=1&%6bey=x',
       'api%5fkey=x',
+      'a=1;key=x',
+      'a=1;b=2;api_key=x&c=3',
+      'private_token=x',
+      'X-Goog-Signature=x',
+      'X-Amz-Credential=x',
+      'client_secret=x',
     ])
       assert.equal((await get(`https://model.example.com/v1?${query}`)).status, 403, query)
     assert.equal((await get(`https://model.example.com/v1?a=1&key=${PLACEHOLDER}&b=2`)).status, 200)
     assert.equal(seen().url, '/v1?a=1&b=2')
+    assert.equal((await get(`https://model.example.com/v1?key=${PLACEHOLDER};a=1;;b&=2&`)).status, 200)
+    assert.equal(seen().url, '/v1?a=1;;b&=2&')
   })
 
   test(`K-02 ${version}: a placeholder goes to no other host, in no other place`, async () => {
