@@ -9,13 +9,13 @@ use crate::sys;
 
 /// Mounts and returns the `/dev/fuse` descriptor. `allow_other` means: whoever is in this user namespace or below it
 /// (fs/fuse/dir.c, fuse_allow_current_process), that is, the cell. The kernel checks modes by itself.
-pub fn mount(target: &Path, session: &str) -> Result<OwnedFd> {
+pub fn mount(device: &Path, target: &Path, session: &str) -> Result<OwnedFd> {
     // Opened after the user namespace was made: the kernel wants opener and mounter in the same one.
     let device = OpenOptions::new()
         .read(true)
         .write(true)
         .custom_flags(libc::O_CLOEXEC)
-        .open("/dev/fuse")
+        .open(device)
         .context("opening /dev/fuse")
         .map_err(|failure| failure.remedy("load the fuse module and make /dev/fuse mode 0666"))?;
     let options = format!(

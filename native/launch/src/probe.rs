@@ -37,7 +37,7 @@ pub fn run() -> i32 {
         network_namespace: attempt(|| enter().and_then(|()| net::raise_loopback().context("raising lo"))),
         network_redirect: attempt(redirect),
         fuse_in_namespace: attempt(|| {
-            enter().and_then(|()| fuse::mount(Path::new("/sys"), "probe").map(drop))
+            enter().and_then(|()| fuse::mount(Path::new("/dev/fuse"), Path::new("/sys"), "probe").map(drop))
         }),
         bubblewrap: attempt(bubblewrap),
         landlock: Answer {

@@ -1,10 +1,12 @@
 //! What must happen while the caller's own rights still stand: open what the session's uid could not reach, and put
 //! bind sources where it can. Afterwards nothing of host uid 0 is left (host uid 0 without any capability still
 //! reads /etc/shadow, by owner).
+use std::ffi::CString;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::failure::{Context, Failure, Result};
@@ -49,6 +51,12 @@ impl Stage {
         self.base.join("fuse")
     }
 
+    /// What to open as /dev/fuse: for root a staged node.
+    pub fn fuse_device(&self) -> PathBuf {
+        let staged = self.base.join(FUSE_DEVICE);
+        if staged.exists() { staged } else { PathBuf::from("/dev/fuse") }
+    }
+
     /// This very program, where bubblewrap can bind it from.
     pub fn launcher(&self) -> PathBuf {
         self.base.join("launch")
@@ -65,11 +73,14 @@ pub fn is_privileged() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
+const FUSE_DEVICE: &str = "fuse-device";
+
 /// For root: binds every source into the private tmpfs, in a mount namespace that the later ones copy.
 pub fn as_root(spec: &LaunchSpec) -> Result<Stage> {
     // SAFETY: plain flags; this process has one thread.
     sys::check(unsafe { libc::unshare(libc::CLONE_NEWNS) }).context("making a mount namespace")?;
-    let base = private_tmpfs(spec)?;
+    let base = private_tmpfs(spec, 0)?;
+    stage_fuse_device(&base.join(FUSE_DEVICE)).context("staging /dev/fuse")?;
     let mut mounts = spec.mounts.clone();
     for (index, mount) in mounts.iter_mut().enumerate() {
         if let Mount::Bind { source, .. } = mount {
@@ -83,7 +94,7 @@ pub fn as_root(spec: &LaunchSpec) -> Result<Stage> {
 
 /// For an ordinary user, inside the outer namespaces: sources are reachable as they are.
 pub fn as_user(spec: &LaunchSpec) -> Result<Stage> {
-    Ok(Stage { base: private_tmpfs(spec)?, mounts: spec.mounts.clone() })
+    Ok(Stage { base: private_tmpfs(spec, libc::MS_NODEV)?, mounts: spec.mounts.clone() })
 }
 
 /// Gives up host uid 0 for good.
@@ -104,11 +115,21 @@ pub fn become_user(ids: Ids) -> Result<()> {
     Ok(())
 }
 
-fn private_tmpfs(spec: &LaunchSpec) -> Result<PathBuf> {
+/// A node of our own that the dedicated uid may open. The kernel wants /dev/fuse opened in the user namespace that
+/// mounts, so an open descriptor cannot be brought along, and many machines keep the real node for root alone.
+fn stage_fuse_device(node: &Path) -> io::Result<()> {
+    let device = fs::metadata("/dev/fuse")?.rdev();
+    let name = CString::new(node.as_os_str().as_bytes())?;
+    // SAFETY: name is NUL-terminated; chmod follows because mknod obeys the umask.
+    sys::check(unsafe { libc::mknod(name.as_ptr(), libc::S_IFCHR | 0o666, device) })?;
+    fs::set_permissions(node, fs::Permissions::from_mode(0o666))
+}
+
+fn private_tmpfs(spec: &LaunchSpec, more_flags: libc::c_ulong) -> Result<PathBuf> {
     let what = "making the private directory";
     sys::mount(None, Path::new("/"), None, libc::MS_REC | libc::MS_SLAVE, None).context(what)?;
     let base = free_base(spec).ok_or_else(|| Failure::new(what, format!("none of {BASES:?} is free")))?;
-    let flags = libc::MS_NOSUID | libc::MS_NODEV;
+    let flags = libc::MS_NOSUID | more_flags;
     sys::mount(Some(Path::new("ambit")), &base, Some("tmpfs"), flags, Some("mode=0755,size=32m"))
         .context(what)?;
     DirBuilder::new().mode(0o755).create(base.join("fuse")).context(what)?;

@@ -60,7 +60,7 @@ fn open(path: &Path, control: &Control) -> Result<World> {
     namespaces::enter(spec.host)?;
     let stage = staged.map_or_else(|| stage::as_user(&spec), Ok)?;
     let sockets = net::wire(spec.ports, &tools.nft)?;
-    let fuse = fuse::mount(&stage.fuse(), &spec.session)?;
+    let fuse = fuse::mount(&stage.fuse_device(), &stage.fuse(), &spec.session)?;
     // Off only now: an undumpable process could not have written its own uid map.
     sys::prctl(libc::PR_SET_DUMPABLE, 0).context("making the launcher undumpable")?;
     hand_out(control, &sockets, &fuse)?;
