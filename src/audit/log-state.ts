@@ -1,7 +1,7 @@
 /** `state.json`: how far the log reaches and what of the journals it holds. Its rename is the commit point. */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { z } from 'zod'
+import * as z from 'zod'
 import { AmbitError, errnoOf, messageOf } from '../lib/errors.ts'
 
 const count = z.number().int().min(0).max(Number.MAX_SAFE_INTEGER)

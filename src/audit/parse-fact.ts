@@ -2,7 +2,7 @@
  * Reads one fact from a journal record. The structure is ours, the strings (paths, hosts, arguments) are the
  * agent's: so every length is bounded and no field that we do not know passes.
  */
-import { z } from 'zod'
+import * as z from 'zod'
 import { LABELS } from '../profile/plan.ts'
 import type { Fact } from './fact.ts'
 

@@ -4,7 +4,7 @@
  */
 import { existsSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
-import { z } from 'zod'
+import * as z from 'zod'
 import { errnoOf } from '../lib/errors.ts'
 import type { Fact } from './fact.ts'
 import { type Followed, Follower } from './follow.ts'

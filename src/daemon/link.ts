@@ -3,7 +3,7 @@
  * orders (kill, freeze, thaw) to the `ambit run` that opened the session.
  */
 import type { Socket } from 'node:net'
-import { z } from 'zod'
+import * as z from 'zod'
 import { AmbitError, type ErrorCode, messageOf } from '../lib/errors.ts'
 import { printable } from '../lib/printable.ts'
 import { FrameReader, encodeFrame, malformed } from './frames.ts'

@@ -1,5 +1,5 @@
 /** What may be asked of `ambitd`, and what it orders an `ambit run` to do. Both ends parse with these. */
-import { z } from 'zod'
+import * as z from 'zod'
 import { malformed } from './frames.ts'
 
 /** Version of the protocol; peers of another one part at once. */

@@ -1,7 +1,7 @@
 /** What the daemon writes down about a session, in the session's directory, so that its successor knows it. */
 import * as fs from 'node:fs'
 import { join } from 'node:path'
-import { z } from 'zod'
+import * as z from 'zod'
 import { readJournal } from '../audit/journal.ts'
 import { logFailed, replaceFile } from '../audit/log-files.ts'
 import { errnoOf } from '../lib/errors.ts'
