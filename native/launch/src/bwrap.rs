@@ -67,6 +67,9 @@ impl Arguments {
     }
 }
 
+/// They name the keyrings of the host's user, which the filter keeps shut (C-24).
+const KEYRING_LISTINGS: [&str; 2] = ["/proc/keys", "/proc/key-users"];
+
 fn arguments(spec: &LaunchSpec, stage: &Stage) -> io::Result<Arguments> {
     let mut all = Arguments { list: Vec::new(), files: Vec::new() };
     all.push(&["--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]);
@@ -84,6 +87,12 @@ fn arguments(spec: &LaunchSpec, stage: &Stage) -> io::Result<Arguments> {
         "/dev/shm",
     ]);
     all.push(&["--remount-ro", "/dev"]);
+    for listing in KEYRING_LISTINGS {
+        // A kernel without keyrings has no such file, and bubblewrap could not make one.
+        if Path::new(listing).exists() {
+            all.mount("--ro-bind", Path::new("/dev/null"), Path::new(listing));
+        }
+    }
     for mount in &stage.mounts {
         all.add(mount, stage)?;
     }

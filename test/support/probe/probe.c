@@ -29,6 +29,7 @@
 #define X32_BIT 0x40000000L
 
 static const char *argument;
+static char **arguments;
 
 static long unshare_user(void) { return syscall(SYS_unshare, NEWUSER); }
 static long unshare_user_high(void) { return syscall(SYS_unshare, NEWUSER | 1UL << 40); }
@@ -150,7 +151,34 @@ static long read_fd(void) {
   return read(atoi(argument), buffer, sizeof buffer);
 }
 
+/* Any call: its number and up to six numeric arguments. The calls that make descriptors close with the child. */
+static long any_call(void) {
+  long value[7] = {0};
+  for (int at = 0; at < 7 && arguments[at]; at++) value[at] = (long)strtoull(arguments[at], NULL, 0);
+  return syscall(value[0], value[1], value[2], value[3], value[4], value[5], value[6]);
+}
+
+/* A copy of the program in `argument` runs from memory: there is no path that a rule could name. */
+static long run_from_memory(void) {
+  int from = open(argument, O_RDONLY | O_CLOEXEC);
+  int memory = memfd_create("copy", 0);
+  if (from < 0 || memory < 0) return -1;
+  char buffer[65536];
+  for (ssize_t got; (got = read(from, buffer, sizeof buffer)) > 0;)
+    if (write(memory, buffer, (size_t)got) != got) return -1;
+  pid_t pid = fork();
+  if (pid == 0) {
+    char *argv[] = {"copy", "unshare-user", NULL};
+    fexecve(memory, argv, environ);
+    _exit(1);
+  }
+  int status = 0;
+  waitpid(pid, &status, 0);
+  return status == 0 ? 0 : -1;
+}
+
 static const struct { const char *name; long (*attempt)(void); } PROBES[] = {
+  {"call", any_call}, {"run-from-memory", run_from_memory},
   {"unshare-user", unshare_user}, {"unshare-user-high", unshare_user_high}, {"unshare-mount", unshare_mount},
   {"clone-user", clone_user}, {"clone3", clone3_null}, {"setns", setns_bad}, {"mount", mount_null},
   {"open-tree", open_tree_bad}, {"fsopen", fsopen_null}, {"io-uring-setup", io_uring_setup},
@@ -170,6 +198,7 @@ struct outcome { long result; int error; int done; };
 
 int main(int argc, char **argv) {
   argument = argc > 2 ? argv[2] : "";
+  arguments = argc > 2 ? argv + 2 : argv + argc;
   struct outcome *outcome =
       mmap(NULL, sizeof *outcome, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (outcome == MAP_FAILED || argc < 2) return 2;

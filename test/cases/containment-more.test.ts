@@ -1,0 +1,494 @@
+/** C, the wider set: calls that the filter refuses, and ways round it that gain nothing. Controls run outside. */
+import assert from 'node:assert/strict'
+import { createHash } from 'node:crypto'
+import { type ChildProcess, spawn } from 'node:child_process'
+import { existsSync, readFileSync, statSync } from 'node:fs'
+import { chmodSync } from 'node:fs'
+import { join } from 'node:path'
+import { after } from 'node:test'
+import { attack, attackIn, once } from '../support/case.ts'
+import { describe, Stage, type Step, type Steps } from '../support/stage.ts'
+import { type As, identity } from '../support/users.ts'
+
+const SECRET = 'the secret outside'
+
+/** The numbers below are x86-64's. */
+const onX64 = attackIn(process.arch === 'x64' ? null : 'the call numbers of this case are those of x86-64')
+
+interface Call {
+  /** Number and arguments of the system call. */
+  readonly call: readonly (number | string)[]
+  /** What the kernel says when it is asked. */
+  readonly asked: RegExp
+  /** Without privilege the kernel itself says EPERM before it looks: the control is then root's alone. */
+  readonly privileged?: boolean
+}
+
+const unprivileged = (asked: RegExp, ...call: (number | string)[]): Call => ({ call, asked })
+const privileged = (asked: RegExp, ...call: (number | string)[]): Call => ({ call, asked, privileged: true })
+
+const MINUS = '0xffffffffffffffff'
+
+const MOUNTING: Readonly<Record<string, Call>> = {
+  setns: unprivileged(/^EBADF$/, 308, MINUS, 0),
+  mount: unprivileged(/^EFAULT$/, 165, 0, 0, 0, 0, 0),
+  umount2: unprivileged(/^EFAULT$/, 166, 0, 0),
+  pivot_root: privileged(/^EFAULT$/, 155, 0, 0),
+  chroot: unprivileged(/^EFAULT$/, 161, 0),
+}
+
+const NEW_MOUNTING: Readonly<Record<string, Call>> = {
+  open_tree: unprivileged(/^EFAULT$/, 428, MINUS, 0, 0),
+  move_mount: privileged(/^E(FAULT|BADF|INVAL)$/, 429, MINUS, 0, MINUS, 0, 0),
+  fsopen: privileged(/^EFAULT$/, 430, 0, 0),
+  fsconfig: unprivileged(/^E(INVAL|BADF)$/, 431, MINUS, 0, 0, 0, 0),
+  fsmount: privileged(/^E(BADF|INVAL)$/, 432, MINUS, 0, 0),
+  fspick: privileged(/^EFAULT$/, 433, MINUS, 0, 0),
+  mount_setattr: unprivileged(/^EINVAL$/, 442, MINUS, 0, 0, 0, 0),
+}
+
+const KEYS: Readonly<Record<string, Call>> = {
+  add_key: unprivileged(/^EFAULT$/, 248, 0, 0, 0, 0, 0),
+  request_key: unprivileged(/^EFAULT$/, 249, 0, 0, 0, 0),
+  keyctl: unprivileged(/^(ok.*|ENOKEY)$/, 250, 0, '0xfffffffffffffffd', 0),
+}
+
+const KERNEL: Readonly<Record<string, Call>> = {
+  userfaultfd: privileged(/^EINVAL$/, 323, 0xdead),
+  perf_event_open: unprivileged(/^E(FAULT|ACCES|INVAL)$/, 298, 0, 0, 0, 0, 0),
+  bpf: privileged(/^E(INVAL|FAULT)$/, 321, 0, 0, 0),
+  // Flags that no architecture has: with valid ones and no segment the call would unload.
+  kexec_load: privileged(/^E(INVAL|NOSYS|PERM|ADDRNOTAVAIL)$/, 246, 0, 0, 0, 0x0f00),
+  init_module: privileged(/^E(NOEXEC|FAULT|NOSYS)$/, 175, 0, 0, 0),
+  finit_module: privileged(/^E(BADF|INVAL|NOSYS)$/, 313, MINUS, 0, 0),
+  delete_module: privileged(/^E(FAULT|NOENT|NOSYS)$/, 176, 0, 0),
+  kcmp: unprivileged(/^ESRCH$/, 312, '0x7ffffffe', '0x7ffffffe', 0, 0, 0),
+  acct: privileged(/^EFAULT$/, 163, 1),
+  quotactl: unprivileged(/^E(INVAL|NODEV|FAULT|NOTBLK)$/, 179, MINUS, 0, 0, 0),
+  syslog: privileged(/^EINVAL$/, 103, 99, 0, 0),
+  personality: unprivileged(/^ok/, 135, 0x0400000),
+  open_by_handle_at: privileged(/^E(FAULT|BADF)$/, 304, MINUS, 0, 0),
+}
+
+const CALLS = { ...MOUNTING, ...NEW_MOUNTING, ...KEYS, ...KERNEL }
+
+/** Every socket family number that Linux gives out; only some may be made inside. */
+const FAMILIES = Array.from({ length: 46 }, (_, family) => family)
+const ADMITTED = [1, 2, 10, 16]
+
+const USER_NAMESPACES = '/proc/sys/user/max_user_namespaces'
+const WRITABLE_ONLY_BY_HOST = [
+  '/proc/sys/kernel/core_pattern',
+  '/proc/sys/kernel/modprobe',
+  USER_NAMESPACES,
+  '/proc/sysrq-trigger',
+]
+/** Not every kernel has every one. */
+const SYSCTLS = ['/proc/sys/kernel/core_pattern', '/proc/sys/kernel/modprobe', USER_NAMESPACES].filter(
+  (path) => existsSync(path),
+)
+
+interface Scene {
+  readonly stage: Stage
+  readonly inside: Steps
+  readonly outside: Steps
+  readonly victim: ChildProcess
+  readonly sysctls: readonly string[]
+}
+
+const victims: ChildProcess[] = []
+after(() => victims.forEach((child) => child.kill('SIGKILL')))
+
+/** A process of the same user, outside. */
+function startVictim(as: As): ChildProcess {
+  const child = spawn('sleep', ['300'], { ...identity(as), stdio: 'ignore' })
+  victims.push(child)
+  return child
+}
+
+const hostSettings = (): string[] => SYSCTLS.map((path) => readFileSync(path, 'utf8'))
+
+const scene = once(async (as: As): Promise<Scene> => {
+  const stage = new Stage(as, { files: { '.env': SECRET, 'locked.txt': SECRET, 'plain.txt': 'plain' } })
+  stage.put(stage.outside, { 'secret.txt': SECRET })
+  chmodSync(join(stage.project, 'locked.txt'), 0)
+  const victim = startVictim(as)
+  const sysctls = hostSettings()
+  const inside = await stage.inside(attempts(stage, victim.pid ?? 0))
+  const expendable = startVictim(as)
+  const outside = await stage.uncontrolled(attempts(stage, expendable.pid ?? 0))
+  return { stage, inside, outside, victim, sysctls }
+})
+
+const probe = (name: string, ...args: (number | string)[]): Step => ({
+  name,
+  op: 'probe',
+  args: (args.length > 0 ? args : [name]).map(String),
+})
+const sh = (name: string, cmd: string): Step => ({ name, op: 'sh', cmd })
+
+const THREADS =
+  'const{Worker}=require("worker_threads");new Worker("require(\'worker_threads\').parentPort.postMessage(7)",{eval:true}).on("message",n=>console.log("thread",n))'
+
+/** Opens for writing and writes nothing: what would be harmful to succeed at stays harmless. */
+const opens = (path: string): string => `if (: >> ${path}) 2>/dev/null; then echo OPENED ${path}; fi`
+
+function attempts(stage: Stage, victim: number): (Step | Step[])[] {
+  const at = (path: string): string => join(stage.project, path)
+  const tools = at('tools/probe')
+  return [
+    // First what must still find everything in place.
+    { name: 'pids', op: 'list', path: '/proc' },
+    sh('commands', 'cat /proc/[0-9]*/cmdline | tr "\\0" "\\n"'),
+    sh('seccomp', 'cat /proc/self/status; (sh -c "sh -c \'cat /proc/self/status\'")'),
+    probe('unshare with fs', 'call', 272, '0x10000200'),
+    ...['unshare-user-high', 'clone-user', 'clone3', 'tiocsti-high', 'tioclinux', 'tiocnotty'].map((name) =>
+      probe(name),
+    ),
+    probe('tcgets', 'call', 16, MINUS, 0x5401, 0),
+    probe('winsize', 'call', 16, MINUS, 0x5413, 0),
+    sh('fork', 'sh -c "echo child & wait"'),
+    { name: 'threads', op: 'exec', argv: [stage.product.node, '-e', THREADS] },
+    sh('nest', 'unshare --user --map-root-user true && echo nested'),
+    ...Object.entries(CALLS).map(([name, { call }]) => probe(name, 'call', ...call)),
+    ...FAMILIES.map((family) => probe(`family ${family}`, 'call', 41, family, 2, 0)),
+    ...FAMILIES.map((family) => probe(`raw family ${family}`, 'call', 41, family, 3, family === 2 ? 1 : 0)),
+    probe('socket-packet'),
+    probe('raw icmp', 'call', 41, 2, 3, 1),
+    probe('inet', 'call', 41, 2, 1, 0),
+    probe('inet6', 'call', 41, 10, 1, 0),
+    probe('unix stream', 'call', 41, 1, 1, 0),
+    probe('unix datagram', 'call', 41, 1, 2, 0),
+    sh('keys', 'cat /proc/keys /proc/key-users 2>&1; true'),
+    // C-25: the victim's number means nothing inside, and pid 1 is not the agent's.
+    probe('trace victim', 'call', 101, 16, victim, 0, 0),
+    probe('trace init', 'call', 101, 16, 1, 0, 0),
+    probe('read victim', 'call', 310, victim, 0, 0, 0, 0, 0),
+    sh(
+      'memory',
+      `for p in ${victim} 1; do head -c 1 /proc/$p/mem >/dev/null; cat /proc/$p/environ; done 2>&1`,
+    ),
+    // C-27
+    probe('run-from-memory', 'run-from-memory', tools),
+    sh('renamed', `cp ${tools} ${at('harmless')} && ${at('harmless')} unshare-user`),
+    sh('by loader', `/lib64/ld-linux-x86-64.so.2 $(command -v cat) ${at('.env')}`),
+    sh('loader works', `/lib64/ld-linux-x86-64.so.2 $(command -v cat) ${at('plain.txt')}`),
+    // C-30
+    sh(
+      'setuid',
+      `cp $(command -v dash || command -v sh) ${at('suid')} && chmod 4755 ${at('suid')}; ${at('suid')} -p -c 'id -ru; id -u'`,
+    ),
+    sh('whoami', 'id -u'),
+    sh('sudo', 'sudo -n id -u; su -c "id -u" </dev/null; grep Cap /proc/self/status'),
+    // C-31
+    sh(
+      'nodes',
+      `mknod ${at('char')} c 1 3; mknod ${at('block')} b 7 0; mknod /tmp/char c 1 3; ls ${at('char')} ${at('block')} /tmp/char; rm -f /tmp/char`,
+    ),
+    sh('fifo', `mkfifo ${at('fifo')} && echo made`),
+    // C-33
+    sh(
+      'host files',
+      [
+        ...WRITABLE_ONLY_BY_HOST,
+        '/sys/fs/cgroup/cgroup.procs',
+        '/sys/fs/cgroup/release_agent',
+        at('plain.txt'),
+      ]
+        .map(opens)
+        .join('; '),
+    ),
+    sh(
+      'cgroup',
+      'mkdir /sys/fs/cgroup/ambit-case 2>&1 && rmdir /sys/fs/cgroup/ambit-case && echo MADE; true',
+    ),
+    // C-34
+    { name: 'shadow', op: 'read', path: '/etc/shadow' },
+    { name: 'locked', op: 'read', path: at('locked.txt') },
+    { name: 'plain', op: 'read', path: at('plain.txt') },
+    // C-35
+    sh(
+      'old roots',
+      'ls -d /oldroot /newroot /tmp/oldroot /tmp/newroot /old_root /.old 2>/dev/null; ls -a / /tmp; cut -d" " -f5 /proc/self/mountinfo',
+    ),
+    // C-38
+    sh('executables', `for e in /proc/[0-9]*/exe; do ${opens('$e')}; done; readlink /proc/[0-9]*/exe`),
+    // C-41, last: it ends the victim where it can.
+    sh('signal', `kill -TERM ${victim} && echo SENT`),
+  ]
+}
+
+/** Asserts that each call is refused inside by the filter, and asked of the kernel outside. */
+function refusedCalls(
+  { inside, outside }: Scene,
+  as: As,
+  calls: Readonly<Record<string, Call>>,
+  refusal: RegExp,
+): string {
+  for (const [name, { asked, privileged: rootOnly }] of Object.entries(calls)) {
+    if (!rootOnly || as === 'root')
+      assert.match(outside.result(name).value, asked, `control: ${name} reaches the kernel outside`)
+    assert.match(inside.result(name).value, refusal, name)
+  }
+  return `${Object.keys(calls).length} calls refused`
+}
+
+attack('C-03', 'keeps the filter in every descendant', async (as) => {
+  const { inside, outside } = await scene(as)
+  const modes = (steps: Steps): string[] =>
+    [...(steps.result('seccomp').value.stdout as string).matchAll(/^Seccomp:\s*(\d)/gm)].map(
+      (match) => match[1] ?? '',
+    )
+  assert.deepEqual(modes(inside), ['2', '2'])
+  assert.deepEqual(modes(outside), ['0', '0'], 'control: outside there is none')
+  return 'mode 2 in shell and grandchild'
+})
+
+onX64('C-06', 'masks the flags of unshare instead of comparing them', async (as) => {
+  const { inside, outside } = await scene(as)
+  assert.equal(outside.result('unshare with fs').value, 'ok', 'control: with a further flag it works outside')
+  assert.equal(inside.result('unshare with fs').value, 'EPERM')
+  assert.match(outside.result('unshare-user-high').value, /^(ok|EINVAL)$/, 'control: the kernel is asked')
+  assert.equal(inside.result('unshare-user-high').value, 'EPERM')
+  return 'EPERM with other bits set'
+})
+
+attack('C-07', 'refuses a user namespace by clone', async (as) => {
+  const { inside, outside } = await scene(as)
+  assert.equal(outside.result('clone-user').value, 'ok', 'control')
+  assert.equal(inside.result('clone-user').value, 'EPERM')
+  return 'EPERM'
+})
+
+attack('C-08', 'answers clone3 so that libc falls back', async (as) => {
+  const { inside, outside } = await scene(as)
+  assert.match(outside.result('clone3').value, /^E(INVAL|FAULT)$/, 'control: the kernel knows the call')
+  assert.equal(inside.result('clone3').value, 'ENOSYS')
+  return 'ENOSYS'
+})
+
+attack('C-09', 'lets processes and threads be made', async (as) => {
+  const { inside } = await scene(as)
+  assert.match(inside.result('fork').value.stdout, /child/)
+  assert.match(inside.result('threads').value.stdout, /thread 7/, JSON.stringify(inside.result('threads')))
+  return 'fork and threads work'
+})
+
+attack('C-10', 'keeps nesting refused whatever the limits say', async (as) => {
+  const { inside, outside, sysctls } = await scene(as)
+  assert.match(outside.result('nest').value.stdout, /nested/, 'control: it nests outside')
+  assert.doesNotMatch(inside.result('nest').value.stdout, /nested/)
+  assert.doesNotMatch(inside.result('host files').value.stdout, /max_user_namespaces/)
+  assert.deepEqual(hostSettings(), sysctls)
+  return 'limit not writable, nesting refused'
+})
+
+onX64('C-12', 'refuses to enter namespaces, to mount and to change the root', async (as) =>
+  refusedCalls(await scene(as), as, MOUNTING, /^EPERM$/),
+)
+
+onX64('C-13', 'refuses the newer mount calls', async (as) =>
+  refusedCalls(await scene(as), as, NEW_MOUNTING, /^E(PERM|NOSYS)$/),
+)
+
+attack('C-15', 'refuses terminal input with high bits in the request', async (as) => {
+  const { inside, outside } = await scene(as)
+  assert.equal(outside.result('tiocsti-high').value, 'EBADF', 'control: the kernel is asked')
+  assert.equal(inside.result('tiocsti-high').value, 'EPERM')
+  return 'EPERM'
+})
+
+attack('C-16', 'refuses the console’s paste request', async (as) => {
+  const { inside, outside } = await scene(as)
+  assert.equal(outside.result('tioclinux').value, 'EBADF', 'control: the kernel is asked')
+  assert.equal(inside.result('tioclinux').value, 'EPERM')
+  return 'EPERM'
+})
+
+onX64('C-17', 'lets ordinary terminal requests through', async (as) => {
+  const { inside } = await scene(as)
+  for (const name of ['tiocnotty', 'tcgets', 'winsize'])
+    assert.equal(inside.result(name).value, 'EBADF', name)
+  assert.equal(inside.result('tioclinux').value, 'EPERM', 'control: the filter does look at requests')
+  return '3 requests reach the kernel'
+})
+
+onX64('C-21', 'refuses sockets of machines and of the kernel’s ciphers', async (as) =>
+  familiesRefused(await scene(as), [40, 38]),
+)
+
+onX64('C-22', 'refuses packet and raw sockets', async (as) => {
+  const { inside, outside } = await scene(as)
+  if (as === 'root')
+    for (const name of ['socket-packet', 'raw icmp'])
+      assert.match(outside.result(name).value, /^ok/, `control: ${name}`)
+  assert.equal(inside.result('raw icmp').value, 'EPERM')
+  assert.match(inside.result('socket-packet').value, /^EAFNOSUPPORT$/)
+  assert.match(inside.result('inet').value, /^ok/, 'control: an ordinary socket is made')
+  return `raw ${inside.result('raw icmp').value}, packet ${inside.result('socket-packet').value}`
+})
+
+onX64('C-23', 'makes no socket of another family', async (as) => {
+  const seen = await scene(as)
+  const made = FAMILIES.filter((family) => /^ok/.test(seen.inside.result(`family ${family}`).value))
+  assert.ok(
+    made.every((family) => ADMITTED.includes(family)),
+    `families ${made.join(' ')} can be made`,
+  )
+  for (const family of [1, 2, 10]) assert.ok(made.includes(family), `control: family ${family} is made`)
+  return familiesRefused(
+    seen,
+    FAMILIES.filter((family) => !ADMITTED.includes(family)),
+  )
+})
+
+function familiesRefused({ inside, outside }: Scene, families: readonly number[]): string {
+  for (const family of families)
+    for (const name of [`family ${family}`, `raw family ${family}`])
+      assert.equal(inside.result(name).value, 'EAFNOSUPPORT', name)
+  const known = FAMILIES.filter((family) =>
+    /^(ok|EPERM|ESOCKT|EPROTO)/.test(outside.result(`family ${family}`).value),
+  )
+  assert.ok(known.length > 3, `control: the kernel outside knows ${known.length} families`)
+  return `${families.length} families EAFNOSUPPORT (kernel knows ${known.length})`
+}
+
+onX64('C-24', 'keeps the keyrings of the kernel away', async (as) => {
+  const seen = await scene(as)
+  const said = refusedCalls(seen, as, KEYS, /^EPERM$/)
+  const ring = /keyring/
+  assert.match(seen.outside.result('keys').value.stdout, ring, 'control: outside they are listed')
+  assert.doesNotMatch(
+    seen.inside.result('keys').value.stdout,
+    ring,
+    `listed: ${seen.inside.result('keys').value.stdout}`,
+  )
+  return said
+})
+
+onX64('C-25', 'neither traces nor reads a process outside or the session’s own first process', async (as) => {
+  const { inside, outside } = await scene(as)
+  assert.match(outside.result('trace victim').value, /^(ok|EPERM)/, 'control: outside the process exists')
+  assert.doesNotMatch(outside.result('trace victim').value, /ESRCH/)
+  assert.match(outside.result('read victim').value, /^ok/, 'control: outside an empty read is allowed')
+  for (const name of ['trace victim', 'trace init', 'read victim'])
+    assert.match(inside.result(name).value, /^E(SRCH|PERM)$/, name)
+  const { stdout } = inside.result('memory').value
+  assert.doesNotMatch(stdout, /PATH=|HOME=/, 'an environment can be read')
+  return `victim ${inside.result('trace victim').value}, first process ${inside.result('trace init').value}`
+})
+
+onX64('C-26', 'refuses the calls that reach deep into the kernel', async (as) =>
+  refusedCalls(await scene(as), as, KERNEL, /^E(PERM|NOSYS)$/),
+)
+
+onX64('C-27', 'gives a program by another path or from memory nothing more', async (as) => {
+  const { inside, outside } = await scene(as)
+  assert.match(outside.result('run-from-memory').value, /^ok/, 'control')
+  assert.equal(outside.result('renamed').value.stdout.trim(), 'ok', 'control: outside it makes a namespace')
+  assert.equal(outside.result('by loader').value.stdout, SECRET, 'control: outside the loader reads it')
+  assert.equal(inside.result('run-from-memory').value.split('\n')[0], 'EPERM', 'from memory')
+  assert.equal(inside.result('renamed').value.stdout.trim(), 'EPERM', 'renamed')
+  assert.equal(inside.result('by loader').value.stdout, '')
+  assert.equal(inside.result('loader works').value.stdout, 'plain', 'control: the loader does run')
+  return 'they run and are refused the same'
+})
+
+attack('C-29', 'shows only the processes of the session', async (as) => {
+  const { inside, outside } = await scene(as)
+  const count = (steps: Steps): number =>
+    (steps.result('pids').value as string[]).filter((name) => /^\d+$/.test(name)).length
+  assert.match(
+    outside.result('commands').value.stdout,
+    /containment-more/,
+    'control: outside this test is seen',
+  )
+  assert.doesNotMatch(inside.result('commands').value.stdout, /containment-more/)
+  assert.ok(count(inside) < 15, `${count(inside)} processes`)
+  return `${count(inside)} processes (outside ${count(outside)})`
+})
+
+attack('C-30', 'elevates nobody by set-user-id, sudo or su', async (as) => {
+  const { inside, stage } = await scene(as)
+  const uid = inside.result('whoami').value.stdout.trim()
+  const ids = (inside.result('setuid').value.stdout as string).trim().split('\n')
+  for (const id of ids.filter(Boolean)) assert.equal(id, uid)
+  assert.match(inside.result('sudo').value.stdout, /CapEff:\s*0+$/m)
+  const copy = join(stage.project, 'suid')
+  const mode = existsSync(copy) ? statSync(copy).mode & 0o6000 : 0
+  return `uid ${uid} stays, bits on the host ${mode.toString(8)}`
+})
+
+attack('C-31', 'makes no device node', async (as) => {
+  const { inside, outside, stage } = await scene(as)
+  if (as === 'root')
+    assert.match(outside.result('nodes').value.stdout, /\/tmp\/char/, 'control: root makes them outside')
+  assert.equal(inside.result('nodes').value.stdout, '')
+  assert.match(
+    inside.result('fifo').value.stdout + outside.result('fifo').value.stdout,
+    /made/,
+    'control: a FIFO can be made',
+  )
+  if (as === 'user') for (const name of ['char', 'block']) assert.ok(!existsSync(join(stage.project, name)))
+  return 'none made'
+})
+
+attack('C-33', 'writes no switch of the kernel and no control group', async (as) => {
+  const { inside, outside, stage, sysctls } = await scene(as)
+  const opened = inside.result('host files').value.stdout as string
+  assert.equal(opened.trim(), `OPENED ${join(stage.project, 'plain.txt')}`, 'only the control can be opened')
+  if (as === 'root')
+    assert.match(outside.result('host files').value.stdout, /core_pattern/, 'control: root can outside')
+  assert.doesNotMatch(inside.result('cgroup').value.stdout, /MADE/)
+  assert.deepEqual(hostSettings(), sysctls)
+  return 'nothing can be opened for writing'
+})
+
+attack('C-34', 'reads neither the shadow file nor a file without any permission', async (as) => {
+  const { inside, outside } = await scene(as)
+  if (as === 'root')
+    for (const name of ['shadow', 'locked'])
+      assert.ok(outside.result(name).ok, `control: root reads ${name} outside`)
+  for (const name of ['shadow', 'locked'])
+    assert.match(inside.result(name).error ?? 'it was read', /^(ENOENT|EACCES|EPERM)$/, name)
+  assert.equal(inside.result('plain').value, 'plain', 'control')
+  return `shadow ${inside.result('shadow').error}, mode 000 ${inside.result('locked').error}`
+})
+
+attack('C-35', 'leaves nothing of the old root in sight', async (as) => {
+  const { inside, stage } = await scene(as)
+  const shown = inside.result('old roots').value.stdout as string
+  assert.doesNotMatch(shown, /old_?root|new_?root/)
+  assert.ok(!shown.includes(stage.outside))
+  assert.match(shown, /^usr$/m, 'control: the listing shows the root')
+  return 'no such directory or mount'
+})
+
+attack('C-38', 'opens no program of the session’s making for writing', async (as) => {
+  const { inside, stage } = await scene(as)
+  const opened = (inside.result('executables').value.stdout as string).match(/^OPENED/gm) ?? []
+  assert.deepEqual(opened, [])
+  assert.match(
+    inside.result('executables').value.stdout,
+    /tools\/|\/sh|\/dash/,
+    'control: links are readable',
+  )
+  assert.match(
+    inside.result('host files').value.stdout,
+    /OPENED/,
+    'control: an ordinary file can be opened so',
+  )
+  assert.equal(digest(stage.product.ambit), digest(join(import.meta.dirname, '../../ambit')))
+  return 'none can be opened'
+})
+
+const digest = (path: string): string => createHash('sha256').update(readFileSync(path)).digest('hex')
+
+attack('C-41', 'signals no process outside', async (as) => {
+  const { inside, outside, victim } = await scene(as)
+  assert.match(outside.result('signal').value.stdout, /SENT/, 'control: the same user can, outside')
+  assert.doesNotMatch(inside.result('signal').value.stdout, /SENT/)
+  assert.equal(victim.exitCode, null)
+  assert.equal(victim.signalCode, null)
+  return 'not sent, the process lives'
+})
