@@ -37,7 +37,9 @@ interface Framing {
 
 /** Parses the head. `tls` gives the port that an authority without one means. */
 export function readInbound(request: ClientRequest, flow: FlowTarget, tls: boolean): Inbound | InboundError {
-  const http2 = request.httpVersionMajor === 2
+  // By what it came in, not by what it says: `HTTP/2.0` in an HTTP/1 request line is one more reading.
+  const http2 = 'stream' in request
+  if (!http2 && !/^1\.[01]$/.test(request.httpVersion)) return 'http.malformed'
   const method = request.method ?? ''
   const target = request.url ?? ''
   const raw = request.rawHeaders

@@ -25,6 +25,8 @@ export function printableJson(json: string): string {
   return json.replace(UNSAFE, (char) =>
     char < ' '
       ? char
-      : char.split('').reduce((out, unit) => `${out}\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`, ''),
+      : char
+          .split('')
+          .reduce((out, unit) => `${out}\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`, ''),
   )
 }

@@ -51,6 +51,8 @@ const REFUSED: Readonly<Record<string, string>> = {
   'a carriage return in a value': post('X-A: 1\rX-B: 2\r\nContent-Length: 0\r\n'),
   'a NUL in a value': post('X-A: 1\x002\r\nContent-Length: 0\r\n'),
   'an empty header name': post(': 1\r\nContent-Length: 0\r\n'),
+  'HTTP/2.0 in a request line': post('Content-Length: 0\r\n').replace('HTTP/1.1', 'HTTP/2.0'),
+  'HTTP/0.9': post('Content-Length: 0\r\n').replace('HTTP/1.1', 'HTTP/0.9'),
   'no Host': 'GET / HTTP/1.1\r\n\r\n',
   'two Hosts': 'GET / HTTP/1.1\r\nHost: api.example.com\r\nHost: evil.invalid\r\n\r\n',
   'Host with userinfo': 'GET / HTTP/1.1\r\nHost: api.example.com@evil.invalid\r\n\r\n',
