@@ -2,9 +2,10 @@
 import type { FactBody } from '../audit/fact.ts'
 import { decide } from '../policy/decide.ts'
 import type { Action, Decision, SessionState } from '../policy/decision.ts'
+import { Judge } from './judge.ts'
 import type { Deadlines, GateOptions, HostTotals, Totals } from './options.ts'
 
-type Options = Pick<GateOptions, 'plan' | 'record' | 'barrier' | 'state' | 'onDenied'>
+type Options = Pick<GateOptions, 'plan' | 'record' | 'barrier' | 'state' | 'onDenied' | 'policy'>
 
 /** Hosts counted apart: names are the attacker's, memory is ours. */
 const MOST_HOSTS = 1000
@@ -16,6 +17,7 @@ export class Monitor {
   readonly #options: Options
   readonly #byHost = new Map<string, HostTotals>()
   readonly #waiting = new Set<() => void>()
+  readonly #judge: Judge | null
   #paused: string | null = null
   #broken: string | null = null
   #flows = 0
@@ -26,10 +28,15 @@ export class Monitor {
     this.plan = options.plan
     this.deadlines = deadlines
     this.#options = options
+    this.#judge = options.policy ? new Judge(options.plan, options.policy) : null
   }
 
+  /** The plan's decision, and for what goes out the runtime policy's on top of it. */
   decide(action: Action): Decision {
-    return decide(action, this.plan, this.state())
+    const state = this.state()
+    const decision = decide(action, this.plan, state)
+    if (decision.effect !== 'allow' || action.kind === 'dns.query') return decision
+    return this.#judge?.judge(action, decision, state) ?? decision
   }
 
   /** The session's state; stopped as well when the gate is paused or could not record something. */
@@ -78,6 +85,7 @@ export class Monitor {
 
   /** @throws what the journal threw; from then on nothing goes out. */
   record(fact: FactBody): void {
+    if (fact.k === 'http.request') this.#judge?.sent(fact.host, fact)
     try {
       this.#options.record(fact)
     } catch (error) {

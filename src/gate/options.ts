@@ -2,6 +2,7 @@ import type { FactBody } from '../audit/fact.ts'
 import type { Native } from '../lib/native.ts'
 import type { SessionState } from '../policy/decision.ts'
 import type { Plan } from '../profile/plan.ts'
+import type { RuntimePolicy } from './judge.ts'
 
 export interface GateOptions {
   readonly plan: Plan
@@ -14,6 +15,8 @@ export interface GateOptions {
   /** Resolves when all earlier facts of the session are durable. Awaited before the first byte of a request. */
   barrier(): Promise<void>
   state(): SessionState
+  /** Judges what the plan allows by facts of the session (policy/runtime.ts). Absent: the plan's decision stands. */
+  readonly policy?: RuntimePolicy
   readonly upstream: {
     /** `http://[user:password@]host:port` of a corporate proxy. */
     readonly proxy: string | null

@@ -1,9 +1,10 @@
 /** Step 4: gate, world, view and cell, in the order that lets none of them run without the others. */
-import { closeSync, mkdirSync, writeFileSync } from 'node:fs'
+import { closeSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { isAbsolute, join, relative } from 'node:path'
 import type { Barrier } from '../audit/barrier.ts'
 import { createGate, type Gate } from '../gate/gate.ts'
 import { journalDir } from '../lib/paths.ts'
+import { openRuntimePolicy } from '../policy/runtime.ts'
 import { fillMirror } from '../profile/mirror.ts'
 import type { Plan } from '../profile/plan.ts'
 import { requireEnforced } from '../runtime/enforcement.ts'
@@ -13,7 +14,7 @@ import type { LaunchSpec } from '../runtime/launch-spec.ts'
 import type { Runtime, World } from '../runtime/runtime.ts'
 import { startView, type View } from '../view/view.ts'
 import type { ViewSpec } from '../view/view-spec.ts'
-import { AmbitError } from '../lib/errors.ts'
+import { AmbitError, messageOf } from '../lib/errors.ts'
 import { LabelWatch, openBarrier } from './durability.ts'
 import type { Registered } from './register.ts'
 import { homeOf } from './resolve.ts'
@@ -98,8 +99,27 @@ function openGate(
       for (const label of labels.poll()) state.raiseLabel(label)
       return state.snapshot()
     },
-    upstream: { proxy: session.request.env.AMBIT_UPSTREAM_PROXY ?? null, roots: [] },
+    policy: openRuntimePolicy(session.plan, session.request.paths),
+    upstream: upstreamOf(session.request.env),
   })
+}
+
+/**
+ * The company's proxy and roots, if any: `AMBIT_UPSTREAM_PROXY=http://[user:password@]host:port` and
+ * `AMBIT_UPSTREAM_ROOTS=FILE` (PEM). A file that cannot be read ends the start.
+ */
+function upstreamOf(env: NodeJS.ProcessEnv): { proxy: string | null; roots: string[] } {
+  const { AMBIT_UPSTREAM_PROXY: proxy, AMBIT_UPSTREAM_ROOTS: file } = env
+  try {
+    return { proxy: proxy || null, roots: file ? [readFileSync(file, 'utf8')] : [] }
+  } catch (error) {
+    throw new AmbitError(
+      'ERR_INPUT_INVALID',
+      'AMBIT_UPSTREAM_ROOTS',
+      messageOf(error),
+      'name a readable PEM file',
+    )
+  }
 }
 
 function launchSpec(session: Registered, caPem: string, secrets: Secrets): LaunchSpec {
