@@ -40,8 +40,8 @@ export async function product(bench: Bench, home = join(bench.scratch, 'ambit-ho
   return { env, run }
 }
 
-/** Ends the daemon that serves `home`: ours, told by its own environment. */
-function stopDaemon(home: string): void {
+/** Ends the daemon that serves `home`: ours, told by its own environment. It writes until it is gone. */
+async function stopDaemon(home: string): Promise<void> {
   for (const pid of readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
     .map(Number)) {
@@ -49,7 +49,10 @@ function stopDaemon(home: string): void {
     try {
       const environment = readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0')
       if (!environment.includes(`AMBIT_HOME=${home}`)) continue
-      if (readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('ambitd')) process.kill(pid, 'SIGTERM')
+      if (!readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('ambitd')) continue
+      process.kill(pid, 'SIGTERM')
+      for (let waited = 0; waited < 3000 && existsSync(`/proc/${pid}`); waited += 50)
+        await new Promise((resolve) => setTimeout(resolve, 50))
     } catch {
       // Gone meanwhile, or another user's.
     }
