@@ -17,7 +17,8 @@ export const SESSION_OPTIONS: Readonly<Record<string, Option>> = {
 
 export const command: Command = {
   name: 'run',
-  usage: 'run [--profile P] [--project DIR] [--workspace DIR] [--runtime R] [--yes] [--summary FILE] -- CMD…',
+  usage:
+    'run [--profile P] [--project DIR] [--workspace DIR] [--runtime R] [--yes] [--summary FILE] [--observe] -- CMD…',
   summary: 'run an agent inside its ambit',
   details: `
 Shows the grant sheet, asks once per grant, and runs CMD confined: it sees only the files of its profile, reaches
@@ -36,6 +37,7 @@ examples:
     ...SESSION_OPTIONS,
     yes: { type: 'boolean', short: 'y', help: 'accept the grant sheet (never an approval)' },
     summary: { type: 'string', value: 'FILE', help: 'write the summary as JSON' },
+    observe: { type: 'boolean', help: 'at the end, draft the profile that the run would have needed' },
     quiet: { type: 'boolean', short: 'q', help: 'no sheet and no summary on the terminal (needs --yes)' },
   },
   run: async (args, context) => runSession(sessionRequest(command, args, context), context),
@@ -59,6 +61,7 @@ export function sessionRequest(own: Command, args: Arguments, context: Context):
     accepted: flag(args, 'yes'),
     summaryFile: text(args, 'summary') ?? null,
     quiet: flag(args, 'quiet'),
+    observe: flag(args, 'observe'),
     cwd: context.cwd,
     env: context.env,
     paths: context.paths,

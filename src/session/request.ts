@@ -15,6 +15,8 @@ export interface SessionRequest {
   readonly accepted: boolean
   readonly summaryFile: string | null
   readonly quiet: boolean
+  /** Draft the profile that the run would have needed, at its end. Nothing more is allowed meanwhile. */
+  readonly observe: boolean
   readonly cwd: string
   readonly env: NodeJS.ProcessEnv
   readonly paths: Paths

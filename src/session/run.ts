@@ -1,4 +1,5 @@
 import { resolve } from 'node:path'
+import { observeSession } from './observe.ts'
 import { printSummary } from './print.ts'
 import { isRefusal, recordRefusal } from './refuse.ts'
 import { registerSession } from './register.ts'
@@ -26,6 +27,7 @@ export async function runSession(request: SessionRequest, screen: Screen): Promi
   const ending = await superviseSession(session, wired)
   const summary = await endSession(session, wired, ending)
   if (!request.quiet) printSummary(summary, screen)
+  if (request.observe) observeSession(session, screen)
   file?.write(`${JSON.stringify(summary, null, 2)}\n`)
   return summary.exit
 }

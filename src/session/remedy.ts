@@ -1,0 +1,153 @@
+/**
+ * What a person could change about each refusal of a session: the place in the profile and the smallest change there,
+ * or why there is none. Pure. Nothing is ever applied by itself.
+ *
+ * Whoever obeys an attacker chooses what is refused, so these are requests of the attacker's: every change carries a
+ * risk, and what cannot be written down to the letter is not suggested (remedy-yaml.ts).
+ */
+import type { Fact } from '../audit/fact.ts'
+import { printable } from '../lib/printable.ts'
+import { LABELS, type Label, type Plan } from '../profile/plan.ts'
+import { type Advice, type Attempt, none } from './advice.ts'
+import { adviseFile } from './remedy-files.ts'
+import { adviseNetwork } from './remedy-network.ts'
+import { refusalOf } from './summary.ts'
+
+/** One thing that was refused, once or often. All its text is safe to show. */
+export interface Remedy extends Advice {
+  /** `file`, `network`, `dns`, `http`, `credential`, `process`, or the action of a policy's decision. */
+  readonly kind: string
+  readonly target: string
+  readonly reason: string
+  /** The rule that refused: its place in the profile, or the list of Ambit's own; null when none matched. */
+  readonly rule: string | null
+  readonly count: number
+}
+
+const MOST_ATTEMPTS = 1000
+const MOST_PATHS = 20
+const MOST_METHODS = 10
+
+/** Folds the facts of a session, in any order of journals, into remedies. */
+export class RemedyFold {
+  readonly #plan: Plan | null
+  readonly #attempts = new Map<string, Attempt>()
+  #label: Label = 'public'
+
+  /** @param plan of the session; null when it is not kept, and then no change can be named. */
+  constructor(plan: Plan | null) {
+    this.#plan = plan
+  }
+
+  add(fact: Fact): void {
+    if (fact.k === 'file.open' && LABELS.indexOf(fact.label) > LABELS.indexOf(this.#label)) {
+      this.#label = fact.label
+    }
+    if (refusalOf(fact) === null) return
+    const key = keyOf(fact)
+    const attempt = this.#attempts.get(key) ?? newAttempt(fact)
+    if (!this.#attempts.has(key)) {
+      if (this.#attempts.size >= MOST_ATTEMPTS) return
+      this.#attempts.set(key, attempt)
+    }
+    attempt.count += fact.k === 'file.denied' ? (fact.count ?? 1) : 1
+    attempt.last = Math.max(attempt.last, fact.m)
+    if (fact.k === 'http.denied') keepRequest(attempt, fact)
+  }
+
+  /** Newest last. */
+  result(): Remedy[] {
+    const attempts = [...this.#attempts.values()].toSorted((a, b) => a.last - b.last)
+    const asked = new Set(attempts.map(({ first }) => requestedHost(first)))
+    return attempts
+      .filter(({ first }) => !asked.has(unmatchedHost(first) ?? ''))
+      .map((attempt) => remedyOf(attempt, this.#plan, this.#label))
+  }
+}
+
+const newAttempt = (first: Fact): Attempt => ({
+  first,
+  count: 0,
+  last: 0,
+  methods: new Set(),
+  paths: new Set(),
+  cut: false,
+})
+
+function keepRequest(attempt: Attempt, fact: Extract<Fact, { k: 'http.denied' }>): void {
+  if (attempt.methods.size < MOST_METHODS) attempt.methods.add(fact.method)
+  // The query is never part of a rule, and may hold what should not stand in a profile.
+  const path = fact.path.replace(/\?.*/s, '')
+  if (attempt.paths.size < MOST_PATHS) attempt.paths.add(path)
+  else if (!attempt.paths.has(path)) attempt.cut = true
+}
+
+/** Equal keys: one remedy. */
+function keyOf(fact: Fact): string {
+  switch (fact.k) {
+    case 'http.denied':
+      // Methods and paths of one rule are changed together: two changes to one list would undo each other.
+      if (fact.reason === 'network.method-not-allowed' || fact.reason === 'network.path-not-allowed')
+        return JSON.stringify([fact.k, fact.rule])
+      return JSON.stringify([fact.k, fact.reason, fact.host, fact.port])
+    case 'file.denied':
+      return JSON.stringify([fact.k, fact.reason, fact.path])
+    default: {
+      const refusal = refusalOf(fact)
+      return JSON.stringify([fact.k, refusal?.reason, refusal?.target])
+    }
+  }
+}
+
+const UNMATCHED = 'network.no-matching-rule'
+const requestedHost = (fact: Fact): string | null =>
+  fact.k === 'http.denied' && fact.reason === UNMATCHED && fact.host !== '' ? fact.host : null
+
+/** The name of a refused query or connection that a refused request to the same host says more about. */
+function unmatchedHost(fact: Fact): string | undefined {
+  if (fact.k === 'dns.query' && fact.reason === UNMATCHED) return fact.name
+  return fact.k === 'net.denied' && fact.reason === UNMATCHED ? fact.host : undefined
+}
+
+function remedyOf(attempt: Attempt, plan: Plan | null, label: Label): Remedy {
+  const refusal = refusalOf(attempt.first)
+  const { advice, rule } = adviceFor(attempt, plan, label)
+  const place = rule ?? refusal?.rule ?? null
+  return {
+    kind: refusal?.kind ?? attempt.first.k,
+    target: printable(refusal?.target ?? '', 300),
+    reason: printable(refusal?.reason ?? '', 120),
+    rule: place === null ? null : printable(place, 120),
+    count: attempt.count,
+    ...advice,
+  }
+}
+
+/** The advice, and the rule where it is known better than the enforcement point knew it. */
+function adviceFor(
+  attempt: Attempt,
+  plan: Plan | null,
+  label: Label,
+): { advice: Advice; rule: string | null } {
+  if (plan === null)
+    return { advice: none('The session never had a plan that could be changed.'), rule: null }
+  const fact = attempt.first
+  switch (fact.k) {
+    case 'file.denied':
+      return adviseFile(fact, plan)
+    case 'http.denied':
+    case 'net.denied':
+    case 'dns.query':
+      return { advice: adviseNetwork(fact, attempt, plan, label), rule: null }
+    case 'credential.foreign':
+      return {
+        advice: none('The key is not of this session: remove it and use the one from the environment.'),
+        rule: null,
+      }
+    default:
+      return {
+        advice: none('Not the profile but the policy or the sandbox refused it; see ambit log.'),
+        rule: null,
+      }
+  }
+}
