@@ -4,6 +4,7 @@ import { compileGlobs } from '../lib/glob.ts'
 import { DEFAULT_HIDE, DEFAULT_PROTECT } from '../profile/defaults.ts'
 import type { Plan, RootPlan } from '../profile/plan.ts'
 import { escapeGlob } from '../profile/roots.ts'
+import { within } from '../profile/territory.ts'
 import { type Advice, none } from './advice.ts'
 import { quoted } from './remedy-yaml.ts'
 import { doubled } from './remedy-sizes.ts'
@@ -11,7 +12,8 @@ import { doubled } from './remedy-sizes.ts'
 type Denied = Extract<Fact, { k: 'file.denied' }>
 
 export function adviseFile(fact: Denied, plan: Plan): { advice: Advice; rule: string | null } {
-  const root = plan.roots.find(({ id }) => id === fact.rule)
+  // By its path, longest first as in the plan: not what a fact of another version calls it.
+  const root = plan.roots.find(({ path }) => within(fact.path, path))
   if (!root) return { advice: none('No root of the profile holds it.'), rule: null }
   const path = fact.path.slice(root.path.length).replace(/^\//, '')
   switch (fact.reason) {
@@ -20,7 +22,7 @@ export function adviseFile(fact: Denied, plan: Plan): { advice: Advice; rule: st
     case 'protected':
       return { advice: adviseProtected(path, root), rule: ruleOf(root, 'protect', path) }
     default:
-      return { advice: adviseAccess(fact, root, plan), rule: null }
+      return { advice: adviseAccess(fact, root, plan), rule: root.id }
   }
 }
 

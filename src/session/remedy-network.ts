@@ -48,6 +48,12 @@ const WHY_NOT: Readonly<Record<string, string>> = {
   'tls.name-missing':
     'The TLS client sends no server name, so nobody can say where it goes: use another client.',
   'tls.name-mismatch': 'The TLS server name is another host than the one connected to: an evasion, or a bug.',
+  'net.unknown-protocol':
+    'Neither HTTP nor TLS was spoken: only those pass. For git, use its https:// address.',
+  'upstream.unresolvable': 'The profile allows it; the name does not resolve.',
+  'upstream.unreachable': 'The profile allows it; the server could not be reached.',
+  'upstream.timeout': 'The profile allows it; the server did not answer in time.',
+  'upstream.failed': 'The profile allows it; the server broke off or answered with invalid HTTP.',
   'upstream.address-forbidden':
     'The name leads to a private or metadata address: only a rule with `connect: "ADDRESS:PORT"` reaches one; check what is there before you write it.',
   'upstream.certificate':

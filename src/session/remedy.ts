@@ -91,7 +91,10 @@ function keyOf(fact: Fact): string {
         return JSON.stringify([fact.k, fact.rule])
       return JSON.stringify([fact.k, fact.reason, fact.host, fact.port])
     case 'file.denied':
-      return JSON.stringify([fact.k, fact.reason, fact.path])
+      // One change to the root, or to the whole session, answers all of them.
+      return fact.reason === 'read-only' || fact.reason === 'quota'
+        ? JSON.stringify([fact.k, fact.reason, fact.rule])
+        : JSON.stringify([fact.k, fact.reason, fact.path])
     default: {
       const refusal = refusalOf(fact)
       return JSON.stringify([fact.k, refusal?.reason, refusal?.target])
@@ -101,7 +104,10 @@ function keyOf(fact: Fact): string {
 
 const UNMATCHED = 'network.no-matching-rule'
 const requestedHost = (fact: Fact): string | null =>
-  fact.k === 'http.denied' && fact.reason === UNMATCHED && fact.host !== '' ? fact.host : null
+  (fact.k === 'http.denied' && fact.reason === UNMATCHED && fact.host !== '') ||
+  (fact.k === 'net.denied' && fact.reason === 'net.unknown-protocol')
+    ? fact.host
+    : null
 
 /** The name of a refused query or connection that a refused request to the same host says more about. */
 function unmatchedHost(fact: Fact): string | undefined {
@@ -115,12 +121,18 @@ function remedyOf(attempt: Attempt, plan: Plan | null, label: Label): Remedy {
   const place = rule ?? refusal?.rule ?? null
   return {
     kind: refusal?.kind ?? attempt.first.k,
-    target: printable(refusal?.target ?? '', 300),
+    target: printable(targetOf(attempt.first, refusal?.target ?? ''), 300),
     reason: printable(refusal?.reason ?? '', 120),
     rule: place === null ? null : printable(place, 120),
     count: attempt.count,
     ...advice,
   }
+}
+
+/** With the port where it matters, and without the query: it may hold what nobody should read later. */
+function targetOf(fact: Fact, told: string): string {
+  if (fact.k !== 'http.denied') return told
+  return `${fact.method} ${fact.host}${fact.port === 443 ? '' : `:${fact.port}`}${fact.path.replace(/\?.*/s, '?…')}`
 }
 
 /** The advice, and the rule where it is known better than the enforcement point knew it. */

@@ -157,6 +157,7 @@ function viewSpec(session: Registered, launch: LaunchSpec): ViewSpec {
     quota,
     roots: plan.roots.map((root, index) => ({
       index,
+      rule: root.id,
       path: root.path,
       access: root.access,
       label: root.label,

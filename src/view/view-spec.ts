@@ -21,6 +21,8 @@ export interface ViewSpec {
 export interface ViewRoot {
   /** Name of this root's directory at the top of the mount: `0`, `1`, … */
   readonly index: number
+  /** Place in the profile, e.g. `files[0]`, for the record. Roots are sorted by length here: it is not the index. */
+  readonly rule?: string
   readonly path: string
   readonly access: 'read' | 'write' | 'review'
   readonly label: Label

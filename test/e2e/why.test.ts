@@ -19,7 +19,14 @@ test('why names the place and the change; --observe drafts a profile that allows
   skip: unavailable('user') ?? false,
 }, async () => {
   const files = { '.env': 'SECRET=outside-only\n', 'readable.txt': 'readable\n', '.git/hooks/': '' }
-  const stage = new Stage('user', { files })
+  // Two roots: the plan's order is not the profile's.
+  const spec = {
+    files: [
+      { path: '${project}', access: 'write' },
+      { path: '${workspace}', access: 'write' },
+    ],
+  }
+  const stage = new Stage('user', { files, spec })
   const ran = await stage.session(['/bin/sh', '-c', SCRIPT], { args: ['--observe'] })
   assert.equal(ran.code, 0, describe(ran))
   assert.match(ran.stdout, /^readable$/m)
@@ -30,6 +37,8 @@ test('why names the place and the change; --observe drafts a profile that allows
   const about = (text: string): any => remedies.find(({ target }) => target.includes(text))
   assert.deepEqual(about('/.env').changes, [{ place: 'files[0].hide', yaml: '- "!/.env"' }], json.stdout)
   assert.match(about('/.env').rule, /files\[0\] hide/)
+  const record = ran.summary.refusals.find(({ target }) => target.endsWith('/.env'))
+  assert.equal(record?.rule, 'files[0]', 'the place in the profile, in the record too')
   assert.deepEqual(about('post-checkout').changes, [])
   assert.match(about('post-checkout').rule, /default list/)
   const rule = '- { host: "new.test", methods: ["POST"], paths: ["/up"] }'

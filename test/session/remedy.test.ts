@@ -215,6 +215,47 @@ test('what the profile protects it may open; what Ambit protects, nobody is told
   }
 })
 
+test('a file is matched to its root by its path, as roots lie in the plan', () => {
+  assert.match(only(file('.env', 'hidden')).rule ?? '', /^files\[0\] hide/)
+  const remedy = only({
+    k: 'file.denied',
+    path: '/elsewhere/.env',
+    op: 'open',
+    reason: 'hidden',
+    rule: 'files[0]',
+  })
+  assert.deepEqual(remedy.changes, [])
+})
+
+test('a protocol that never passes is answered by that alone', () => {
+  const net = {
+    k: 'net.denied',
+    flow: 1,
+    host: 'git.test',
+    address: '21.0.0.4',
+    port: 22,
+    rule: null,
+  } as const
+  const dns = {
+    k: 'dns.query',
+    name: 'git.test',
+    type: 'A',
+    answer: null,
+    reason: NO_RULE,
+    rule: null,
+  } as const
+  assert.equal(only(dns).changes.length, 1)
+  const remedy = only(dns, { ...net, reason: 'net.unknown-protocol' })
+  assert.deepEqual(remedy.changes, [])
+  assert.match(remedy.advice, /https:/)
+})
+
+test('what was in a query is told to nobody', () => {
+  const remedy = only(http({ host: 'new.test', port: 8443, path: '/a?token=hunter2', reason: NO_RULE }))
+  assert.equal(remedy.target, 'GET new.test:8443/a?…')
+  assert.doesNotMatch(JSON.stringify(remedy), /hunter2/)
+})
+
 test('a read-only root becomes review, never write', () => {
   const fact = { k: 'file.denied', path: join(dir, 'library/x'), op: 'create', reason: 'read-only' } as const
   const plan = planWith(only({ ...fact, rule: 'files[1]' }))

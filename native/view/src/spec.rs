@@ -43,6 +43,8 @@ pub enum Access {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct RootSpec {
     pub index: u32,
+    /// Place in the profile, as facts carry it; roots are sorted here, so it is not the index.
+    pub rule: Option<String>,
     pub path: PathBuf,
     pub access: Access,
     pub label: String,

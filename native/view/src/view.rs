@@ -383,6 +383,6 @@ fn open_root(spec: &RootSpec) -> Result<Root, String> {
         rules: Rules::new(spec).map_err(|e| say(&e.to_string()))?,
         fd: Arc::new(fd),
         overlay,
-        rule: format!("files[{}]", spec.index),
+        rule: spec.rule.clone().unwrap_or_else(|| format!("root {}", spec.index)),
     })
 }
