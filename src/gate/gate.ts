@@ -49,8 +49,8 @@ export async function createGate(options: GateOptions): Promise<Gate> {
   }
 }
 
-/** Parsing the system's roots blocks for some 50 ms: not while the cell is being built, and not in a request. */
-const WARM_AFTER_MS = 200
+/** Parsing the system's roots blocks for some 50 ms: not while cell and command start, however slowly, and not in a request. */
+const WARM_AFTER_MS = 1000
 
 function warmLater(options: GateOptions, context: GateContext): void {
   const warm = (): void => options.plan.network.forEach((rule) => context.dialler.warm(rule))
