@@ -40,10 +40,13 @@ export async function endSession(session: Registered, wired: Wired, ending: Endi
   await wired.view.stop()
   wired.labels.close()
   const outcome = outcomeOf(ending)
+  // Nobody changes the upper layers any more: they are listed while ambitd signs.
+  const pending = pendingChanges(session.request.paths, session.id)
+  pending.catch(() => undefined)
   const log = await closeRecord(session, ending, outcome)
   wired.barrier.close()
   rmSync(session.run, { recursive: true, force: true })
-  return summaryOf(session, outcome, log)
+  return summaryOf(session, outcome, log, await pending)
 }
 
 /** Ends a session that never ran its command; the failure is recorded and stays the caller's to report. */
@@ -104,7 +107,12 @@ export function outcomeOf({ exit, stopped }: Pick<Ending, 'exit' | 'stopped'>): 
 const describeFailure = (exit: Extract<Exit, { kind: 'failed' }>): string =>
   `${exit.what}: ${exit.why}${exit.remedy ? `; ${exit.remedy}` : ''}`
 
-async function summaryOf(session: Registered, outcome: Outcome, log: Summary['log']): Promise<Summary> {
+function summaryOf(
+  session: Registered,
+  outcome: Outcome,
+  log: Summary['log'],
+  pending: readonly Change[],
+): Summary {
   const summary: Summary = {
     version: 1,
     session: session.id,
@@ -117,7 +125,7 @@ async function summaryOf(session: Registered, outcome: Outcome, log: Summary['lo
     endedAt: new Date().toISOString(),
     ...outcome,
     ...activityOf(session.request.paths, session.id),
-    pending: await pendingChanges(session.request.paths, session.id),
+    pending,
     log,
   }
   writeFileSync(join(session.dir, 'summary.json'), JSON.stringify(summary), { mode: 0o600 })

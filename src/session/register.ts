@@ -28,7 +28,9 @@ export async function registerSession(resolved: Resolved, sheetDigest: string): 
   mkdirSync(run, { recursive: true, mode: 0o700 })
   const startedAt = Date.now()
   let journal: Journal | null = null
-  let daemon: DaemonClient | null = null
+  // Asked for now, used when the start is durable.
+  const connecting = connectDaemon(request.paths)
+  connecting.catch(() => undefined)
   try {
     const planText = JSON.stringify(plan)
     writeFileSync(join(dir, 'plan.json'), planText, { mode: 0o600 })
@@ -49,11 +51,14 @@ export async function registerSession(resolved: Resolved, sheetDigest: string): 
       cwd: request.cwd,
     })
     await journal.sync()
-    daemon = await connectDaemon(request.paths)
+    const daemon = await connecting
     await daemon.call('session.open', openArguments(resolved, id, dir, startedAt))
     return { ...resolved, id, dir, run, journal, daemon, startedAt }
   } catch (error) {
-    daemon?.close()
+    void connecting.then(
+      (daemon) => daemon.close(),
+      () => undefined,
+    )
     journal?.close()
     rmSync(run, { recursive: true, force: true })
     throw error
