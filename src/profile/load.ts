@@ -137,7 +137,8 @@ function loadOne(found: Found): ProfileDocument {
 }
 
 function validate(yaml: YamlDocument): ProfileSource {
-  const result = profileSchema.safeParse(yaml.value)
+  // One parse a process: generating code for it costs more than it saves.
+  const result = profileSchema.safeParse(yaml.value, { jitless: true })
   if (result.success) return result.data
   const lines = result.error.issues.slice(0, 10).flatMap((issue) => {
     const path = issue.path.map((step) => (typeof step === 'number' ? step : String(step)))

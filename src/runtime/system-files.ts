@@ -111,35 +111,43 @@ export function writeEtc(dir: string, content: EtcContent): void {
   // Root's agent reads these under another uid; the caller's umask may forbid that.
   const umask = process.umask(0o022)
   try {
-    copyHostFiles(dir, content.host)
-    writeGenerated(dir, content)
+    const placeOf = placesIn(dir)
+    copyHostFiles(placeOf, content.host)
+    writeGenerated(placeOf, content)
   } finally {
     process.umask(umask)
   }
 }
 
-function copyHostFiles(dir: string, host: HostSystem): void {
-  for (const path of host.etcFiles) copyEntry(path, placeIn(dir, path))
-  for (const path of host.etcDirs) mkdirSync(placeIn(dir, path), { recursive: true })
+function copyHostFiles(placeOf: PlaceOf, host: HostSystem): void {
+  for (const path of host.etcFiles) copyEntry(path, placeOf(path))
+  for (const path of host.etcDirs) mkdirSync(placeOf(path), { recursive: true })
 }
 
-function writeGenerated(dir: string, { host, person, hostname, caPem, extra }: EtcContent): void {
+function writeGenerated(placeOf: PlaceOf, { host, person, hostname, caPem, extra }: EtcContent): void {
   const files = { ...extra, ...accountsAndNames(person, hostname) }
-  for (const [path, text] of Object.entries(files)) writeFileSync(placeIn(dir, path), text)
-  writeFileSync(placeIn(dir, CA_BUNDLE), `${host.roots.trimEnd()}\n${caPem.trimEnd()}\n`)
-  writeFileSync(placeIn(dir, CA_ONE), caPem)
-  for (const path of BUNDLES) if (path !== CA_BUNDLE) symlinkSync(CA_BUNDLE, placeIn(dir, path))
-  symlinkSync('/proc/self/mounts', placeIn(dir, '/etc/mtab'))
+  for (const [path, text] of Object.entries(files)) writeFileSync(placeOf(path), text)
+  writeFileSync(placeOf(CA_BUNDLE), `${host.roots.trimEnd()}\n${caPem.trimEnd()}\n`)
+  writeFileSync(placeOf(CA_ONE), caPem)
+  for (const path of BUNDLES) if (path !== CA_BUNDLE) symlinkSync(CA_BUNDLE, placeOf(path))
+  symlinkSync('/proc/self/mounts', placeOf('/etc/mtab'))
   if (!host.java) return
-  writeFileSync(placeIn(dir, TRUSTSTORE), javaTruststore([host.roots, caPem], new Date()))
-  for (const path of TRUSTSTORES) if (path !== TRUSTSTORE) symlinkSync(TRUSTSTORE, placeIn(dir, path))
+  writeFileSync(placeOf(TRUSTSTORE), javaTruststore([host.roots, caPem], new Date()))
+  for (const path of TRUSTSTORES) if (path !== TRUSTSTORE) symlinkSync(TRUSTSTORE, placeOf(path))
 }
 
-/** Where `/etc/…` lies under `dir`; its directory is made. */
-function placeIn(dir: string, path: string): string {
-  const place = join(dir, path.slice('/etc/'.length))
-  mkdirSync(dirname(place), { recursive: true })
-  return place
+/** Where a path of /etc lies in the session's own; its directory is there when this returns. */
+type PlaceOf = (path: string) => string
+
+function placesIn(dir: string): PlaceOf {
+  const made = new Set<string>()
+  return (path) => {
+    const place = join(dir, path.slice('/etc/'.length))
+    const parent = dirname(place)
+    if (!made.has(parent)) mkdirSync(parent, { recursive: true })
+    made.add(parent)
+    return place
+  }
 }
 
 /** Links keep being links (localtime, os-release) where they lead to what is visible. */
