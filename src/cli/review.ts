@@ -1,6 +1,6 @@
 import { printable, printableJson } from '../lib/printable.ts'
 import { applyReviewed, dropReviewed, layersOf, pathOf, pendingChanges } from '../session/review.ts'
-import { type Applied, type Change, diffChanges } from '../view/review.ts'
+import { type Applied, type Change, diffChanges, isRisky } from '../view/review.ts'
 import { type Arguments, type Command, type Context, flag, usageError } from './command.ts'
 import { sessionIdOf } from './order.ts'
 
@@ -9,7 +9,8 @@ export const command: Command = {
   usage: 'review ID [diff | apply | drop] [PATH…]',
   summary: 'see, apply or drop what a session changed',
   details: `
-Without a verb it lists the changes that wait, what can run code on your machine first (marked !).
+Without a verb it lists the changes that wait, first (marked !) what can run code on your machine and links that
+lead out of the project.
 diff    shows them as a unified diff
 apply   writes them to the project; a file that changed meanwhile is a conflict and stays as it is (exit 1)
 drop    throws them away
@@ -40,7 +41,9 @@ function list(changes: readonly Change[], args: Arguments, context: Context): nu
 }
 
 const lineOf = (change: Change): string =>
-  `${change.executableConfig ? '!' : ' '} ${change.kind.padEnd(12)} ${printable(pathOf(change), 400)}` +
+  `${isRisky(change) ? '!' : ' '} ${change.kind.padEnd(12)} ${printable(pathOf(change), 400)}` +
+  (change.target === null ? '' : ` -> ${printable(change.target, 400)}`) +
+  (change.leadsOut ? '  (leads out)' : '') +
   (change.conflict ? '  (changed outside meanwhile)' : '')
 
 function report(results: readonly Applied[], args: Arguments, context: Context): number {

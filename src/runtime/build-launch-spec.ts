@@ -117,7 +117,7 @@ function viewMounts(plan: Plan): LaunchMount[] {
     .sort(byDepth)
     .map(({ path, via, index }) =>
       via === 'mount'
-        ? { kind: 'bind', source: path, target: path, write: false }
+        ? { kind: 'plain', source: path, target: path }
         : { kind: 'view', root: index, target: path },
     )
 }

@@ -36,6 +36,8 @@ export type LaunchMount =
   /** Root `root` of the view, at `target`. */
   | { readonly kind: 'view'; readonly root: number; readonly target: string }
   | { readonly kind: 'bind'; readonly source: string; readonly target: string; readonly write: boolean }
+  /** A read-only directory as it is on the host; what listens on a socket under it cannot be reached. */
+  | { readonly kind: 'plain'; readonly source: string; readonly target: string }
   /** `size` in bytes. */
   | { readonly kind: 'tmpfs'; readonly target: string; readonly size: number; readonly mode: number }
   | { readonly kind: 'dir'; readonly target: string; readonly mode: number }

@@ -3,6 +3,7 @@ import { printable } from '../lib/printable.ts'
 import { formatSize } from '../lib/units.ts'
 import type { Screen } from './show.ts'
 import type { Summary } from './end.ts'
+import { isRisky } from '../view/review.ts'
 import { pathOf } from './review.ts'
 
 const SHOWN = 8
@@ -40,11 +41,11 @@ export function renderSummary(summary: Summary, color: boolean): string {
   }
   if (summary.pending.length > 0) {
     lines.push(bold(`  ${summary.pending.length} changes wait for review: ambit review ${summary.session}`))
-    const risky = summary.pending.filter((change) => change.executableConfig)
-    for (const change of risky.slice(0, SHOWN)) {
-      lines.push(
-        paint('31', `    ! ${change.kind} ${printable(pathOf(change), 120)} can run code on your machine`),
-      )
+    for (const change of summary.pending.filter(isRisky).slice(0, SHOWN)) {
+      const why = change.executableConfig
+        ? 'can run code on your machine'
+        : `leads out, to ${printable(change.target ?? '', 120)}`
+      lines.push(paint('31', `    ! ${change.kind} ${printable(pathOf(change), 120)} ${why}`))
     }
   }
   lines.push(

@@ -5,6 +5,7 @@
  * Paths are relative to their root and carry the agent's bytes as text: `\xNN` for what is not UTF-8, `\\` for a
  * backslash. They go through `printable` before a person sees them.
  */
+import { isUtf8 } from 'node:buffer'
 import { spawn } from 'node:child_process'
 import { join } from 'node:path'
 import { createTwoFilesPatch } from 'diff'
@@ -49,7 +50,15 @@ export interface Change {
   readonly conflict: boolean
   /** A program outside the session runs or obeys this file. */
   readonly executableConfig: boolean
+  /** Of a link that was added or changed. */
+  readonly target: string | null
+  /** The link leads out of the root: what opens it outside reads or writes there. */
+  readonly leadsOut: boolean
 }
+
+/** True for a change that a person should look at before all others. */
+export const isRisky = (change: Pick<Change, 'executableConfig' | 'leadsOut'>): boolean =>
+  change.executableConfig || change.leadsOut
 
 export interface Applied {
   readonly root: string
@@ -71,7 +80,7 @@ export function reviewLayers(spec: ViewSpec): ReviewLayer[] {
   )
 }
 
-/** All changes; those to executable configuration first, then by path. */
+/** All changes; those to executable configuration and links outward first, then by path. */
 export async function listChanges(layers: readonly ReviewLayer[]): Promise<Change[]> {
   const lists = await Promise.all(
     layers.map(async (layer) => {
@@ -87,7 +96,7 @@ export async function listChanges(layers: readonly ReviewLayer[]): Promise<Chang
       }))
     }),
   )
-  const key = (change: Change) => `${change.executableConfig ? 0 : 1}${join(change.root, change.path)}`
+  const key = (change: Change) => `${isRisky(change) ? 0 : 1}${join(change.root, change.path)}`
   return lists.flat().sort((a, b) => (key(a) < key(b) ? -1 : 1))
 }
 
@@ -118,6 +127,7 @@ function diffOne(change: Change, before: Content | null, after: Content | null):
   const name = printable(join(change.root, change.path))
   const notes = [
     ...(change.executableConfig ? ['programs outside the session run or obey this file'] : []),
+    ...(change.leadsOut ? ['leads out of the root'] : []),
     ...(change.conflict ? ['changed outside meanwhile: will not be applied'] : []),
     ...(change.base && change.mode !== null && change.mode !== change.base.mode
       ? [`mode ${change.base.mode.toString(8)} to ${change.mode.toString(8)}`]
@@ -127,25 +137,48 @@ function diffOne(change: Change, before: Content | null, after: Content | null):
   if (change.type === 'dir') return head
   const [old, now] = [text(before), text(after)]
   if (old === null || now === null) return `${head}binary content, ${change.size} bytes\n`
-  if (old === now) return head
-  const patch = createTwoFilesPatch(name, name, old, now, before ? '' : 'absent', after ? '' : 'absent')
-  const cut = [before, after].some((content) => content && content.hex.length / 2 < content.size)
+  const end = [before, after].some(isCut) ? '(only the beginning was compared; the rest is not shown)\n' : ''
+  if (old === now) return head + end
+  const sides = [before ? '' : 'absent', after ? '' : 'absent'] as const
+  const patch =
+    createTwoFilesPatch(name, name, old, now, ...sides, { maxEditLength: MAX_EDITS }) ?? wholePatch(old, now)
   return (
     head +
     patch
       .split('\n')
       .map((line) => showable(line))
       .join('\n') +
-    (cut ? '(only the beginning is shown)\n' : '')
+    end
   )
 }
+
+/** Lines that two versions may differ by; to look for more would take the agent's time to choose, not ours. */
+const MAX_EDITS = 2000
+
+/** Everything old, then everything new: for versions that have little in common. */
+const wholePatch = (old: string, now: string): string =>
+  [['-', old] as const, ['+', now] as const]
+    .flatMap(([sign, side]) =>
+      side === ''
+        ? []
+        : side
+            .replace(/\n$/, '')
+            .split('\n')
+            .map((line) => `${sign}${line}`),
+    )
+    .join('\n')
+    .concat('\n')
+
+const isCut = (content: Content | null): boolean => content !== null && content.hex.length / 2 < content.size
 
 /** Null when the content is not text. */
 function text(content: Content | null): string | null {
   if (content === null) return ''
   const bytes = Buffer.from(content.hex, 'hex')
   if (bytes.includes(0)) return null
-  return content.type === 'link' ? `link to ${bytes.toString()}\n` : bytes.toString()
+  // Two texts that differ must look different, so what is not UTF-8 is shown byte by byte.
+  const shown = bytes.toString(isUtf8(bytes) || isCut(content) ? 'utf8' : 'latin1')
+  return content.type === 'link' ? `link to ${shown}\n` : shown
 }
 
 /** Tabs are text in a diff; everything else that `printable` escapes is not. */

@@ -46,6 +46,9 @@ impl Arguments {
             Mount::Bind { source, target, write } => {
                 self.mount(if *write { "--bind" } else { "--ro-bind" }, source, target);
             }
+            Mount::Plain { source, .. } => {
+                return Err(io::Error::other(format!("{} was not sealed", source.display())));
+            }
             Mount::Tmpfs { target, size, mode } => {
                 self.push(&["--perms", &format!("{mode:o}"), "--size", &size.to_string(), "--tmpfs"]);
                 self.path(target);

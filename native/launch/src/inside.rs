@@ -96,7 +96,8 @@ fn landlock(enforced: Enforced) -> ControlState {
 
 fn unix_sockets(enforced: Enforced) -> ControlState {
     let state = if enforced.unix_sockets() { State::Fully } else { State::Partly };
-    let detail = "sockets in the view cannot be reached; those in a plain mount only from Landlock ABI 9";
+    let detail =
+        "no socket in a root can be reached; those in the agent's own tree are refused from Landlock ABI 9";
     ControlState::new("unix-sockets", state, detail)
 }
 

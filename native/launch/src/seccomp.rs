@@ -55,6 +55,7 @@ pub fn allowlist(pinned: bool) -> Vec<Instruction> {
         program.push(answer(ALLOW));
     }
     program.extend([jump(JUMP_EQUAL, libc::SYS_clone3 as u32, 0, 1), answer(ENOSYS)]);
+    program.extend([jump(JUMP_EQUAL, libc::SYS_timer_create as u32, 0, 1), answer(ENOSYS)]);
     for &call in ABSENT {
         program.extend([jump(JUMP_EQUAL, call, 0, 1), answer(ENOSYS)]);
     }
@@ -110,6 +111,7 @@ fn rules(pinned: bool) -> Vec<(libc::c_long, Rule)> {
     let affinity = if pinned { EPERM } else { ALLOW };
     let mut rules = vec![
         (libc::SYS_ioctl, refuse_values(1, &TERMINAL_INJECTION, EPERM)),
+        (libc::SYS_fcntl, refuse_values(1, &[F_SETSIG], errno(libc::EINVAL))),
         (libc::SYS_clone, refuse_bits(0, NEW_NAMESPACES)),
         (libc::SYS_unshare, refuse_bits(0, NEW_NAMESPACES | NEW_TIME)),
         (libc::SYS_socket, sockets()),
@@ -127,6 +129,10 @@ fn rules(pinned: bool) -> Vec<(libc::c_long, Rule)> {
 /// TIOCSTI types into the terminal (CVE-2017-5226), TIOCLINUX pastes into it (CVE-2023-28100), TIOCCONS takes the
 /// console's output, TIOCSETD loads line disciplines.
 const TERMINAL_INJECTION: [u32; 4] = [0x5412, 0x541c, 0x541d, 0x5423];
+
+/// A file that announces itself by SIGCONT would wake its process out of a freeze, as would a timer of
+/// timer_create(2), which is absent: its callers fall back to setitimer(2) and alarm(2), whose signals wake nobody.
+const F_SETSIG: u32 = 10;
 
 /// PER_LINUX, ADDR_NO_RANDOMIZE (SBCL, gcc's precompiled headers), both, and the query.
 const PERSONALITIES: [u32; 3] = [0, 0x0004_0000, 0xffff_ffff];

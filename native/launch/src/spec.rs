@@ -74,6 +74,11 @@ pub enum Mount {
         target: PathBuf,
         write: bool,
     },
+    /// A read-only root as it is on the host, but for what listens under it.
+    Plain {
+        source: PathBuf,
+        target: PathBuf,
+    },
     Tmpfs {
         target: PathBuf,
         size: u64,
@@ -100,6 +105,7 @@ impl Mount {
         match self {
             Mount::View { target, .. }
             | Mount::Bind { target, .. }
+            | Mount::Plain { target, .. }
             | Mount::Tmpfs { target, .. }
             | Mount::Dir { target, .. }
             | Mount::Symlink { target, .. }

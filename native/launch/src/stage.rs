@@ -57,10 +57,49 @@ impl Stage {
         if staged.exists() { staged } else { PathBuf::from("/dev/fuse") }
     }
 
+    /// Puts an overlay without an upper layer over each plain root: its sockets and FIFOs are then the overlay's own,
+    /// and whoever listens on the host's, now or later, is not reached (CASES.md C-42). Where the kernel cannot lay one
+    /// over that file system, or something is mounted beneath the root, the session does not start.
+    pub fn seal(mut self, privileged: bool) -> Result<Self> {
+        let empty = self.base.join(EMPTY);
+        for (index, mount) in self.mounts.iter_mut().enumerate() {
+            let Mount::Plain { source, target } = mount else { continue };
+            let what = format!("making the sockets under {} unreachable", target.display());
+            // A name of ours: the option string of overlayfs gives `:`, `,` and `\\` a meaning.
+            let lower = self.base.join(index.to_string());
+            let mut sealed = lower.clone();
+            if !privileged {
+                bind(source, &lower).context(&what)?;
+                make_seal(&self.base, index).context(&what)?;
+            }
+            if fs::metadata(&lower).context(&what)?.is_dir() {
+                sealed = self.base.join(seal_name(index));
+                let layers = format!("lowerdir={}:{}", lower.display(), empty.display());
+                let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV;
+                sys::mount(Some(Path::new("ambit")), &sealed, Some("overlay"), flags, Some(&layers))
+                    .context(&what)?;
+            }
+            *mount = Mount::Bind { source: sealed, target: target.clone(), write: false };
+        }
+        Ok(self)
+    }
+
     /// This very program, where bubblewrap can bind it from.
     pub fn launcher(&self) -> PathBuf {
         self.base.join("launch")
     }
+}
+
+const EMPTY: &str = "empty";
+
+fn seal_name(index: usize) -> String {
+    format!("sealed-{index}")
+}
+
+/// The place of a seal, and the layer beneath it that overlayfs asks for.
+fn make_seal(base: &Path, index: usize) -> io::Result<()> {
+    DirBuilder::new().mode(0o755).create(base.join(seal_name(index)))?;
+    DirBuilder::new().mode(0o755).recursive(true).create(base.join(EMPTY))
 }
 
 pub fn open_tools(spec: &LaunchSpec) -> Result<Tools> {
@@ -83,10 +122,13 @@ pub fn as_root(spec: &LaunchSpec) -> Result<Stage> {
     stage_fuse_device(&base.join(FUSE_DEVICE)).context("staging /dev/fuse")?;
     let mut mounts = spec.mounts.clone();
     for (index, mount) in mounts.iter_mut().enumerate() {
-        if let Mount::Bind { source, .. } = mount {
+        if let Mount::Bind { source, .. } | Mount::Plain { source, .. } = mount {
             let staged = base.join(index.to_string());
             bind(source, &staged).context(&format!("binding {}", source.display()))?;
             *source = staged;
+        }
+        if let Mount::Plain { .. } = mount {
+            make_seal(&base, index).context("making the private directory")?;
         }
     }
     Ok(Stage { base, mounts })
@@ -140,7 +182,7 @@ fn private_tmpfs(spec: &LaunchSpec, more_flags: libc::c_ulong) -> Result<PathBuf
 
 fn free_base(spec: &LaunchSpec) -> Option<PathBuf> {
     let used = |base: &Path| {
-        spec.mounts.iter().any(|mount| matches!(mount, Mount::Bind { source, .. } if is_below(source, base)))
+        spec.mounts.iter().any(|mount| matches!(mount, Mount::Bind { source, .. } | Mount::Plain { source, .. } if is_below(source, base)))
             || fs::read_link("/proc/self/exe").is_ok_and(|own| own.starts_with(base))
     };
     BASES.iter().map(PathBuf::from).find(|base| base.is_dir() && !used(base))

@@ -58,7 +58,8 @@ fn open(path: &Path, control: &Control) -> Result<World> {
     let staged = if stage::is_privileged() { Some(leave_root(&spec)?) } else { None };
     leave_keyring();
     namespaces::enter(spec.host)?;
-    let stage = staged.map_or_else(|| stage::as_user(&spec), Ok)?;
+    let privileged = staged.is_some();
+    let stage = staged.map_or_else(|| stage::as_user(&spec), Ok)?.seal(privileged)?;
     let sockets = net::wire(spec.ports, &tools.nft)?;
     let fuse = fuse::mount(&stage.fuse_device(), &stage.fuse(), &spec.session)?;
     // Off only now: an undumpable process could not have written its own uid map.

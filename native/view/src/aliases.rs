@@ -10,6 +10,8 @@ use crate::view::Root;
 
 /// Levels looked through before the view serves.
 const AT_ONCE: usize = 3;
+/// Links that follow each other; the kernel stops at forty.
+const HOPS: usize = 40;
 /// Names looked at in the background.
 const LIMIT: usize = 500_000;
 
@@ -32,16 +34,25 @@ fn find(root: &Root, depth: usize) {
     let _ = sys::walk_to(&root.fd, true, depth, &mut |path, stat| {
         seen += 1;
         if sys::kind(stat).is_symlink()
-            && root.rules.guards(path, sys::kind(stat))
-            && let Some(target) = target_within(&root.fd, path)
+            && (root.rules.guards(path, sys::kind(stat)) || root.rules.class(path).protected)
         {
-            root.rules.add_alias(path, &target);
+            add(root, path);
         }
         Ok(seen < LIMIT)
     });
 }
 
-/// Where the link leads, relative to the root; None when it leads out, by more links or nowhere.
+/// Notes the link at `path`, and the links that it leads to.
+fn add(root: &Root, path: &[u8]) {
+    let mut at = path.to_vec();
+    for _ in 0..HOPS {
+        let Some(target) = target_within(&root.fd, &at) else { return };
+        root.rules.add_alias(path, &target);
+        at = target;
+    }
+}
+
+/// Where the link leads, relative to the root; None when it leads out, or is no link.
 fn target_within(root: &OwnedFd, path: &[u8]) -> Option<Vec<u8>> {
     let text = fs::readlinkat(root, path, Vec::new()).ok()?.into_bytes();
     let mut names: Vec<&[u8]> = match text.first() {

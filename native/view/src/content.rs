@@ -17,6 +17,11 @@ use crate::view::{FileHandle, Handle, View};
 /// Files up to this size are hashed at once when they are closed; larger ones later.
 const HASHED_AT_CLOSE: u64 = 64 << 10;
 
+/// What a copy may take: holes become blocks.
+fn copied_size(stat: &fs::Stat) -> u64 {
+    (stat.st_blocks as u64 * 512).max(stat.st_size as u64)
+}
+
 impl View {
     /// Admits a change of the object at `spot`.
     pub fn admit_change(&self, spot: &Spot, op: &'static str) -> io::Result<()> {
@@ -200,7 +205,7 @@ impl View {
         match spot.kind {
             FileType::RegularFile => {
                 let source = self.content(&spot, OFlags::RDONLY)?;
-                self.within_quota(spot.root, &spot.path, self.quota.add(stat.st_blocks as u64 * 512))?;
+                self.within_quota(spot.root, &spot.path, self.quota.add(copied_size(&stat)))?;
                 let base = overlay.copy_file(&source, &stat, &upper, &spot.name)?;
                 overlay.note(&spot.path, base)?;
             }
@@ -243,7 +248,7 @@ impl View {
         let stat = self.stat(spot)?;
         match spot.kind {
             FileType::RegularFile => {
-                self.within_quota(spot.root, &spot.path, self.quota.add(stat.st_blocks as u64 * 512))?;
+                self.within_quota(spot.root, &spot.path, self.quota.add(copied_size(&stat)))?;
                 let source = self.content(spot, OFlags::RDONLY)?;
                 let temporary = [b".ambit-move-", &*spot.node.to_string().into_bytes()].concat();
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;

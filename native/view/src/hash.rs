@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use rustix::fs::Stat;
 use sha2::{Digest, Sha256};
@@ -18,6 +19,8 @@ const MAX_HASHED: u64 = 256 << 20;
 /// Files that wait to be hashed; each holds a descriptor.
 const QUEUE: usize = 512;
 const CACHE: usize = 100_000;
+/// Less than the supervisor waits before it kills the view (src/view/view.ts).
+const DRAIN: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Version {
@@ -40,6 +43,8 @@ enum Job {
 pub struct Hasher {
     queue: SyncSender<Job>,
     cache: Mutex<HashMap<Version, String>>,
+    /// Set when the view stops: what is not hashed by then stays on record without a digest.
+    until: OnceLock<Instant>,
 }
 
 /// Digest of the first `size` bytes.
@@ -73,7 +78,7 @@ pub struct Worker(Receiver<Job>);
 impl Hasher {
     pub fn new() -> (Self, Worker) {
         let (queue, jobs) = sync_channel(QUEUE);
-        (Hasher { queue, cache: Mutex::default() }, Worker(jobs))
+        (Hasher { queue, cache: Mutex::default(), until: OnceLock::new() }, Worker(jobs))
     }
 
     pub fn known(&self, version: Version) -> Option<String> {
@@ -99,8 +104,9 @@ impl Hasher {
         }
     }
 
-    /// Lets the worker finish what is queued and end.
+    /// Lets the worker finish what is queued, within reason, and end.
     pub fn stop(&self) {
+        let _ = self.until.set(Instant::now() + DRAIN);
         let _ = self.queue.send(Job::Stop);
     }
 }
@@ -111,6 +117,7 @@ impl Worker {
         while let Ok(Job::Hash { file, path, version }) = self.0.recv() {
             let sha256 = match hasher.known(version) {
                 Some(sha256) => sha256,
+                None if hasher.until.get().is_some_and(|until| Instant::now() > *until) => continue,
                 None => {
                     let same = |file: &File| stat_fd(file).is_ok_and(|stat| Version::from(&stat) == version);
                     let Ok(sha256) = digest(&file, version.size) else { continue };

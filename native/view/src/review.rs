@@ -14,10 +14,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::hash::hex;
-use crate::overlay::{Base, Mark, copy_content, describe_fully, kind_name, read_marks, write_mark};
+use crate::overlay::{
+    Base, Mark, copy_content, describe_fully, is_hollow, kind_name, read_marks, write_mark,
+};
 use crate::record::{path_bytes, path_text};
 use crate::sys::{self, errno};
 
+/// Links followed before one counts as leading out.
+const LINKS: usize = 40;
 /// Bytes of a file's content that `show` gives.
 const SHOWN: u64 = 256 << 10;
 
@@ -62,6 +66,10 @@ struct Change {
     mode: Option<u32>,
     sha256: Option<String>,
     base: Option<Base>,
+    /// Of a link.
+    target: Option<String>,
+    /// The link leads to something outside the root.
+    leads_out: bool,
     /// The host's object is not what the agent started from.
     conflict: bool,
 }
@@ -182,6 +190,10 @@ impl Review {
             _ => false,
         };
         let conflict = !settled && !as_base(&mark.base, host.as_ref().map(|(host, _)| host));
+        let target = match &now {
+            Some((now, _)) if now.kind == "link" => Some(read_link(&self.files, path)?),
+            _ => None,
+        };
         let described = now.map(|(now, _)| now);
         Ok(Some(Change {
             path: path_text(path),
@@ -191,8 +203,63 @@ impl Review {
             mode: described.as_ref().map(|now| now.mode),
             sha256: described.and_then(|now| now.sha256),
             base: mark.base,
+            leads_out: target.as_ref().is_some_and(|target| self.leads_out(path, target)),
+            target: target.map(|target| path_text(&target)),
             conflict,
         }))
+    }
+
+    /// Follows the link at `path` through what the host's tree will be, as the kernel would. What cannot be followed to
+    /// its end leads out.
+    fn leads_out(&self, path: &[u8], target: &[u8]) -> bool {
+        let names = |path: &[u8]| path.split(|b| *b == b'/').map(<[u8]>::to_vec).rev().collect::<Vec<_>>();
+        let mut at: Vec<Vec<u8>> = split(path).0.split(|b| *b == b'/').map(<[u8]>::to_vec).collect();
+        at.retain(|name| !name.is_empty());
+        let mut next = target.to_vec();
+        let mut waiting: Vec<Vec<u8>> = Vec::new();
+        for _ in 0..LINKS {
+            if next.first() == Some(&b'/') {
+                let Some(inside) = self.beneath_root(&next) else { return true };
+                (at, next) = (Vec::new(), inside);
+            }
+            waiting.extend(names(&next));
+            let link = loop {
+                match waiting.pop() {
+                    None => return false,
+                    Some(name) if name.is_empty() || name == b"." => {}
+                    Some(name) if name == b".." => {
+                        if at.pop().is_none() {
+                            return true;
+                        }
+                    }
+                    Some(name) => {
+                        at.push(name);
+                        if let Some(link) = self.link_at(&at.join(&b'/')) {
+                            break link;
+                        }
+                    }
+                }
+            };
+            at.pop();
+            next = link;
+        }
+        true
+    }
+
+    /// The target of the link that will stand at `path`, if one will.
+    fn link_at(&self, path: &[u8]) -> Option<Vec<u8>> {
+        let link = |layer: &OwnedFd| {
+            let (parent, name) = split(path);
+            let stat = sys::stat_at(existing(layer, parent).ok()??, name).ok()??;
+            Some(sys::kind(&stat).is_symlink().then(|| read_link(layer, path).ok()).flatten())
+        };
+        link(&self.files).or_else(|| link(&self.root)).flatten()
+    }
+
+    fn beneath_root(&self, target: &[u8]) -> Option<Vec<u8>> {
+        let root = fs::readlinkat(fs::CWD, sys::proc_path(&self.root), Vec::new()).ok()?.into_bytes();
+        let rest = target.strip_prefix(&root[..])?;
+        (rest.is_empty() || rest[0] == b'/').then(|| rest.iter().skip(1).copied().collect())
     }
 
     fn show(&self, paths: &[Vec<u8>]) -> io::Result<Value> {
@@ -338,6 +405,9 @@ impl Review {
         if sys::kind(&stat).is_symlink() {
             let target = read_link(&self.files, path)?;
             fs::symlinkat(&target[..], dir, &name)?;
+        } else if is_hollow(&stat) {
+            let why = "it is mostly holes, and a copy would fill them: copy it by hand if you want it";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, why));
         } else if sys::kind(&stat).is_file() {
             let source = File::from(sys::open(&self.files, path, OFlags::RDONLY, 0)?);
             let target = File::from(sys::open(

@@ -86,7 +86,7 @@ impl Rules {
 
     fn protected_by_link(&self, names: &[&str]) -> bool {
         self.aliases.read().unwrap().iter().any(|(target, link)| {
-            names.len() > target.len() && target.iter().zip(names).all(|(a, b)| a == b) && {
+            names.len() >= target.len() && target.iter().zip(names).all(|(a, b)| a == b) && {
                 let path: Vec<&str> =
                     link.iter().map(String::as_str).chain(names[target.len()..].iter().copied()).collect();
                 (link.len()..=path.len()).any(|length| self.protect.decides(&path[..length]))
@@ -115,7 +115,16 @@ impl Rules {
         let names: Vec<_> = path.split(|b| *b == b'/').map(fold_name).collect();
         let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
         let dotted = names.last().is_some_and(|name| name.starts_with('.'));
-        (dotted || kind.is_symlink()) && self.parents.decides(&names)
+        ((dotted || kind.is_symlink()) && self.parents.decides(&names))
+            || (kind.is_symlink() && self.leads_to_alias(&names))
+    }
+
+    /// True at and above what a link at a guarded name leads to: another link there would lead it elsewhere.
+    fn leads_to_alias(&self, names: &[&str]) -> bool {
+        let aliases = self.aliases.read().unwrap();
+        aliases
+            .iter()
+            .any(|(target, _)| target.len() >= names.len() && target.iter().zip(names).all(|(a, b)| a == b))
     }
 
     pub fn hides(&self) -> bool {

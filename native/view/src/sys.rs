@@ -15,8 +15,17 @@ pub fn errno(number: i32) -> io::Error {
 const BENEATH: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
-/// Opens one name beneath `dir`. No link of any kind is followed; a FIFO does not block.
+/// The kernel takes paths up to 4096 bytes; an agent can build longer ones, name by name.
+const AT_ONCE: usize = 4000;
+
+/// Opens a path beneath `dir`. No link of any kind is followed; a FIFO does not block.
 pub fn open(dir: impl AsFd, name: &[u8], flags: OFlags, mode: u32) -> io::Result<OwnedFd> {
+    if name.len() > AT_ONCE
+        && let Some(cut) = name[..AT_ONCE].iter().rposition(|b| *b == b'/')
+    {
+        let first = open(dir.as_fd(), &name[..cut], OFlags::PATH | OFlags::DIRECTORY, 0)?;
+        return open(first.as_fd(), &name[cut + 1..], flags, mode);
+    }
     let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY;
     let flags = if flags.contains(OFlags::PATH) { flags - OFlags::NOCTTY } else { flags | OFlags::NONBLOCK };
     loop {
