@@ -28,6 +28,7 @@ export interface Attempt {
   last: number
   readonly methods: Set<string>
   readonly paths: Set<string>
+  readonly ports: Set<number>
   /** True when there were more paths than are kept. */
   cut: boolean
 }

@@ -11,6 +11,7 @@ import { doubled } from './remedy-sizes.ts'
 
 type Denied = Extract<Fact, { k: 'file.denied' }>
 
+/** @returns the advice, and the root or the pattern that refused */
 export function adviseFile(fact: Denied, plan: Plan): { advice: Advice; rule: string | null } {
   // By its path, longest first as in the plan: not what a fact of another version calls it.
   const root = plan.roots.find(({ path }) => within(fact.path, path))

@@ -21,9 +21,7 @@ export function adviseNetwork(fact: Denied, attempt: Attempt, plan: Plan, label:
     case 'upload.per-session':
       return adviseUpload(reason, plan)
     default:
-      return (
-        (rule && adviseChange(reason, fact, attempt, plan, rule, label)) ?? none(WHY_NOT[reason] ?? UNKNOWN)
-      )
+      return (rule && adviseChange(reason, attempt, plan, rule, label)) ?? none(WHY_NOT[reason] ?? UNKNOWN)
   }
 }
 
@@ -111,7 +109,6 @@ const writable = (paths: ReadonlySet<string>): string[] =>
 
 function adviseChange(
   reason: string,
-  fact: Denied,
   attempt: Attempt,
   plan: Plan,
   rule: NetworkRule,
@@ -122,7 +119,7 @@ function adviseChange(
     case 'network.path-not-allowed':
       return adviseRequest(attempt, rule)
     case 'network.port-not-allowed':
-      return fact.k === 'dns.query' ? null : advisePort(fact.port, plan, rule)
+      return advisePorts([...attempt.ports], plan, rule)
     case 'network.clearance-exceeded':
       if (LABELS.indexOf(label) <= LABELS.indexOf(rule.clearance)) return null
       return {
@@ -161,19 +158,21 @@ function adviseRequest({ methods, paths, cut }: Attempt, rule: NetworkRule): Adv
 }
 
 /** The whole list: where a profile leaves `ports` out, an addition alone would drop 443. */
-function advisePort(port: number, plan: Plan, rule: NetworkRule): Advice {
-  const foreign = NO_HTTP.get(port)
+function advisePorts(tried: readonly number[], plan: Plan, rule: NetworkRule): Advice {
+  const foreign = tried.map((port) => NO_HTTP.get(port)).find((why) => why !== undefined)
   if (foreign) return none(foreign)
-  const plain = port === 80
+  const plain = tried.includes(80)
   if (plain && (rule.credential !== null || !rule.inspect))
     return none('Plain HTTP is not for a rule with a credential or without inspection: use https.')
-  const others = plan.network.filter(({ id, ports }) => id !== rule.id && ports.includes(port))
+  const others = plan.network.filter(
+    ({ id, ports }) => id !== rule.id && tried.some((port) => ports.includes(port)),
+  )
   if (others.some((other) => matchesHost(rule.host, other.host) || matchesHost(other.host, rule.host)))
     return none(`Another rule has this port under ${rule.host}: name the hosts one by one.`)
   const known = plan.network
     .filter(({ id }) => id === rule.id)
     .flatMap((half) => half.ports.map((number) => (half.plain ? `"${number}/http"` : number)))
-  const ports = flow([...known, plain ? '"80/http"' : port])
+  const ports = flow([...known, ...tried.map((port) => (port === 80 ? '"80/http"' : port))])
   return {
     changes: [{ place: rule.id, yaml: `ports: ${ports}` }],
     risk: plain ? 'high' : 'medium',

@@ -27,6 +27,7 @@ export interface Remedy extends Advice {
 const MOST_ATTEMPTS = 1000
 const MOST_PATHS = 20
 const MOST_METHODS = 10
+const MOST_PORTS = 8
 
 /** Folds the facts of a session, in any order of journals, into remedies. */
 export class RemedyFold {
@@ -52,6 +53,9 @@ export class RemedyFold {
     }
     attempt.count += fact.k === 'file.denied' ? (fact.count ?? 1) : 1
     attempt.last = Math.max(attempt.last, fact.m)
+    if (fact.k === 'http.denied' || fact.k === 'net.denied') {
+      if (attempt.ports.size < MOST_PORTS) attempt.ports.add(fact.port)
+    }
     if (fact.k === 'http.denied') keepRequest(attempt, fact)
   }
 
@@ -71,6 +75,7 @@ const newAttempt = (first: Fact): Attempt => ({
   last: 0,
   methods: new Set(),
   paths: new Set(),
+  ports: new Set(),
   cut: false,
 })
 
@@ -84,9 +89,11 @@ function keepRequest(attempt: Attempt, fact: Extract<Fact, { k: 'http.denied' }>
 
 /** Equal keys: one remedy. */
 function keyOf(fact: Fact): string {
+  // Changes to one list belong together: two of them would undo each other.
+  if ((fact.k === 'http.denied' || fact.k === 'net.denied') && fact.reason === 'network.port-not-allowed')
+    return JSON.stringify([fact.reason, fact.rule])
   switch (fact.k) {
     case 'http.denied':
-      // Methods and paths of one rule are changed together: two changes to one list would undo each other.
       if (fact.reason === 'network.method-not-allowed' || fact.reason === 'network.path-not-allowed')
         return JSON.stringify([fact.k, fact.rule])
       return JSON.stringify([fact.k, fact.reason, fact.host, fact.port])

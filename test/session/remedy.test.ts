@@ -166,6 +166,35 @@ test('a rule gets the one method, path or port more', () => {
   )
 })
 
+test('ports of one rule are one change: two would undo each other', () => {
+  const port = (port: number): FactBody =>
+    http({ host: 'open.test', rule: 'network[1]', port, reason: 'network.port-not-allowed' })
+  const plan = planWith(only(port(8443), port(9443), port(8443)))
+  assert.deepEqual(plan.network.find(({ id }) => id === 'network[1]')?.ports, [443, 8443, 9443])
+})
+
+test('all remedies together make one valid profile', () => {
+  const facts = [
+    http({ host: 'new.test', reason: NO_RULE }),
+    http({ host: 'new.test', port: 8443, reason: NO_RULE }),
+    http({ host: 'api.test', rule: 'network[0]', method: 'PUT', reason: 'network.method-not-allowed' }),
+    http({ host: 'api.test', rule: 'network[0]', path: '/x', reason: 'network.path-not-allowed' }),
+    http({ host: 'api.test', rule: 'network[0]', port: 444, reason: 'network.port-not-allowed' }),
+    file('.env', 'hidden'),
+    file('a/.env', 'hidden'),
+    file('big', 'quota'),
+  ]
+  const all = remedies(...facts)
+  const plan = planWith({ ...(all[0] as Remedy), changes: all.flatMap(({ changes }) => changes) })
+  for (const [method, path] of [
+    ['PUT', '/'],
+    ['GET', '/x'],
+  ] as const)
+    assert.equal(effect(asked(method, 'api.test', path), plan), 'allow')
+  assert.equal(effect(asked('GET', 'new.test', '/', 8443), plan), 'allow')
+  assert.equal(effect(asked('GET', 'api.test', '/x', 444), plan), 'allow')
+})
+
 test('clearance is raised to what the session read, no higher', () => {
   const remedy = only(
     { k: 'file.open', path: '/x', mode: 'read', size: 1, sha256: null, label: 'internal' },
