@@ -1,5 +1,6 @@
 /** Step 6: drain, record, sign, tell. */
 import { rmSync, writeFileSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { readJournal } from '../audit/journal.ts'
 import { AmbitError, errnoOf, messageOf } from '../lib/errors.ts'
@@ -40,12 +41,13 @@ export async function endSession(session: Registered, wired: Wired, ending: Endi
   await wired.view.stop()
   wired.labels.close()
   const outcome = outcomeOf(ending)
-  // Nobody changes the upper layers any more: they are listed while ambitd signs.
+  // Nobody uses the upper layers and the private directory any more: seen to while ambitd signs.
   const pending = pendingChanges(session.request.paths, session.id)
-  pending.catch(() => undefined)
+  const removed = rm(session.run, { recursive: true, force: true })
+  for (const aside of [pending, removed]) aside.catch(() => undefined)
   const log = await closeRecord(session, ending, outcome)
   wired.barrier.close()
-  rmSync(session.run, { recursive: true, force: true })
+  await removed
   return summaryOf(session, outcome, log, await pending)
 }
 
