@@ -62,7 +62,7 @@ const REFUSED: Readonly<Record<string, string>> = {
   'bytes beyond ASCII in the target': 'GET /\xe4 HTTP/1.1\r\nHost: api.example.com\r\n\r\n',
   'CONNECT inside': 'CONNECT evil.invalid:443 HTTP/1.1\r\nHost: evil.invalid:443\r\n\r\n',
   'Connection that names the length': post('Connection: content-length\r\nContent-Length: 5\r\n', 'hello'),
-  'HTTP/0.9': 'GET /\r\n\r\n',
+  'HTTP/0.9 without a version': 'GET /\r\n\r\n',
   'an unknown version': 'GET / HTTP/3.7\r\nHost: api.example.com\r\n\r\n',
   'N-29 192 headers': `GET / HTTP/1.1\r\nHost: api.example.com\r\n${'X-A: 1\r\n'.repeat(191)}\r\n`,
   'N-29 a head of more than 64 KiB': `GET / HTTP/1.1\r\nHost: api.example.com\r\nX-A: ${'a'.repeat(70_000)}\r\n\r\n`,
