@@ -19,7 +19,8 @@ export class TargetAgent extends Agent {
   readonly #spares = new Map<string, Socket>()
 
   constructor(dialler: Dialler) {
-    super({ keepAlive: true, maxSockets: 128, maxFreeSockets: 32, scheduling: 'lifo' })
+    // As many as the gate takes in: fewer would queue requests where nobody sees them wait.
+    super({ keepAlive: true, maxSockets: 512, maxFreeSockets: 32, scheduling: 'lifo' })
     this.#dialler = dialler
   }
 
