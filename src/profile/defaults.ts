@@ -240,6 +240,9 @@ export const DEFAULT_REVIEW: readonly string[] = [
     '.babelrc*',
   ),
   ...any('.gitattributes', '.editorconfig'),
+  // Git takes any directory with HEAD, objects and refs for a bare repository and obeys the configuration in it.
+  ...any('HEAD'),
+  ...not('.git/HEAD', '.git/logs/HEAD', '.git/modules/**/HEAD'),
   ...any(
     'AGENTS.md',
     'AGENT.md',

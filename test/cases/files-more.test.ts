@@ -389,3 +389,23 @@ attack('F-25', 'lets an archive carry no way out', async (as) => {
   assert.match(inside.result('unpacked').value.stdout, /fine\.txt/, 'control: the rest is unpacked')
   return 'nothing written or read outside'
 })
+
+/** What makes git take a directory for a repository, with a program that `git status` would start. */
+const bareRepository = (stage: Stage): string => `cd ${stage.project} && mkdir -p bare/objects bare/refs work
+echo 'ref: refs/heads/main' > bare/HEAD
+printf '[core]\n\trepositoryformatversion = 0\n\tbare = false\n\tworktree = ../work\n\tfsmonitor = "touch ${stage.project}/RAN; false"\n' > bare/config
+test -e bare/HEAD && echo made`
+
+attack('F-14', 'leaves no directory that git on the host takes for a repository', async (as) => {
+  const [stage, free] = [
+    new Stage(as, { files: { 'a.txt': 'a' } }),
+    new Stage(as, { files: { 'a.txt': 'a' } }),
+  ]
+  const inside = await stage.session(['/bin/sh', '-c', bareRepository(stage)])
+  await free.command(['/bin/sh', '-c', bareRepository(free)])
+  for (const on of [stage, free]) await on.command(['git', 'status'], { cwd: join(on.project, 'bare') })
+  assert.ok(existsSync(join(free.project, 'RAN')), 'control: without Ambit git runs the program')
+  assert.match(inside.stdout, /made/, 'control: the agent has it for itself')
+  assert.ok(!existsSync(join(stage.project, 'RAN')), 'git on the host ran a program of the agent')
+  return 'its HEAD waits for review'
+})
