@@ -2,8 +2,7 @@
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 import { type ChildProcess, spawn } from 'node:child_process'
-import { existsSync, readFileSync, statSync } from 'node:fs'
-import { chmodSync } from 'node:fs'
+import { chmodSync, closeSync, existsSync, openSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { after } from 'node:test'
 import { attack, attackIn, once } from '../support/case.ts'
@@ -493,4 +492,36 @@ attack('C-41', 'signals no process outside', async (as) => {
   assert.equal(victim.exitCode, null)
   assert.equal(victim.signalCode, null)
   return 'not sent, the process lives'
+})
+
+attack('C-37', 'starts in no directory outside the view', async (as) => {
+  const { stage } = await scene(as)
+  const held = openSync(stage.outside, 'r')
+  const options = { cwd: '/proc/self/fd/3', extraFds: [held] }
+  const look = ['/bin/sh', '-c', 'pwd -P; cat secret.txt; ls; true']
+  try {
+    const free = await stage.command(look, options)
+    assert.ok(free.stdout.includes(SECRET), 'control: without Ambit it starts there')
+    const ran = await stage.session(look, options)
+    assert.ok(!ran.stdout.includes(SECRET) && !ran.stdout.includes('secret.txt'), ran.stdout)
+    return ran.stdout ? 'starts inside the view' : `refused, exit ${ran.code}`
+  } finally {
+    closeSync(held)
+  }
+})
+
+attack('C-47', 'takes a command or a variable for no option of its tools', async (as) => {
+  const { stage } = await scene(as)
+  const fine = await stage.session(['cat', join(stage.project, 'plain.txt')])
+  assert.equal(fine.stdout, 'plain', 'control: a command runs')
+  for (const argv of [
+    ['--dev-bind', '/', '/', 'cat', join(stage.outside, 'secret.txt')],
+    ['--', 'cat', join(stage.outside, 'secret.txt')],
+    ['--bind=/', 'cat', join(stage.outside, 'secret.txt')],
+  ]) {
+    const ran = await stage.session(argv)
+    assert.ok(!ran.stdout.includes(SECRET), argv.join(' '))
+    assert.notEqual(ran.code, 0, argv.join(' '))
+  }
+  return '3 commands are data'
 })
