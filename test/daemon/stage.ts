@@ -100,6 +100,7 @@ export async function startRun(stage: Stage, id: string): Promise<ChildProcess> 
     const daemon = await connectDaemon(${JSON.stringify(stage.paths)})
     daemon.onLost(() => console.log('lost'))
     await daemon.call('session.open', { ...${args}, pid: process.pid })
+    setInterval(() => undefined, 60_000) // A run does not end because the daemon hangs up.
     console.log('open')`
   const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
     stdio: ['ignore', 'pipe', 'inherit'],
