@@ -13,12 +13,14 @@ const plan = planOf([
   rule({ id: 'network[2]', host: 'other.test', clearance: 'confidential' }),
 ])
 
+interface Asking {
+  readonly ask: (host: string, id: string, label: Label) => string
+  readonly sent: (host: string, id: string) => void
+  readonly asked: () => number
+}
+
 /** The shipped policy, and a count of how often it was asked. */
-function judge(): {
-  ask(host: string, id: string, label: Label): string
-  sent(host: string, id: string): void
-  asked(): number
-} {
+function judge(): Asking {
   const policy = openRuntimePolicy(plan, resolvePaths({ AMBIT_HOME: '/nonexistent/ambit-judge-test' }))
   let asked = 0
   const judge = new Judge(plan, (question) => {
