@@ -2,11 +2,10 @@
 import { rmSync, writeFileSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { readJournal } from '../audit/journal.ts'
-import { AmbitError, errnoOf, messageOf } from '../lib/errors.ts'
-import { journalDir } from '../lib/paths.ts'
+import { AmbitError, messageOf } from '../lib/errors.ts'
 import type { Exit } from '../runtime/runtime.ts'
 import type { Change } from '../view/review.ts'
+import { factsOf } from './facts.ts'
 import type { Registered } from './register.ts'
 import { pendingChanges } from './review.ts'
 import { ActivityFold, type SessionActivity } from './summary.ts'
@@ -137,12 +136,6 @@ function summaryOf(
 /** Folds the journals of a session, ended or not. */
 export function activityOf(paths: Registered['request']['paths'], id: string): SessionActivity {
   const fold = new ActivityFold()
-  for (const name of ['run', 'view', 'launch']) {
-    try {
-      for (const { fact } of readJournal(join(journalDir(paths, id), `${name}.wal`))) fold.add(fact)
-    } catch (error) {
-      if (errnoOf(error) !== 'ENOENT') throw error
-    }
-  }
+  for (const fact of factsOf(paths, id)) fold.add(fact)
   return fold.result()
 }

@@ -1,22 +1,16 @@
 /** The refusals of a session that ran or runs, each with its remedy, from what is kept in its directory. */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { readJournal } from '../audit/journal.ts'
 import { errnoOf } from '../lib/errors.ts'
-import { journalDir, type Paths, sessionDir } from '../lib/paths.ts'
+import { type Paths, sessionDir } from '../lib/paths.ts'
 import type { Plan } from '../profile/plan.ts'
+import { factsOf } from './facts.ts'
 import { type Remedy, RemedyFold } from './remedy.ts'
 
 /** Newest last. */
 export function remediesOf(paths: Paths, id: string): Remedy[] {
   const fold = new RemedyFold(planOf(paths, id))
-  for (const name of ['run', 'view', 'launch']) {
-    try {
-      for (const { fact } of readJournal(join(journalDir(paths, id), `${name}.wal`))) fold.add(fact)
-    } catch (error) {
-      if (errnoOf(error) !== 'ENOENT') throw error
-    }
-  }
+  for (const fact of factsOf(paths, id)) fold.add(fact)
   return fold.result()
 }
 
