@@ -148,8 +148,32 @@ export const EXPECTED: Readonly<Record<string, string>> = {
   'R-07': 'wall clock ends everything',
 }
 
-/** How many numbers each family of the catalogue has (B: only the tests to build). */
-const FAMILIES = { C: 55, F: 25, P: 16, R: 8, N: 40, X: 18, K: 12, H: 15, A: 20, T: 12, Q: 14 } as const
+/**
+ * Cases that cannot apply to what is built, each with why; the table prints them. A case leaves this list when the
+ * feature that it attacks is built.
+ */
+export const CANNOT: Readonly<Record<string, string>> = {
+  'C-49': 'needs the container runtime',
+  'C-50': 'needs the container runtime',
+  'C-51': 'needs the microvm runtime',
+  'C-52': 'needs the microvm runtime',
+}
+
+/** How many numbers each family of the catalogue has (B: only the tests to build; V: published weaknesses). */
+const FAMILIES = {
+  C: 55,
+  F: 25,
+  P: 16,
+  R: 8,
+  N: 40,
+  X: 18,
+  K: 12,
+  H: 15,
+  A: 20,
+  T: 12,
+  Q: 14,
+  V: 29,
+} as const
 
 const ALL = [
   ...Object.entries(FAMILIES).flatMap(([family, count]) =>
@@ -164,4 +188,4 @@ const ALL = [
 ]
 
 /** Catalogued, not claimed yet. */
-export const LATER: readonly string[] = ALL.filter((id) => !(id in EXPECTED))
+export const LATER: readonly string[] = ALL.filter((id) => !(id in EXPECTED) && !(id in CANNOT))

@@ -1,5 +1,5 @@
 /** The table that a test run ends with: every claimed case, what was expected and what was seen, by kind of user. */
-import { EXPECTED, LATER } from '../cases/catalogue.ts'
+import { CANNOT, EXPECTED, LATER } from '../cases/catalogue.ts'
 import type { Observation } from './case.ts'
 import type { Outcome } from './results.ts'
 import type { As } from './users.ts'
@@ -33,7 +33,8 @@ export function caseTable(outcomes: readonly Outcome[], observations: readonly O
     got(id, 'root'),
   ])
   const table = columns([['case', 'expected', 'got (user)', 'got (root)'], ...rows])
-  return `${table}\n\nnot yet (${LATER.length}): ${LATER.join(' ')}`
+  const cannot = Object.entries(CANNOT).map(([id, why]) => `  ${id}  ${why}`)
+  return `${table}\n\ncannot apply (${cannot.length}):\n${cannot.join('\n')}\n\nnot yet (${LATER.length}): ${LATER.join(' ')}`
 }
 
 const WIDEST = [4, 48, 52, 52]
