@@ -44,7 +44,7 @@ class Watch {
     this.#wired = wired
     this.daemon = session.daemon
     this.#follow(session.daemon)
-    void wired.view.exited.then(() => this.#viewEnded())
+    void wired.view.exited.then(({ why }) => this.#viewEnded(why))
     session.journal.onFailure((error) => this.#stop(`the journal failed: ${messageOf(error)}`))
     for (const [name, number] of [
       ['SIGTERM', 15],
@@ -76,12 +76,13 @@ class Watch {
   }
 
   /** The mount goes when the cell goes, so a view that ends with the world is in order. One that ends before it is not. */
-  async #viewEnded(): Promise<void> {
+  async #viewEnded(why: string | null): Promise<void> {
     if (this.#closed) return
     this.#wired.gate.pause('the file view has ended')
     const worldEnded = this.#wired.world.exited.then(() => true)
     const grace = new Promise<false>((resolve) => setTimeout(resolve, WORLD_GRACE_MS, false).unref())
-    if (!(await Promise.race([worldEnded, grace]))) this.#stop('the view died; without it there are no files')
+    const reason = why ? `the file view ended: ${why}` : 'the view died; without it there are no files'
+    if (!(await Promise.race([worldEnded, grace]))) this.#stop(reason)
   }
 
   #follow(daemon: DaemonClient): void {

@@ -18,12 +18,19 @@ export interface ViewStats {
   readonly inodesAdded: number
 }
 
+export interface ViewEnd {
+  readonly code: number | null
+  readonly signal: NodeJS.Signals | null
+  /** What the view said of it before it ended, printable; null when it said nothing. */
+  readonly why: string | null
+}
+
 export interface View {
   stats(): Promise<ViewStats>
   /** Drains digests, makes the journal durable and ends the process. */
   stop(): Promise<void>
   /** Settles once, whatever ends the view. Never rejects. A view that ends before `stop` must end its session. */
-  readonly exited: Promise<{ readonly code: number | null; readonly signal: NodeJS.Signals | null }>
+  readonly exited: Promise<ViewEnd>
 }
 
 export interface ViewOptions {
@@ -59,8 +66,13 @@ export async function startView({ spec, specPath, fuse }: ViewOptions): Promise<
   control.on('error', () => {})
   const lines = createInterface({ input: control })
   lines.on('error', () => {})
-  lines.on('line', (line) => settle(JSON.parse(line) as Message))
-  const exited = whenExited(child)
+  let why: string | null = null
+  lines.on('line', (line) => {
+    const message = JSON.parse(line) as Message
+    if (message.ev === 'failed') why = printable(message.why ?? 'it did not say why')
+    settle(message)
+  })
+  const exited = whenExited(child).then((end) => ({ ...end, why }))
   let ended = false
   void exited.then(() => {
     ended = true
@@ -70,8 +82,8 @@ export async function startView({ spec, specPath, fuse }: ViewOptions): Promise<
   const first = await within(next(), START_MS)
   if (first?.ev !== 'ready') {
     child.kill('SIGKILL')
-    const why = first?.why ? printable(first.why) : 'it ended before it was ready'
-    throw new AmbitError('ERR_RUNTIME_FAILED', 'cannot start the file view', why, 'try: ambit doctor')
+    const reason = why ?? 'it ended before it was ready'
+    throw new AmbitError('ERR_RUNTIME_FAILED', 'cannot start the file view', reason, 'try: ambit doctor')
   }
   return {
     exited,
@@ -92,7 +104,7 @@ export async function startView({ spec, specPath, fuse }: ViewOptions): Promise<
 
 const gone = () => new AmbitError('ERR_RUNTIME_FAILED', 'cannot ask the file view', 'it has ended')
 
-function whenExited(child: ChildProcess): View['exited'] {
+function whenExited(child: ChildProcess): Promise<Omit<ViewEnd, 'why'>> {
   return new Promise((resolve) => {
     child.once('error', () => resolve({ code: 127, signal: null }))
     child.once('exit', (code, signal) => resolve({ code, signal }))

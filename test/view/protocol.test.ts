@@ -37,7 +37,7 @@ os.execv(${JSON.stringify(process.execPath)}, ['node', ${JSON.stringify(join(imp
   assert.equal(result.refused, 'EACCES')
   assert.deepEqual([result.stats.writes, result.stats.inodesAdded], [1, 1])
   assert.ok(result.stats.denied >= 1 && result.stats.bytesAdded > 0)
-  assert.deepEqual(result.exited, { code: 0, signal: null })
+  assert.deepEqual(result.exited, { code: 0, signal: null, why: null })
   assert.equal(result.broken[0], 'ERR_RUNTIME_FAILED')
   assert.match(result.broken[1], /root 0 .*nowhere.*No such file/)
   assert.ok(facts(world).some((fact) => fact.k === 'file.write' && fact.path.endsWith('/new')))

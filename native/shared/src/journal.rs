@@ -13,6 +13,8 @@ use serde::Serialize;
 pub const MAGIC: &[u8; 8] = b"AMBITJ1\n";
 /// Longest payload, bytes.
 pub const MAX_PAYLOAD: usize = 1 << 20;
+/// A session that writes more is a flood: it ends, rather than fill the user's disk (CASES.md A-16).
+pub const MOST_BYTES: u64 = 1 << 30;
 
 /// An append-only journal. One writer process; several threads may append.
 ///
@@ -24,6 +26,7 @@ pub struct Journal {
     synced: AtomicU64,
     sync_turn: Mutex<()>,
     dead: AtomicBool,
+    limit: u64,
 }
 
 /// Wall clock in milliseconds and monotonic clock in microseconds, as facts carry them.
@@ -53,6 +56,11 @@ struct Stamped<'a, T: Serialize> {
 impl Journal {
     /// Opens or creates the journal at `path` (mode 0600) and cuts an incomplete tail.
     pub fn open(path: &Path) -> io::Result<Self> {
+        Self::open_limited(path, MOST_BYTES)
+    }
+
+    /// The same with another limit, for tests.
+    pub fn open_limited(path: &Path, limit: u64) -> io::Result<Self> {
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -78,6 +86,7 @@ impl Journal {
             synced: AtomicU64::new(length),
             sync_turn: Mutex::new(()),
             dead: AtomicBool::new(false),
+            limit,
         })
     }
 
@@ -94,6 +103,10 @@ impl Journal {
         record.extend_from_slice(&payload);
         self.alive()?;
         let mut file = self.file.lock().map_err(|_| broken())?;
+        if self.written.load(Ordering::Acquire) + record.len() as u64 > self.limit {
+            self.die();
+            return Err(io::Error::other(format!("it has reached {} bytes", self.limit)));
+        }
         file.write_all(&record).inspect_err(|_| self.die())?;
         self.written.fetch_add(record.len() as u64, Ordering::Release);
         Ok(())
@@ -162,4 +175,23 @@ fn valid_length(file: &mut File) -> io::Result<u64> {
 
 fn foreign() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "not an Ambit journal")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_ends_the_journal_and_says_why() {
+        let path = std::env::temp_dir().join(format!("ambit-journal-{}", std::process::id()));
+        let journal = Journal::open_limited(&path, 1000).unwrap();
+        let fact = std::collections::BTreeMap::from([("k", "x".repeat(200))]);
+        let why = std::iter::repeat_with(|| journal.append(&fact)).find_map(Result::err).unwrap();
+        assert_eq!(why.to_string(), "it has reached 1000 bytes");
+        // Dead for good: what came later is not recorded, and nobody is told that it was.
+        assert!(journal.append(&std::collections::BTreeMap::from([("k", "small")])).is_err());
+        assert!(journal.sync().is_err());
+        assert!(std::fs::metadata(&path).unwrap().len() <= 1000);
+        std::fs::remove_file(path).unwrap();
+    }
 }

@@ -69,7 +69,8 @@ pub struct Stats {
 pub struct Recorder {
     journal: Journal,
     dead: AtomicBool,
-    died: (Mutex<bool>, Condvar),
+    /// Why the journal died.
+    died: (Mutex<Option<String>>, Condvar),
     wanted: (Mutex<bool>, Condvar),
     refusals: Mutex<Refusals>,
     pub stats: Stats,
@@ -89,13 +90,13 @@ impl Recorder {
 
     pub fn append(&self, fact: &Fact) -> io::Result<()> {
         self.alive()?;
-        self.journal.append(fact).map_err(|_| self.die())
+        self.journal.append(fact).map_err(|why| self.die(&why))
     }
 
     /// Everything appended before is durable when this returns.
     pub fn sync(&self) -> io::Result<()> {
         self.alive()?;
-        self.journal.sync().map_err(|_| self.die())
+        self.journal.sync().map_err(|why| self.die(&why))
     }
 
     /// Asks the background thread for a sync, so that the close that will need it finds it done.
@@ -169,16 +170,17 @@ impl Recorder {
         if self.dead.load(Ordering::Acquire) { Err(io::Error::from_raw_os_error(libc::EIO)) } else { Ok(()) }
     }
 
-    fn die(&self) -> io::Error {
+    fn die(&self, why: &io::Error) -> io::Error {
         self.dead.store(true, Ordering::Release);
-        *self.died.0.lock().unwrap() = true;
+        self.died.0.lock().unwrap().get_or_insert_with(|| why.to_string());
         self.died.1.notify_all();
         io::Error::from_raw_os_error(libc::EIO)
     }
 
-    /// Blocks until the journal is dead.
-    pub fn wait_for_death(&self) {
-        drop(self.died.1.wait_while(self.died.0.lock().unwrap(), |dead| !*dead).unwrap());
+    /// Blocks until the journal is dead; returns why.
+    pub fn wait_for_death(&self) -> String {
+        let died = self.died.1.wait_while(self.died.0.lock().unwrap(), |why| why.is_none()).unwrap();
+        died.clone().unwrap_or_default()
     }
 }
 

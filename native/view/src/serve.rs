@@ -140,8 +140,8 @@ pub fn serve(spec: &Path, fuse: File, control: File) -> i32 {
     };
     let (record, out) = (serving.view.record.clone(), say.clone());
     std::thread::spawn(move || {
-        record.wait_for_death();
-        let _ = writeln!(out.lock().unwrap(), "{}", failed("the journal cannot be written".into()));
+        let why = format!("its journal cannot be written: {}", record.wait_for_death());
+        let _ = writeln!(out.lock().unwrap(), "{}", failed(why));
         std::process::exit(1);
     });
     if !tell(json!({ "ev": "ready" })) {

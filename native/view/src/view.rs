@@ -28,6 +28,9 @@ use crate::tree::{FIRST_ROOT, Id, Layer, Object, Spot, TOP, Tree};
 /// through the kernel, which knows at once.
 pub const TTL: Duration = Duration::from_secs(1);
 
+/// Bytes of a refused path that go on record: a refusal costs the agent nothing, so its record must stay small.
+const REFUSED_PATH: usize = 2 << 10;
+
 /// What unmapped owners look like.
 const NOBODY: u32 = 65534;
 
@@ -301,6 +304,11 @@ impl View {
 
     /// The path on the host, as facts carry it.
     pub fn fact_path(&self, root: usize, path: &[u8]) -> String {
+        self.path_up_to(root, path, 64 << 10)
+    }
+
+    /// A path may grow past what a journal record holds; its beginning names it well enough.
+    fn path_up_to(&self, root: usize, path: &[u8], most: usize) -> String {
         let mut full = self.roots[root].path.as_os_str().as_bytes().to_vec();
         if !path.is_empty() {
             if full.last() != Some(&b'/') {
@@ -308,8 +316,7 @@ impl View {
             }
             full.extend_from_slice(path);
         }
-        // A path may grow past what a journal record holds; its beginning names it well enough.
-        full.truncate(64 << 10);
+        full.truncate(most);
         path_text(&full)
     }
 
@@ -322,7 +329,12 @@ impl View {
         reason: &'static str,
         error: i32,
     ) -> io::Error {
-        match self.record.denied(&self.fact_path(root, path), op, reason, &self.roots[root].rule) {
+        match self.record.denied(
+            &self.path_up_to(root, path, REFUSED_PATH),
+            op,
+            reason,
+            &self.roots[root].rule,
+        ) {
             Ok(()) => errno(error),
             Err(dead) => dead,
         }
