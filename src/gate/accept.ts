@@ -154,6 +154,8 @@ function terminate(gate: GateContext, flow: Flow, name: Host, socket: Socket): v
   tls.once('secure', () => {
     clearTimeout(timer)
     release(tls)
+    // One handshake, one name: nothing that follows may ask for another.
+    tls.disableRenegotiation()
     lingerOnClose(tls)
     carry(flow, tls)
     if (tls.alpnProtocol === 'h2') gate.http2Server.emit('secureConnection', tls)

@@ -6,7 +6,7 @@ import { addFraming, inboundHead } from './outbound.ts'
 import { pumpDown, UploadPump } from './pump.ts'
 import { refusal } from './refuse.ts'
 import { cut, sendHead, sendTrailers } from './respond.ts'
-import { BodyScrubber, hasBody, openerFor, withoutCoding } from './scrub.ts'
+import { BodyScrubber, hasBody, isPlainTransfer, openerFor, withoutCoding } from './scrub.ts'
 import { UpstreamError } from './upstream.ts'
 
 const MAX_HEAD = 65_536
@@ -48,7 +48,10 @@ function openRequest(exchange: Exchange, { inbound, target, path, headers }: Adm
     insecureHTTPParser: false,
     target,
   }
-  return httpRequest(options)
+  const request = httpRequest(options)
+  // Bounded in bytes. Node would cut the list at 2,000 in silence, and with it what says how to read the body.
+  request.maxHeadersCount = 0
+  return request
 }
 
 /** Sends the body and resolves with the answer's head. */
@@ -99,7 +102,7 @@ function exchanged(
 }
 
 /** Passes the answer on; resolves when it is whole or broken off. */
-function answered(exchange: Exchange, admitted: Admitted, answer: IncomingMessage): Promise<void> {
+export function answered(exchange: Exchange, admitted: Admitted, answer: IncomingMessage): Promise<void> {
   const { injection, inbound } = admitted
   const { response, flow, gate } = exchange
   const head = inboundHead(answer.rawHeaders, injection)
@@ -110,6 +113,7 @@ function answered(exchange: Exchange, admitted: Admitted, answer: IncomingMessag
   const scrubber = BodyScrubber.for(injection)
   let opener: Transform | null = null
   try {
+    if (!isPlainTransfer(answer.headers['transfer-encoding'])) throw new Error('an unknown transfer coding')
     if (hasBody(inbound.method, exchange.status))
       opener = openerFor(injection, answer.headers['content-encoding'], exchange.status)
     sendHead(response, exchange.status, opener ? withoutCoding(head.headers) : head.headers)

@@ -28,7 +28,9 @@ export async function forwardHttp2(exchange: Exchange, admitted: Admitted): Prom
 }
 
 function headersOf({ inbound, target, path, headers }: Admitted): OutgoingHttpHeaders {
+  // Without a prototype: `constructor` is a header name like any other.
   const result: Record<string, string | string[]> = {
+    __proto__: null as never,
     ':method': inbound.method,
     ':scheme': 'https',
     ':authority': formatAuthority(target.host, target.port, true),

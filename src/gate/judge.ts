@@ -28,12 +28,14 @@ export class Judge {
   /** `allowed` is the plan's decision; what comes back is never more than it. */
   judge(action: OutboundAction, allowed: Decision, state: SessionState): Decision {
     const newDestination = !this.#used.has(action.host)
-    const key = `${allowed.rule} ${action.kind} ${action.host} ${state.label} ${this.#untrusted} ${newDestination}`
+    // Everything that the policy is shown (policy/runtime.ts): an answer holds for nothing else.
+    const { kind, host, port, tls } = action
+    const key = `${allowed.rule} ${kind} ${host} ${port} ${tls} ${state.label} ${this.#untrusted} ${newDestination}`
     let answer = this.#answers.get(key)
     if (!answer) {
       const rule = this.#plan.network.find((candidate) => candidate.id === allowed.rule) ?? null
       const session = { untrusted: this.#untrusted, newDestination, approvals: [] }
-      answer = this.#policy({ action, rule, state, session })
+      answer = this.#policy({ action: { kind, host, port, tls }, rule, state, session })
       if (this.#answers.size >= MOST_ANSWERS) this.#answers.clear()
       this.#answers.set(key, answer)
     }

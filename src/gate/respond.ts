@@ -14,7 +14,8 @@ export function sendHead(response: ClientResponse, status: number, headers: read
     response.writeHead(status, headers as string[])
     return
   }
-  const merged: Record<string, string | string[]> = {}
+  // Without a prototype: `constructor` is a header name like any other.
+  const merged: Record<string, string | string[]> = Object.create(null)
   for (let at = 0; at < headers.length; at += 2) {
     const name = (headers[at] ?? '').toLowerCase()
     const value = headers[at + 1] ?? ''
@@ -28,7 +29,7 @@ export function sendHead(response: ClientResponse, status: number, headers: read
 /** Whether trailers can reach this client: always in HTTP/2, in HTTP/1.1 only when it asked (RFC 9110 §6.5.1). */
 export function sendTrailers(response: ClientResponse, raw: readonly string[]): void {
   if (raw.length === 0) return
-  const trailers: Record<string, string> = {}
+  const trailers: Record<string, string> = Object.create(null)
   for (let at = 0; at < raw.length; at += 2) trailers[(raw[at] ?? '').toLowerCase()] = raw[at + 1] ?? ''
   try {
     response.addTrailers(trailers)

@@ -4,31 +4,53 @@ import { createBrotliDecompress, createGunzip, createInflate, createZstdDecompre
 import type { Injection } from './credential.ts'
 
 const MASK = 0x2a
+/** What looks like the beginning of a secret waits this long for the rest. */
+const HELD_MS = 200
+/** Bytes of a secret that may pass when the rest comes later than that; a quarter of it at most. */
+const MOST_RELEASED = 4
 
-/** Emits `scrubbed` for each secret it masks. Keeps back at most the beginning of a secret at a chunk's end. */
-export class BodyScrubber extends Transform {
+/** Masks secrets in bytes that come piece by piece. Keeps back at most the beginning of a secret at a piece's end. */
+export class Masker {
   readonly #needles: readonly Buffer[]
+  readonly #onMasked: () => void
   #tail: Buffer = Buffer.alloc(0)
+  /** First bytes of the tail that were let go already: they are compared, not passed on again. */
+  #released = 0
 
-  /** Null when there is nothing to look for. */
-  static for(injection: Injection | null): BodyScrubber | null {
-    return injection && injection.needles.length > 0 ? new BodyScrubber(injection.needles) : null
-  }
-
-  private constructor(needles: readonly string[]) {
-    super()
+  constructor(needles: readonly string[], onMasked: () => void) {
     this.#needles = needles.map((needle) => Buffer.from(needle))
+    this.#onMasked = onMasked
   }
 
-  override _transform(chunk: Buffer, _: BufferEncoding, done: TransformCallback): void {
+  /** What may pass of the bytes so far. Masks in place. */
+  feed(chunk: Buffer): Buffer {
     const bytes = this.#tail.length === 0 ? chunk : Buffer.concat([this.#tail, chunk])
-    const keep = this.#mask(bytes)
-    this.#tail = bytes.subarray(bytes.length - keep)
-    done(null, bytes.subarray(0, bytes.length - keep))
+    const end = bytes.length - this.#mask(bytes)
+    const passed = this.#released
+    this.#tail = bytes.subarray(end)
+    this.#released = Math.max(0, passed - end)
+    return bytes.subarray(passed, Math.max(passed, end))
   }
 
-  override _flush(done: TransformCallback): void {
-    done(null, this.#tail)
+  /** What is kept back, if it is short enough for a beginning that came by chance; a secret that goes on is masked in its rest. */
+  release(): Buffer {
+    const most = Math.min(MOST_RELEASED, ...this.#needles.map((needle) => needle.length >> 2))
+    const passed = this.#released
+    if (this.#tail.length > most) return this.#tail.subarray(0, 0)
+    this.#released = this.#tail.length
+    return this.#tail.subarray(passed)
+  }
+
+  /** What is kept back when nothing follows. */
+  end(): Buffer {
+    const rest = this.#tail.subarray(this.#released)
+    this.#tail = Buffer.alloc(0)
+    this.#released = 0
+    return rest
+  }
+
+  get holding(): boolean {
+    return this.#tail.length > this.#released
   }
 
   /** Masks every whole secret; returns how many last bytes may be the beginning of another. */
@@ -37,11 +59,45 @@ export class BodyScrubber extends Transform {
     for (const needle of this.#needles) {
       for (let at = bytes.indexOf(needle); at !== -1; at = bytes.indexOf(needle, at + needle.length)) {
         bytes.fill(MASK, at, at + needle.length)
-        this.emit('scrubbed')
+        this.#onMasked()
       }
       keep = Math.max(keep, openEnd(bytes, needle))
     }
     return keep
+  }
+}
+
+/** Emits `scrubbed` for each secret it masks. */
+export class BodyScrubber extends Transform {
+  readonly #masker: Masker
+  #timer: NodeJS.Timeout | undefined
+
+  /** Null when there is nothing to look for. */
+  static for(injection: Injection | null): BodyScrubber | null {
+    return injection && injection.needles.length > 0 ? new BodyScrubber(injection.needles) : null
+  }
+
+  private constructor(needles: readonly string[]) {
+    super()
+    this.#masker = new Masker(needles, () => this.emit('scrubbed'))
+  }
+
+  override _transform(chunk: Buffer, _: BufferEncoding, done: TransformCallback): void {
+    clearTimeout(this.#timer)
+    const bytes = this.#masker.feed(chunk)
+    // A message of a stream may end like the beginning of a secret, and the next one wait for its answer.
+    if (this.#masker.holding) this.#timer = setTimeout(() => this.push(this.#masker.release()), HELD_MS)
+    done(null, bytes)
+  }
+
+  override _flush(done: TransformCallback): void {
+    clearTimeout(this.#timer)
+    done(null, this.#masker.end())
+  }
+
+  override _destroy(error: Error | null, done: (error: Error | null) => void): void {
+    clearTimeout(this.#timer)
+    done(error)
   }
 }
 
@@ -78,6 +134,13 @@ export function openerFor(
   if (!decoder || status === 206) throw new Error('an encoding that cannot be looked into')
   return decoder()
 }
+
+/**
+ * Whether the body arrives as the client will get it. A transfer coding other than `chunked` is ours to undo, and Node
+ * undoes none: its label would stay here while the bytes go on, unread (X-15).
+ */
+export const isPlainTransfer = (coding: string | undefined): boolean =>
+  coding === undefined || coding.trim().toLowerCase() === 'chunked'
 
 /** A head whose body will be opened on the way. */
 export function withoutCoding(headers: readonly string[]): string[] {

@@ -1,5 +1,5 @@
 /** Two streams joined: bytes pass as they are, each way counted, the way out charged. */
-import type { Duplex } from 'node:stream'
+import type { Duplex, Transform } from 'node:stream'
 import type { Monitor } from './monitor.ts'
 import { pumpDown, UploadPump } from './pump.ts'
 
@@ -9,6 +9,8 @@ export interface SpliceRules {
   cut(reason: string): void
   movedOut(bytes: number): void
   movedIn(bytes: number): void
+  /** What the server's bytes go through on their way to the client. */
+  readonly through?: Transform
   /** Both sides are closed. Called once. */
   closed(): void
 }
@@ -27,7 +29,9 @@ export class Splice {
     this.#client = client
     this.#upstream = upstream
     this.#pump = new UploadPump(client, upstream, { ...rules, moved: (bytes) => rules.movedOut(bytes) })
-    pumpDown(upstream, client, (bytes) => rules.movedIn(bytes))
+    const { through } = rules
+    through?.on('error', () => this.destroy())
+    pumpDown(through ? upstream.pipe(through) : upstream, client, (bytes) => rules.movedIn(bytes))
     for (const [one, other] of [
       [client, upstream],
       [upstream, client],
@@ -36,7 +40,8 @@ export class Splice {
       one.on('close', () => {
         // A half-closed peer still gets what is under way; a broken one takes the other with it.
         if (one.readableAborted) other.destroy()
-        else if (!other.destroyed) other.end()
+        // What is still on its way through ends the client's side itself.
+        else if (!other.destroyed && !(one === upstream && through)) other.end()
         if (--this.#open === 0) rules.closed()
       })
     }

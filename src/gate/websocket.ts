@@ -1,15 +1,15 @@
-/** WebSocket upgrades: decided as the GET they are, then counted in both directions (CASES.md N-27). */
+/** WebSocket upgrades: decided as the GET they are, then counted in both directions, echoes masked (N-27, X-15). */
 import { request as httpRequest, ServerResponse, type IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { GateContext } from './context.ts'
 import { type Admitted, Exchange } from './exchange.ts'
 import type { Flow } from './flow.ts'
+import { answered } from './forward-http1.ts'
+import { FrameScrubber } from './frames.ts'
 import { inboundHead } from './outbound.ts'
-import { pumpDown } from './pump.ts'
 import { refusal } from './refuse.ts'
 import { Splice } from './splice.ts'
-import { sendHead } from './respond.ts'
 import { UpstreamError } from './upstream.ts'
 
 export const isWebSocket = (request: IncomingMessage): boolean =>
@@ -61,7 +61,9 @@ async function open(
     socket.destroy()
     throw error
   }
-  const headers = [...admitted.headers, 'Connection', 'Upgrade', 'Upgrade', 'websocket']
+  const secret = (admitted.injection?.needles.length ?? 0) > 0
+  const offered = secret ? withoutExtensions(admitted.headers) : admitted.headers
+  const headers = [...offered, 'Connection', 'Upgrade', 'Upgrade', 'websocket']
   const upstream = httpRequest({
     createConnection: () => socket,
     path: admitted.path,
@@ -69,15 +71,23 @@ async function open(
     setHost: false,
     maxHeaderSize: 65_536,
   })
+  upstream.maxHeadersCount = 0
   exchange.abort = () => upstream.destroy()
   await new Promise<void>((resolve, reject) => {
-    upstream.on('error', (error) => reject(new UpstreamError('upstream.failed', error)))
-    upstream.on('close', () => reject(new UpstreamError('upstream.failed')))
+    const broken = (error?: Error): void => reject(new UpstreamError('upstream.failed', error))
+    upstream.on('error', broken)
+    upstream.on('close', broken)
+    // The server answered with plain HTTP: the client gets that answer, like any other.
     upstream.on('response', (answer) => {
-      decline(exchange, admitted, answer)
-      resolve()
+      upstream.off('close', broken)
+      answered(exchange, admitted, answer).then(resolve, reject)
     })
     upstream.on('upgrade', (answer, _, head) => {
+      if (secret && answer.headers['sec-websocket-extensions'] !== undefined) {
+        socket.destroy()
+        broken()
+        return
+      }
       response.detachSocket(client as Socket)
       switched(exchange, admitted, answer, client, socket, early, head)
       resolve()
@@ -86,19 +96,13 @@ async function open(
   })
 }
 
-/** The server answered with plain HTTP: the client gets that answer. */
-function decline(exchange: Exchange, { injection }: Admitted, answer: IncomingMessage): void {
-  const head = inboundHead(answer.rawHeaders, injection)
-  exchange.status = answer.statusCode ?? 0
-  exchange.scrubbed += head.scrubbed
-  sendHead(exchange.response, exchange.status, head.headers)
-  pumpDown(answer, exchange.response, (bytes) => {
-    exchange.bytesIn += bytes
-    exchange.flow.moved(0, bytes)
-  })
-}
+/** Compressed frames would hide an echo of the credential, and the agent could ask for them. */
+const withoutExtensions = (headers: readonly string[]): string[] =>
+  headers.flatMap((name, at) =>
+    at % 2 === 1 || name.toLowerCase() === 'sec-websocket-extensions' ? [] : [name, headers[at + 1] ?? ''],
+  )
 
-/** Frames pass as they are; what goes out is charged to the session's minute and total. */
+/** Frames pass as they are, but for an echoed credential; what goes out is charged to the session's minute and total. */
 function switched(
   exchange: Exchange,
   { inbound, injection, target }: Admitted,
@@ -118,8 +122,11 @@ function switched(
   if (early.length > 0) client.unshift(early)
   if (head.length > 0) upstream.unshift(head)
   exchange.expectWithin(gate.monitor.deadlines.streamIdle)
+  const through = FrameScrubber.for(injection)
+  through?.on('scrubbed', () => exchange.scrubbed++)
   const splice = new Splice(client, upstream, {
     monitor: gate.monitor,
+    ...(through ? { through } : {}),
     // A long-lived stream outlives decisions: the question is asked again for each chunk.
     charge: (bytes) => exchange.charge(inbound, bytes),
     cut: (reason) => exchange.refuse(refusal(reason, target.rule.id), inbound),

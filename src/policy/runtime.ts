@@ -8,7 +8,13 @@ import { openPolicies } from './engine.ts'
 import { type PlanFacts, planFacts } from './facts.ts'
 
 export interface OpenQuestion {
-  readonly action: Action
+  /** Where something goes. Neither method nor path: answers are kept for more than one request (gate/judge.ts). */
+  readonly action: {
+    readonly kind: Exclude<Action['kind'], 'dns.query'>
+    readonly host: string
+    readonly port: number
+    readonly tls: boolean
+  }
   /** The rule that the plan found; null when none did. */
   readonly rule: NetworkRule | null
   readonly state: SessionState

@@ -174,7 +174,7 @@ test('runtime policy: a private session that read untrusted text asks before a n
   const decide = openRuntimePolicy(plan, world.paths)
   const ask = (session: object, label: 'internal' | 'confidential' | 'regulated' = 'confidential') =>
     decide({
-      action: { kind: 'http.request', host: 'a.example', port: 443, tls: true, method: 'POST', path: '/' },
+      action: { kind: 'http.request', host: 'a.example', port: 443, tls: true },
       rule: plan.network[0] ?? null,
       state: { label, stopped: null },
       session: { untrusted: true, newDestination: true, approvals: [], ...session },
