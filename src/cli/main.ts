@@ -13,6 +13,7 @@ const COMMANDS: Readonly<Record<string, { summary: string; load(): Promise<{ com
   kill: { summary: 'end a session at once', load: () => import('./kill.ts') },
   freeze: { summary: 'stop a session, keeping its state', load: () => import('./freeze.ts') },
   thaw: { summary: 'let a frozen session go on', load: () => import('./thaw.ts') },
+  narrow: { summary: 'take files from a session that runs', load: () => import('./narrow.ts') },
   review: { summary: 'see, apply or drop what a session changed', load: () => import('./review.ts') },
   why: { summary: 'explain the last refusals of a session', load: () => import('./why.ts') },
   log: { summary: 'read, verify and prove the signed log', load: () => import('./log.ts') },

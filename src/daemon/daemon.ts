@@ -135,18 +135,20 @@ export class Daemon {
   }
 
   /** Hands an order to the session's `ambit run`. A kill does not depend on its answer. */
-  async order(op: Order['op'], id: string, by: string): Promise<Record<string, never>> {
+  async order(order: Order): Promise<Record<string, never>> {
+    const { op, id } = order
     const session = this.#live.get(id)
     if (!session) throw notFound(id, 'it does not run')
     try {
       if (!session.caller)
         throw notFound(id, 'its ambit run has lost the daemon; it stands still until it is back')
-      await session.caller.order({ op, id, by })
+      await session.caller.order(order)
     } catch (error) {
       if (op !== 'session.kill') throw error
       killRun(session.record)
     }
-    if (op !== 'session.kill') await this.#setFrozen(session, op === 'session.freeze')
+    if (op === 'session.freeze' || op === 'session.thaw')
+      await this.#setFrozen(session, op === 'session.freeze')
     return {}
   }
 

@@ -10,6 +10,8 @@ export const sessionId = z.string().regex(/^[a-z0-9][a-z0-9-]{2,63}$/)
 const text = z.string().max(4096)
 const nothing = z.strictObject({})
 const one = z.strictObject({ id: sessionId })
+const patterns = z.array(z.string().min(1).max(1024)).max(100)
+const narrowing = { hide: patterns, protect: patterns }
 
 export const ARGS = {
   hello: z.strictObject({ v: z.number().int(), version: text }),
@@ -27,6 +29,7 @@ export const ARGS = {
   kill: one,
   freeze: one,
   thaw: one,
+  narrow: z.strictObject({ id: sessionId, ...narrowing }),
   sessions: z.strictObject({ all: z.boolean() }),
   why: z.strictObject({ id: sessionId.nullable() }),
   'log.sync': nothing,
@@ -38,18 +41,20 @@ export type Op = keyof typeof ARGS
 export type Args<O extends Op> = z.infer<(typeof ARGS)[O]>
 
 /** What the daemon orders the `ambit run` of a session to do. `by` names who asked. */
-export const ORDERS = ['session.kill', 'session.freeze', 'session.thaw'] as const
-export interface Order {
-  readonly op: (typeof ORDERS)[number]
-  readonly id: string
-  readonly by: string
-}
+const simple = z.strictObject({
+  op: z.enum(['session.kill', 'session.freeze', 'session.thaw']),
+  id: sessionId,
+  by: text,
+})
+const order = z.union([
+  simple,
+  z.strictObject({ ...simple.shape, op: z.literal('session.narrow'), ...narrowing }),
+])
+export type Order = z.infer<typeof order>
 
 /** Parses an order; throws ERR_DAEMON_PROTOCOL, which closes the link. */
 export function parseOrder(op: string, args: unknown): Order {
-  const result = z
-    .strictObject({ op: z.enum(ORDERS), id: sessionId, by: text })
-    .safeParse({ op, ...(args as object) })
+  const result = order.safeParse({ op, ...(args as object) })
   if (!result.success) throw malformed('not an order')
   return result.data
 }
@@ -103,6 +108,7 @@ export interface Values {
   kill: Record<string, never>
   freeze: Record<string, never>
   thaw: Record<string, never>
+  narrow: Record<string, never>
   sessions: { sessions: SessionInfo[] }
   why: { session: string | null; refusals: Refusal[] }
   'log.sync': Head

@@ -117,7 +117,9 @@ async function answer(op: Op, raw: unknown, { daemon, caller, shutdown }: Scope)
     case 'kill':
     case 'freeze':
     case 'thaw':
-      return await daemon.order(`session.${op}`, args(op).id, by)
+      return await daemon.order({ op: `session.${op}`, id: args(op).id, by })
+    case 'narrow':
+      return await daemon.order({ op: 'session.narrow', ...args('narrow'), by })
     case 'sessions':
       return { sessions: daemon.sessions(args('sessions').all) }
     case 'why':

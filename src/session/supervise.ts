@@ -1,7 +1,10 @@
 /** Step 5: waits for the end, whatever it is, and keeps the session closed while a part it depends on is gone. */
 import { connectDaemon, type DaemonClient } from '../daemon/client.ts'
-import { messageOf } from '../lib/errors.ts'
+import type { Order } from '../daemon/messages.ts'
+import { AmbitError, messageOf } from '../lib/errors.ts'
+import type { Plan } from '../profile/plan.ts'
 import type { Exit } from '../runtime/runtime.ts'
+import type { Narrowing } from '../view/view.ts'
 import { openArguments, type Registered } from './register.ts'
 import type { Wired } from './wire.ts'
 
@@ -86,15 +89,43 @@ class Watch {
   }
 
   #follow(daemon: DaemonClient): void {
-    daemon.onPush((order) => this.#obey(order.op, typeof order.by === 'string' ? order.by : 'ambitd'))
+    daemon.onPush((order) => this.#obey(order))
     daemon.onLost(() => void this.#daemonLost())
   }
 
-  #obey(op: string, by: string): void {
+  async #obey(order: Order): Promise<void> {
     if (this.#closed) return
-    if (op === 'session.kill') this.#stop(`killed by ${by}`)
-    else if (op === 'session.freeze') this.#freeze('freeze', `frozen by ${by}`, by)
-    else if (op === 'session.thaw') this.#thaw('freeze', by)
+    const { by } = order
+    if (order.op === 'session.narrow') await this.#narrow(order, by)
+    else if (order.op === 'session.kill') this.#stop(`killed by ${by}`)
+    else if (order.op === 'session.freeze') this.#freeze('freeze', `frozen by ${by}`, by)
+    else this.#thaw('freeze', by)
+  }
+
+  /** The grant shrinks. On record before it happens; what cannot be enforced ends the session. */
+  async #narrow(rules: Narrowing, by: string): Promise<void> {
+    const { plan, journal } = this.#session
+    refuseMounts(plan)
+    for (const [verb, patterns] of [
+      ['hide', rules.hide],
+      ['protect', rules.protect],
+    ] as const)
+      for (const target of patterns)
+        journal.append({
+          k: 'decision',
+          action: 'grant.narrow',
+          effect: 'deny',
+          reason: `${verb}: ${by}`,
+          rule: null,
+          target,
+        })
+    await journal.sync()
+    try {
+      for (const index of plan.roots.keys()) await this.#wired.view.narrow(index, rules)
+    } catch (error) {
+      this.#stop(`the grant could not shrink: ${messageOf(error)}`)
+      throw error
+    }
   }
 
   #freeze(key: string, reason: string, by: string): void {
@@ -133,4 +164,16 @@ class Watch {
     }
     this.#stop('ambitd died and did not come back')
   }
+}
+
+/** A plain mount passes no view, so nothing can be taken from it while the session runs. */
+function refuseMounts(plan: Plan): void {
+  const mount = plan.roots.find((root) => root.via === 'mount')
+  if (!mount) return
+  throw new AmbitError(
+    'ERR_INPUT_INVALID',
+    mount.id,
+    'a plain mount cannot shrink',
+    'end the session: ambit kill ID',
+  )
 }

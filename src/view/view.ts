@@ -18,6 +18,12 @@ export interface ViewStats {
   readonly inodesAdded: number
 }
 
+/** Patterns as in a profile, but none that re-admits. */
+export interface Narrowing {
+  readonly hide: readonly string[]
+  readonly protect: readonly string[]
+}
+
 export interface ViewEnd {
   readonly code: number | null
   readonly signal: NodeJS.Signals | null
@@ -27,6 +33,11 @@ export interface ViewEnd {
 
 export interface View {
   stats(): Promise<ViewStats>
+  /**
+   * Hides and protects more in one root. Once it resolves, no name, open handle or mapping gives what is hidden now,
+   * nor writes what is protected now. @throws AmbitError ERR_RUNTIME_FAILED; then nothing is known of what holds.
+   */
+  narrow(root: number, rules: Narrowing): Promise<void>
   /** Drains digests, makes the journal durable and ends the process. */
   stop(): Promise<void>
   /** Settles once, whatever ends the view. Never rejects. A view that ends before `stop` must end its session. */
@@ -42,7 +53,7 @@ export interface ViewOptions {
 }
 
 interface Message {
-  readonly ev: 'ready' | 'failed' | 'stats'
+  readonly ev: 'ready' | 'failed' | 'stats' | 'narrowed'
   readonly what?: string
   readonly why?: string
 }
@@ -50,6 +61,8 @@ interface Message {
 /** How long the view may take to come up, and to drain what it still has to hash. */
 const START_MS = 15_000
 const STOP_MS = 30_000
+/** Requests under way are answered before a grant shrinks. */
+const NARROW_MS = 4_000
 
 /** Resolves when the view serves. Throws AmbitError ERR_RUNTIME_FAILED or ERR_RUNTIME_MISSING. */
 export async function startView({ spec, specPath, fuse }: ViewOptions): Promise<View> {
@@ -93,6 +106,14 @@ export async function startView({ spec, specPath, fuse }: ViewOptions): Promise<
       const answer = await next()
       if (answer?.ev !== 'stats') throw gone()
       return answer as unknown as ViewStats
+    },
+    async narrow(root, { hide, protect }) {
+      if (ended) throw gone()
+      control.write(`${JSON.stringify({ op: 'narrow', root, hide, protect })}\n`)
+      const answer = await within(next(), NARROW_MS)
+      if (answer?.ev === 'narrowed') return
+      const reason = answer?.why ? printable(answer.why) : 'it did not answer in time'
+      throw new AmbitError('ERR_RUNTIME_FAILED', 'cannot shrink the grant', reason)
     },
     async stop() {
       if (!ended) control.end('{"op":"stop"}\n')

@@ -2,8 +2,8 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, RwLock};
 
 use fuse_backend_rs::api::filesystem::Entry;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
@@ -115,13 +115,8 @@ impl View {
         self.record.sync_soon();
         let file = Arc::new(file);
         self.quota.open(entry.inode, &file);
-        let handle = FileHandle {
-            node: entry.inode,
-            file: RwLock::new(file),
-            writes: true,
-            dirty: AtomicBool::new(false),
-            unrecorded: AtomicBool::new(true),
-        };
+        let unrecorded = AtomicBool::new(true);
+        let handle = FileHandle { unrecorded, ..FileHandle::new(entry.inode, file, true) };
         Ok((entry, self.add_handle(Handle::File(handle))))
     }
 

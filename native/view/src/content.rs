@@ -1,8 +1,8 @@
 //! Opening, reading, writing and closing files; copy-up.
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, RwLock};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 
@@ -89,7 +89,7 @@ impl View {
         }
         let unrecorded = AtomicBool::new(writes && flags as i32 & libc::O_TRUNC != 0);
         let dirty = AtomicBool::new(false);
-        let handle = FileHandle { node, file: RwLock::new(file), writes, dirty, unrecorded };
+        let handle = FileHandle { dirty, unrecorded, ..FileHandle::new(node, file, writes) };
         Ok((self.add_handle(Handle::File(handle)), unchanged && !writes))
     }
 
@@ -120,7 +120,7 @@ impl View {
         let version = Version::from(&stat);
         let size = stat.st_size as u64;
         let sha256 = if size <= HASHED_AT_CLOSE { digest(&file, size).ok() } else { None };
-        let Ok(spot) = self.spot(handle.node) else { return Ok(()) };
+        let Ok(spot) = self.spot_of_any(handle.node) else { return Ok(()) };
         let path = self.fact_path(spot.root, &spot.path);
         let label = &self.root(&spot).label;
         self.record.append(&Fact::Write { path: &path, size, sha256: sha256.as_deref(), label })?;

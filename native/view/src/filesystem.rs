@@ -18,6 +18,7 @@ use crate::view::{DirItem, FileHandle, Handle, TTL, View};
 impl View {
     fn with_file<T>(&self, handle: u64, act: impl FnOnce(&FileHandle) -> io::Result<T>) -> io::Result<T> {
         match &*self.handle(handle)? {
+            Handle::File(file) if file.revoked.load(Ordering::Acquire) => Err(errno(libc::EACCES)),
             Handle::File(file) => act(file),
             Handle::Dir(_) => Err(errno(libc::EISDIR)),
         }
@@ -195,9 +196,7 @@ impl FileSystem for View {
         _: u32,
     ) -> io::Result<usize> {
         self.with_file(handle, |file| {
-            if !file.writes {
-                return Err(errno(libc::EBADF));
-            }
+            file.may_write()?;
             if let Err(over) = self.quota.write(inode, u64::from(size)) {
                 let spot = self.spot(inode)?;
                 self.within_quota(spot.root, &spot.path, Err(over))?;
@@ -235,9 +234,7 @@ impl FileSystem for View {
             return Err(errno(libc::EOPNOTSUPP));
         }
         self.with_file(handle, |file| {
-            if !file.writes {
-                return Err(errno(libc::EBADF));
-            }
+            file.may_write()?;
             if !flags.contains(FallocateFlags::PUNCH_HOLE)
                 && let Err(over) = self.quota.write(inode, length)
             {

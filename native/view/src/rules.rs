@@ -2,7 +2,9 @@
 use ambit_shared::glob::{BadGlob, Globs, fold_name};
 use rustix::fs::FileType;
 
+use std::collections::HashSet;
 use std::sync::RwLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::spec::{Access, RootSpec};
 
@@ -31,6 +33,21 @@ pub struct Rules {
     /// Directories that a link stands for where protected names belong: what is at (target, folded) is protected as
     /// if it were at (link, folded).
     aliases: RwLock<Vec<(Vec<String>, Vec<String>)>>,
+    /// What was added since the start; never taken back.
+    later: RwLock<Later>,
+    /// True once `later` says something.
+    narrowed: AtomicBool,
+}
+
+#[derive(Default)]
+struct Later {
+    hide: Globs,
+    protect: Globs,
+    parents: Globs,
+    /// Single paths, folded, that are protected with what is beneath them.
+    kept: HashSet<Vec<String>>,
+    /// Source of the lists.
+    given: (Vec<String>, Vec<String>),
 }
 
 impl Rules {
@@ -43,6 +60,8 @@ impl Rules {
             protect,
             review: Globs::compile(&spec.review)?,
             aliases: RwLock::default(),
+            later: RwLock::default(),
+            narrowed: AtomicBool::new(false),
             nested: spec
                 .nested
                 .iter()
@@ -62,15 +81,56 @@ impl Rules {
         let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
         let pinned =
             self.nested.iter().any(|n| n.len() >= names.len() && n.iter().zip(&names).all(|(a, b)| a == b));
-        let covered = parent.covered || self.hide.decides(&names);
+        let (hidden, protected) = self.later(&names);
+        let covered = parent.covered || self.hide.decides(&names) || hidden;
         Class {
             hidden: covered && !pinned,
             covered,
-            protected: parent.protected || self.protect.decides(&names) || self.protected_by_link(&names),
+            protected: parent.protected
+                || self.protect.decides(&names)
+                || self.protected_by_link(&names)
+                || protected,
             review: self.access == Access::Review
                 || (self.access == Access::Write && (parent.review || self.review.decides(&names))),
             pinned,
         }
+    }
+
+    /// (hidden, protected) by what was added since the start.
+    fn later(&self, names: &[&str]) -> (bool, bool) {
+        if !self.narrowed.load(Ordering::Acquire) {
+            return (false, false);
+        }
+        let later = self.later.read().unwrap();
+        let kept = || {
+            !later.kept.is_empty()
+                && later.kept.contains(&names.iter().map(|n| n.to_string()).collect::<Vec<_>>())
+        };
+        (later.hide.decides(names), later.protect.decides(names) || kept())
+    }
+
+    /// Hides and protects more from now on. Only ever adds: a pattern that re-admits is refused, and the lists are
+    /// read apart from the profile's, so none of that one's exceptions reaches them.
+    pub fn narrow(&self, hide: &[String], protect: &[String]) -> Result<(), BadGlob> {
+        if let Some(pattern) = hide.iter().chain(protect).find(|p| p.starts_with('!')) {
+            return Err(BadGlob { pattern: pattern.clone(), why: "a grant that shrinks re-admits nothing" });
+        }
+        let mut later = self.later.write().unwrap();
+        let (mut hidden, mut protected) = later.given.clone();
+        hidden.extend_from_slice(hide);
+        protected.extend_from_slice(protect);
+        let (new_hide, new_protect) = (Globs::compile(&hidden)?, Globs::compile(&protected)?);
+        later.parents = new_protect.parents();
+        (later.hide, later.protect, later.given) = (new_hide, new_protect, (hidden, protected));
+        self.narrowed.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Protects what is at `path`, whatever its name, and all beneath it.
+    pub fn keep(&self, path: &[u8]) {
+        let names = path.split(|b| *b == b'/').map(|n| fold_name(n).into_owned()).collect();
+        self.later.write().unwrap().kept.insert(names);
+        self.narrowed.store(true, Ordering::Release);
     }
 
     /// Takes note of a link at `path` to `target` (relative to the root): CASES.md F-09.
@@ -109,14 +169,17 @@ impl Rules {
     /// directory, the first step towards the name itself. `library` stays free for directories: only macOS gives
     /// that name a meaning, and what is protected beneath it is refused there.
     pub fn guards(&self, path: &[u8], kind: FileType) -> bool {
-        if self.parents.is_empty() {
+        let narrowed = self.narrowed.load(Ordering::Acquire);
+        if self.parents.is_empty() && !narrowed {
             return false;
         }
         let names: Vec<_> = path.split(|b| *b == b'/').map(fold_name).collect();
         let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
         let dotted = names.last().is_some_and(|name| name.starts_with('.'));
-        ((dotted || kind.is_symlink()) && self.parents.decides(&names))
-            || (kind.is_symlink() && self.leads_to_alias(&names))
+        let above = |names: &[&str]| {
+            self.parents.decides(names) || (narrowed && self.later.read().unwrap().parents.decides(names))
+        };
+        ((dotted || kind.is_symlink()) && above(&names)) || (kind.is_symlink() && self.leads_to_alias(&names))
     }
 
     /// True at and above what a link at a guarded name leads to: another link there would lead it elsewhere.
@@ -128,7 +191,7 @@ impl Rules {
     }
 
     pub fn hides(&self) -> bool {
-        !self.hide.is_empty()
+        !self.hide.is_empty() || !self.later.read().unwrap().hide.is_empty()
     }
 
     /// True when links at guarded names matter.
@@ -138,6 +201,10 @@ impl Rules {
 
     /// True when a directory can be moved without looking at what it holds.
     pub fn moves_freely(&self) -> bool {
-        self.hide.is_empty() && self.protect.is_empty() && self.review.is_empty() && self.nested.is_empty()
+        !self.narrowed.load(Ordering::Acquire)
+            && self.hide.is_empty()
+            && self.protect.is_empty()
+            && self.review.is_empty()
+            && self.nested.is_empty()
     }
 }

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::thread::JoinHandle;
 
 use ambit_shared::journal::Journal;
@@ -14,9 +14,11 @@ use fuse_backend_rs::transport::{FuseBuf, FuseDevWriter, Reader};
 use rustix::fs::OFlags;
 use serde_json::json;
 
-use crate::aliases;
 use crate::confine;
 use crate::hash::Hasher;
+use crate::notify::Notifier;
+use crate::order::Order;
+use crate::search;
 use crate::spec::ViewSpec;
 use crate::view::View;
 
@@ -28,6 +30,9 @@ const REQUEST: usize = (1 << 20) + 4096;
 /// A view that serves: its parts are running.
 pub struct Serving {
     pub view: Arc<View>,
+    /// Held for reading while a request is answered: who holds it for writing knows that none is under way.
+    answering: Arc<RwLock<()>>,
+    kernel: Notifier,
     hasher_thread: JoinHandle<()>,
     stopping: Arc<AtomicBool>,
 }
@@ -41,7 +46,6 @@ pub fn start(spec: &ViewSpec, fuse: File) -> Result<Serving, String> {
     let (hasher, worker) = Hasher::new();
     let hasher = Arc::new(hasher);
     let view = Arc::new(View::open(spec, journal, hasher.clone(), descriptors)?);
-    view.roots.iter().for_each(aliases::find_near);
     confine::restrict(spec, &view)?;
     // Whoever opened the device may have made it non-blocking; the workers wait in read(2).
     let flags = rustix::fs::fcntl_getfl(&fuse).map_err(|e| format!("fuse: {e}"))?;
@@ -49,11 +53,15 @@ pub fn start(spec: &ViewSpec, fuse: File) -> Result<Serving, String> {
 
     let stopping = Arc::new(AtomicBool::new(false));
     let server = Arc::new(Server::new(view.clone()));
+    let answering = Arc::new(RwLock::new(()));
+    let searched = Arc::new(OnceLock::new());
+    let kernel = Notifier::new(fuse.try_clone().map_err(|e| format!("fuse: {e}"))?);
     for _ in 0..WORKERS {
         let fuse = fuse.try_clone().map_err(|e| format!("fuse: {e}"))?;
         let (server, view, stopping) = (server.clone(), view.clone(), stopping.clone());
+        let (answering, searched) = (answering.clone(), searched.clone());
         std::thread::spawn(move || {
-            let ended = work(&server, &fuse);
+            let ended = work(&server, &fuse, &answering, &searched);
             if !stopping.load(Ordering::Acquire) {
                 leave(&view, i32::from(ended.is_err()));
             }
@@ -61,15 +69,40 @@ pub fn start(spec: &ViewSpec, fuse: File) -> Result<Serving, String> {
     }
     let record = view.record.clone();
     std::thread::spawn(move || record.run());
-    let roots = view.clone();
-    std::thread::spawn(move || roots.roots.iter().for_each(aliases::find_all));
+    let (looking, all_answered) = (view.clone(), answering.clone());
+    std::thread::spawn(move || {
+        search::run(&looking);
+        let none_under_way = all_answered.write().unwrap();
+        looking.reclassify();
+        drop(none_under_way);
+        let _ = searched.set(());
+    });
     let record = view.record.clone();
     let hasher_thread = std::thread::spawn(move || worker.run(&hasher, &record));
-    Ok(Serving { view, hasher_thread, stopping })
+    Ok(Serving { view, answering, kernel, hasher_thread, stopping })
 }
 
-/// Answers requests until the mount is gone.
-fn work(server: &Server<Arc<View>>, mut fuse: &File) -> std::io::Result<()> {
+/// FUSE requests that change something: SETATTR, SYMLINK, MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK, WRITE, SETXATTR,
+/// REMOVEXATTR, CREATE, FALLOCATE, RENAME2.
+const CHANGES: [u32; 14] = [4, 6, 8, 9, 10, 11, 12, 13, 16, 21, 24, 35, 43, 45];
+const OPEN: u32 = 14;
+
+/// True when the request may change something, or open a way to. The opcode follows the length in the header; the
+/// flags of OPEN follow the header.
+fn changes(request: &[u8]) -> bool {
+    let word =
+        |at: usize| request.get(at..at + 4).map_or(0, |b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
+    let writing = word(40) as i32 & (libc::O_ACCMODE | libc::O_TRUNC) != libc::O_RDONLY;
+    CHANGES.contains(&word(4)) || (word(4) == OPEN && writing)
+}
+
+/// Answers requests until the mount is gone. Changes wait until the roots are looked through (search.rs).
+fn work(
+    server: &Server<Arc<View>>,
+    mut fuse: &File,
+    answering: &RwLock<()>,
+    searched: &OnceLock<()>,
+) -> std::io::Result<()> {
     use std::os::fd::AsRawFd;
     let (mut request, mut reply) = (vec![0; REQUEST], vec![0; REQUEST]);
     loop {
@@ -81,8 +114,12 @@ fn work(server: &Server<Arc<View>>, mut fuse: &File) -> std::io::Result<()> {
                 _ => return Err(error),
             },
         };
+        if searched.get().is_none() && changes(&request[..length]) {
+            searched.wait();
+        }
         let reader = Reader::<()>::from_fuse_buffer(FuseBuf::new(&mut request[..length]));
         let writer = FuseDevWriter::<()>::new(fuse.as_raw_fd(), &mut reply);
+        let _answering = answering.read().unwrap();
         if let (Ok(reader), Ok(writer)) = (reader, writer) {
             // A request that cannot be answered (interrupted, malformed) concerns only its caller.
             let _ = server.handle_message(reader, writer.into(), None, None);
@@ -105,6 +142,18 @@ impl Serving {
         let _ = self.hasher_thread.join();
         self.view.record.write_counted()?;
         self.view.record.sync()
+    }
+
+    /// Hides and protects more from now on. When this returns, nothing that is hidden now can be read through a
+    /// name, an open handle, a mapping or the kernel's cache, and nothing that is protected now can be written.
+    fn narrow(&self, root: usize, hide: &[String], protect: &[String]) -> Result<(), String> {
+        let changed = {
+            let _none_under_way = self.answering.write().unwrap();
+            self.view.narrow(root, hide, protect)?
+        };
+        // Not under the lock: to drop a page the kernel may wait for a read of it, which the workers must answer.
+        self.kernel.forget_content(&changed);
+        Ok(())
     }
 
     fn stats(&self) -> serde_json::Value {
@@ -148,15 +197,15 @@ pub fn serve(spec: &Path, fuse: File, control: File) -> i32 {
         return 1;
     }
     for line in BufReader::new(control).lines() {
-        let Ok(order) =
-            line.map_err(drop).and_then(|l| serde_json::from_str::<serde_json::Value>(&l).map_err(drop))
-        else {
-            break;
-        };
-        match order["op"].as_str() {
-            Some("stats") => drop(tell(serving.stats())),
-            Some("stop") => break,
-            _ => {}
+        // A channel that breaks and an order that cannot be read end the view alike: it never serves unled.
+        let Some(order) = line.ok().and_then(|line| Order::parse(&line)) else { break };
+        match order {
+            Order::Stats => drop(tell(serving.stats())),
+            Order::Stop => break,
+            Order::Narrow { root, hide, protect } => match serving.narrow(root, &hide, &protect) {
+                Ok(()) => drop(tell(json!({ "ev": "narrowed" }))),
+                Err(why) => drop(tell(failed(why))),
+            },
         }
     }
     i32::from(serving.finish().is_err())

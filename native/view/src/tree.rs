@@ -100,6 +100,14 @@ pub struct Object {
     pub ino: u64,
 }
 
+/// A node whose class became another in mid-session.
+pub struct Changed {
+    pub node: u64,
+    pub parent: u64,
+    pub name: Arc<[u8]>,
+    pub class: Class,
+}
+
 #[derive(Default)]
 pub struct Tree {
     nodes: HashMap<u64, Node>,
@@ -280,6 +288,23 @@ impl Tree {
         for id in [first, second].into_iter().flatten() {
             self.detach(id);
         }
+    }
+
+    /// Gives every node the class that `class` finds for its path now; returns those whose class became another.
+    pub fn reclassify(&mut self, class: impl Fn(usize, &[u8]) -> Class) -> Vec<Changed> {
+        let ids: Vec<u64> = self.nodes.keys().copied().filter(|id| *id >= FIRST_ROOT).collect();
+        let mut changed = Vec::new();
+        for id in ids {
+            let Some(spot) = self.spot(id).filter(|spot| !spot.path.is_empty()) else { continue };
+            let now = class(spot.root, &spot.path);
+            if now != spot.class
+                && let Some(node) = self.nodes.get_mut(&id)
+            {
+                node.class = now;
+                changed.push(Changed { node: id, parent: spot.parent, name: spot.name, class: now });
+            }
+        }
+        changed
     }
 
     /// Live names that the kernel knows for a host object.

@@ -55,10 +55,28 @@ pub struct FileHandle {
     /// Replaced when the file is copied up.
     pub file: RwLock<Arc<File>>,
     pub writes: bool,
+    /// The grant shrank: nothing may be read or written here any more, or nothing written.
+    pub revoked: AtomicBool,
+    pub kept: AtomicBool,
     /// Written since the last `file.write` fact.
     pub dirty: AtomicBool,
     /// Made or emptied, with no fact of its content yet.
     pub unrecorded: AtomicBool,
+}
+
+impl FileHandle {
+    pub fn new(node: u64, file: Arc<File>, writes: bool) -> Self {
+        let [revoked, kept, dirty, unrecorded] = std::array::from_fn(|_| AtomicBool::new(false));
+        FileHandle { node, file: RwLock::new(file), writes, revoked, kept, dirty, unrecorded }
+    }
+
+    pub fn may_write(&self) -> io::Result<()> {
+        match () {
+            () if !self.writes => Err(errno(libc::EBADF)),
+            () if self.kept.load(Ordering::Acquire) => Err(errno(libc::EACCES)),
+            () => Ok(()),
+        }
+    }
 }
 
 pub struct DirItem {
@@ -143,6 +161,13 @@ impl View {
     }
 
     pub fn spot(&self, node: u64) -> io::Result<Spot> {
+        let spot = self.spot_of_any(node)?;
+        // Hidden since the kernel learned of it: it looks the name up again, and there is none.
+        if spot.class.hidden { Err(errno(libc::ESTALE)) } else { Ok(spot) }
+    }
+
+    /// The same for a node that became hidden in mid-session; for the record only.
+    pub fn spot_of_any(&self, node: u64) -> io::Result<Spot> {
         self.record.alive()?;
         self.tree.lock().unwrap().spot(node).ok_or_else(|| errno(libc::ESTALE))
     }

@@ -1,0 +1,40 @@
+//! What the view tells the kernel without being asked: that it must not rely on what it remembers.
+use std::fs::File;
+use std::io::Write;
+
+use crate::tree::Changed;
+
+const INVALIDATE_INODE: i32 = 2;
+const INVALIDATE_ENTRY: i32 = 3;
+/// `struct fuse_out_header`.
+const HEADER: usize = 16;
+
+pub struct Notifier(File);
+
+impl Notifier {
+    pub fn new(fuse: File) -> Self {
+        Notifier(fuse)
+    }
+
+    /// Drops pages and attributes of changed nodes, mappings included, and the names of those that are hidden now.
+    pub fn forget_content(&self, changed: &[Changed]) {
+        for node in changed {
+            // Offset 0 and length 0: everything.
+            self.send(INVALIDATE_INODE, &[&node.node.to_ne_bytes(), &[0; 16]]);
+        }
+        for node in changed.iter().filter(|node| node.class.hidden) {
+            let length = (node.name.len() as u32).to_ne_bytes();
+            self.send(INVALIDATE_ENTRY, &[&node.parent.to_ne_bytes(), &length, &[0; 4], &node.name, &[0]]);
+        }
+    }
+
+    fn send(&self, code: i32, parts: &[&[u8]]) {
+        let length = HEADER + parts.iter().map(|part| part.len()).sum::<usize>();
+        let mut message = (length as u32).to_ne_bytes().to_vec();
+        message.extend_from_slice(&code.to_ne_bytes());
+        message.extend_from_slice(&[0; 8]);
+        parts.iter().for_each(|part| message.extend_from_slice(part));
+        // ENOENT: the kernel remembers nothing of it, which is what was wanted.
+        let _ = (&self.0).write(&message);
+    }
+}
