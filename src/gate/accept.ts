@@ -6,6 +6,7 @@ import { type ClientHello, parseClientHello } from './client-hello.ts'
 import type { GateContext } from './context.ts'
 import { carry, Flow, type FlowTarget, lingerOnClose } from './flow.ts'
 import { isSynthetic } from './names.ts'
+import { type OtherProtocol, recognise, serverFirst, SPEAK_FIRST_MS } from './other-protocols.ts'
 import { openTunnel } from './tunnel.ts'
 
 /** More first bytes than any hello has. */
@@ -30,9 +31,11 @@ export function serveConnection(gate: GateContext, target: FlowTarget, socket: S
   socket.on('error', () => socket.destroy())
   socket.once('close', () => flow.end())
   lingerOnClose(socket)
-  firstBytes(socket, gate.monitor.deadlines.head, (opening) => {
+  firstBytes(socket, gate.monitor.deadlines.head, serverFirst(target.port), (opening) => {
     if (opening.kind === 'tls') serveTls(gate, flow, opening.hello, socket)
     else if (opening.kind === 'http') servePlain(gate, flow, socket)
+    else if (opening.kind === 'other')
+      refuseOther(flow, opening.protocol, socket, gate.monitor.deadlines.head)
     else {
       if (opening.why !== 'nothing') flow.denied(opening.why)
       socket.destroy()
@@ -43,17 +46,30 @@ export function serveConnection(gate: GateContext, target: FlowTarget, socket: S
 type Opening =
   | { readonly kind: 'tls'; readonly hello: ClientHello }
   | { readonly kind: 'http' }
+  | { readonly kind: 'other'; readonly protocol: OtherProtocol }
   | { readonly kind: 'close'; readonly why: string }
 
-/** Waits for enough bytes to know the protocol, and puts them back. */
-function firstBytes(socket: Socket, ms: number, then: (opening: Opening) => void): void {
+/** Waits for enough bytes to know the protocol, and puts them back. `waiting`: what a silent client is taken for. */
+function firstBytes(
+  socket: Socket,
+  ms: number,
+  waiting: OtherProtocol | null,
+  then: (opening: Opening) => void,
+): void {
   let bytes: Buffer = Buffer.alloc(0)
+  const silent = waiting
+    ? setTimeout(
+        () => bytes.length === 0 && settle({ kind: 'other', protocol: waiting }),
+        Math.min(SPEAK_FIRST_MS, ms),
+      )
+    : undefined
   const timer = setTimeout(
     () => settle({ kind: 'close', why: bytes.length === 0 ? 'net.silent' : 'net.slow-head' }),
     ms,
   )
   const settle = (opening: Opening): void => {
     clearTimeout(timer)
+    clearTimeout(silent)
     socket.off('data', onData)
     socket.off('end', onEnd)
     socket.off('close', onClose)
@@ -84,7 +100,18 @@ function classify(bytes: Buffer): Opening | null {
   }
   const text = bytes.toString('latin1', 0, 24)
   if (/^[A-Z-]{3,20} \S/.test(text) && !text.startsWith('PRI ')) return { kind: 'http' }
-  return /^[A-Z-]{0,20} ?$/.test(text) ? null : { kind: 'close', why: 'net.unknown-protocol' }
+  if (/^[A-Z-]{0,20} ?$/.test(text)) return null
+  const protocol = recognise(bytes)
+  return protocol ? { kind: 'other', protocol } : { kind: 'close', why: 'net.unknown-protocol' }
+}
+
+/** Its own kind of no; what the client still sends is read and thrown away, and not for long. */
+function refuseOther(flow: Flow, protocol: OtherProtocol, socket: Socket, ms: number): void {
+  flow.denied(protocol.reason)
+  socket.setTimeout(ms, () => socket.destroy())
+  protocol.refuse(socket)
+  socket.once('finish', () => socket.destroySoon())
+  socket.resume()
 }
 
 /** HTTP in the clear. Only rules that say so admit it; the others' refusals are readable this way too. */
@@ -100,7 +127,7 @@ function serveTls(gate: GateContext, flow: Flow, hello: ClientHello, socket: Soc
   const name = helloName(flow, hello)
   if (name === null) flow.refuseAll(hello.serverName === null ? 'tls.name-missing' : 'tls.name-mismatch')
   const rule = flow.refusal ? undefined : opaqueRule(gate, flow)
-  if (rule) void openTunnel(gate, flow, rule, socket)
+  if (rule) void openTunnel(gate, flow, rule, hello, socket)
   else terminate(gate, flow, parseHost(hello.serverName ?? '') ?? flow.host, socket)
 }
 

@@ -2,6 +2,7 @@
 import type { Socket } from 'node:net'
 import type { NetworkRule } from '../profile/plan.ts'
 import { UploadMeter } from './budget.ts'
+import type { ClientHello } from './client-hello.ts'
 import type { GateContext } from './context.ts'
 import type { Watched } from './deadline.ts'
 import type { Flow } from './flow.ts'
@@ -16,6 +17,7 @@ export async function openTunnel(
   gate: GateContext,
   flow: Flow,
   rule: NetworkRule,
+  hello: ClientHello,
   client: Socket,
 ): Promise<void> {
   const { monitor } = gate
@@ -37,7 +39,7 @@ export async function openTunnel(
     })
     await monitor.commit()
     if (monitor.stopped) throw new UpstreamError('session.stopped')
-    const dialled = await verify(gate, flow, rule)
+    const dialled = await verify(gate, flow, rule, protocolsOf(hello))
     const upstream = await gate.dialler.dial({
       ...target,
       rule: { ...rule, connect: rule.connect ?? pinned(dialled) },
@@ -55,19 +57,27 @@ export async function openTunnel(
  * TLS 1.3 hides the server's certificate from us in the client's own handshake, so a handshake of ours asks first;
  * the client's connection then goes to the very address that showed a valid one.
  */
-async function verify(gate: GateContext, flow: Flow, rule: NetworkRule): Promise<Dialled> {
+async function verify(
+  gate: GateContext,
+  flow: Flow,
+  rule: NetworkRule,
+  alpn: readonly string[],
+): Promise<Dialled> {
   const target = targetOf(rule, flow.host, flow.port, true)
   const known = verified.get(gate) ?? new Map<string, Dialled>()
   verified.set(gate, known)
   const before = known.get(target.key)
   if (before) return before
-  const probe = await gate.dialler.open(target, ['http/1.1'])
+  const probe = await gate.dialler.open(target, alpn)
   const dialled = gate.dialler.factsOf(probe)
   probe.destroy()
   if (!dialled) throw new UpstreamError('upstream.failed')
   known.set(target.key, dialled)
   return dialled
 }
+
+/** Servers may refuse a handshake that does not offer their own protocol (PostgreSQL does): ours offers what theirs will. */
+const protocolsOf = ({ alpn }: ClientHello): string[] => alpn.filter((name) => /^[!-~]{1,64}$/.test(name))
 
 /** Through a corporate proxy there is no address of ours to pin. */
 function pinned(dialled: Dialled): NetworkRule['connect'] {

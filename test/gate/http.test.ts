@@ -207,15 +207,16 @@ test('plain HTTP passes only where the rule says so', async () => {
 test('N-23: what is neither TLS nor HTTP is closed', async () => {
   const before = upstream.connections
   bench.aim((await bench.lookup('api.example.com')).addresses[0] ?? '', 443)
-  for (const bytes of [
-    'SSH-2.0-OpenSSH_9\r\n',
-    '\0\0\0\0',
-    'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n',
-    '\x05\x01\x00',
-  ])
+  for (const bytes of ['\0\0\0\0', 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n', '\x05\x01\x00'])
     assert.equal(await rawTcp(bench.ports.tcp, bytes), '')
+  // Refused in its own words, by the gate itself.
+  assert.match(
+    await rawTcp(bench.ports.tcp, 'SSH-2.0-OpenSSH_9\r\n'),
+    /^SSH-2\.0-Ambit\r\n.*SSH does not pass/s,
+  )
   assert.equal(upstream.connections, before)
-  assert.ok(bench.of('net.denied').some((fact) => fact.reason === 'net.unknown-protocol'))
+  for (const reason of ['net.unknown-protocol', 'net.protocol-ssh'])
+    assert.ok(bench.of('net.denied').some((fact) => fact.reason === reason))
 })
 
 test('N-09, N-17: an address without a rule is refused, whatever it is', async () => {
