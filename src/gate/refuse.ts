@@ -84,27 +84,50 @@ export interface ProblemContext {
   readonly host: string
 }
 
+/** Title of the answer and HTTP/1.1's reason phrase: most tools show no more than that. */
+export const titleOf = (refusal: Refusal): string =>
+  refusal.status >= 500 ? 'Not sent by Ambit' : 'Refused by Ambit'
+
+function detailOf(refusal: Refusal, context: ProblemContext): string {
+  const detail = (DETAIL[refusal.reason] ?? 'Ambit refused the request to %.').replace(
+    '%',
+    printable(context.host, 253),
+  )
+  return `${detail} (profile ${context.profile}${refusal.rule ? `, ${refusal.rule}` : ''}; \`ambit why\` says more)`
+}
+
 /** The body of an `application/problem+json` answer. */
 export function problemBody(refusal: Refusal, context: ProblemContext): Buffer {
-  const host = printable(context.host, 253)
-  const detail = (DETAIL[refusal.reason] ?? 'Ambit refused the request to %.').replace('%', host)
+  const detail = detailOf(refusal, context)
   return Buffer.from(
     JSON.stringify({
       type: `urn:ambit:refused:${refusal.reason}`,
-      title: refusal.status >= 500 ? 'Not sent by Ambit' : 'Refused by Ambit',
+      title: titleOf(refusal),
       status: refusal.status,
-      detail: `${detail} (profile ${context.profile}${refusal.rule ? `, ${refusal.rule}` : ''}; \`ambit why\` says more)`,
+      detail,
       reason: refusal.reason,
-      host,
+      host: printable(context.host, 253),
       rule: refusal.rule,
+      // The member that npm and yarn show of an answer.
+      error: detail,
     }),
   )
 }
 
+/** The same for git, which shows the text of plain answers and of no others. */
+export const problemText = (refusal: Refusal, context: ProblemContext): Buffer =>
+  Buffer.from(`${titleOf(refusal)}: ${detailOf(refusal, context)}\n`)
+
+export const PROBLEM_TYPE = 'application/problem+json'
+
 /** Header list of a refusal, names in lower case. */
-export function problemHeaders(refusal: Refusal, body: Buffer): Record<string, string | number> {
+export function problemHeaders(
+  refusal: Refusal,
+  body: Buffer,
+  type = PROBLEM_TYPE,
+): Record<string, string | number> {
   const headers: Record<string, string | number> = {
-    'content-type': 'application/problem+json',
+    'content-type': type,
     'content-length': body.length,
     'cache-control': 'no-store',
   }
@@ -114,17 +137,10 @@ export function problemHeaders(refusal: Refusal, body: Buffer): Record<string, s
   return headers
 }
 
-const TITLES: Readonly<Record<number, string>> = {
-  400: 'Bad Request',
-  403: 'Forbidden',
-  431: 'Request Header Fields Too Large',
-  503: 'Service Unavailable',
-}
-
 /** A whole HTTP/1.1 answer, for sockets that no parser serves (any more). */
 export function rawProblem(refusal: Refusal, context: ProblemContext): Buffer {
   const body = problemBody(refusal, context)
   const lines = Object.entries(problemHeaders(refusal, body)).map(([name, value]) => `${name}: ${value}\r\n`)
-  const head = `HTTP/1.1 ${refusal.status} ${TITLES[refusal.status] ?? 'Refused'}\r\n${lines.join('')}connection: close\r\n\r\n`
+  const head = `HTTP/1.1 ${refusal.status} ${titleOf(refusal)}\r\n${lines.join('')}connection: close\r\n\r\n`
   return Buffer.concat([Buffer.from(head, 'latin1'), body])
 }

@@ -1,7 +1,15 @@
 /** Writes answers to clients, the same for HTTP/1.1 and HTTP/2. */
 import type { ServerResponse } from 'node:http'
 import type { Http2ServerResponse } from 'node:http2'
-import { problemBody, type ProblemContext, problemHeaders, type Refusal } from './refuse.ts'
+import {
+  PROBLEM_TYPE,
+  problemBody,
+  type ProblemContext,
+  problemHeaders,
+  problemText,
+  type Refusal,
+  titleOf,
+} from './refuse.ts'
 
 export type ClientResponse = ServerResponse | Http2ServerResponse
 
@@ -50,12 +58,21 @@ export function sendRefusal(
     cut(response)
     return
   }
-  const body = problemBody(refusal, context)
-  const headers = problemHeaders(refusal, body)
+  const plain = isGit(response)
+  const body = plain ? problemText(refusal, context) : problemBody(refusal, context)
+  const headers = problemHeaders(refusal, body, plain ? 'text/plain; charset=utf-8' : PROBLEM_TYPE)
   if (isHttp2(response)) response.writeHead(refusal.status, headers)
-  else response.writeHead(refusal.status, close ? { ...headers, connection: 'close' } : headers)
+  else
+    response.writeHead(
+      refusal.status,
+      titleOf(refusal),
+      close ? { ...headers, connection: 'close' } : headers,
+    )
   response.end(body)
 }
+
+const isGit = (response: ClientResponse): boolean =>
+  /^git\//.test(String(response.req.headers['user-agent'] ?? ''))
 
 /** Breaks an answer off so that the client sees it is not whole. */
 export function cut(response: ClientResponse): void {
