@@ -6,6 +6,7 @@ import { buildEnvironment } from './environment.ts'
 import type { LaunchMount, LaunchSpec } from './launch-spec.ts'
 import type { Owner } from './owner.ts'
 import { etcMounts, type HostSystem } from './system-files.ts'
+import { unavailableCommands } from './unavailable.ts'
 
 /** Everything a spec follows from. Plain values: the host was inspected before. */
 export interface LaunchInput {
@@ -91,6 +92,7 @@ function privateDirectories(plan: Plan, agent: Agent): LaunchMount[] {
     ...uniqueLinks(agent).map(
       ({ name, target }): LaunchMount => ({ kind: 'symlink', target: `${BIN}/${name}`, link: target }),
     ),
+    ...unavailableCommands(new Set(agent.links.map(({ name }) => name))),
   ]
 }
 

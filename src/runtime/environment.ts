@@ -50,6 +50,9 @@ export function buildEnvironment(input: EnvironmentInput): Record<string, string
     LOGNAME: user.name,
     SHELL: isSystem(user.shell) ? user.shell : '/bin/sh',
   })
+  // Where clones, installs and builds are free; an agent that is refused in the project has to find it.
+  const workspace = plan.roots.find(({ variable }) => variable === 'workspace')
+  if (workspace) env.AMBIT_WORKSPACE = workspace.path
   Object.assign(env, input.adapter, plan.environment.set)
   for (const name of BUNDLE_VARIABLES) env[name] = CA_BUNDLE
   for (const name of EXTRA_VARIABLES) env[name] = CA_ONE

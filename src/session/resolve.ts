@@ -8,6 +8,7 @@ import { compilePlan } from '../profile/compile.ts'
 import { loadProfile } from '../profile/load.ts'
 import { type Plan, RUNTIMES, type RuntimeName } from '../profile/plan.ts'
 import { type Agent, resolveAgent } from '../runtime/closure.ts'
+import { refuseUnavailable } from '../runtime/unavailable.ts'
 import type { SessionRequest } from './request.ts'
 
 export interface Resolved {
@@ -25,6 +26,7 @@ export interface Resolved {
 export function resolveSession(request: SessionRequest): Resolved {
   const command = request.argv[0]
   if (!command) throw new AmbitError('ERR_USAGE', 'run', 'no command', 'ambit run -- CMD…')
+  refuseUnavailable(command)
   const user = { name: userInfo().username, uid: userInfo().uid }
   const workspace = request.workspace ?? defaultWorkspace(request)
   const document = loadProfile(request.profile, request.paths)

@@ -1,8 +1,9 @@
 /** What a session did, folded from its journals' facts: for the person at the end, `--summary` and `ambit sessions`. */
 import type { Control, Fact } from '../audit/fact.ts'
+import { unavailableCommand } from '../runtime/unavailable.ts'
 
 export interface Refusal {
-  /** `file`, `network`, `dns`, `http`, `process`, `decision`. */
+  /** `file`, `network`, `dns`, `http`, `process`, `command`, `decision`. */
   readonly kind: string
   /** Raw, attacker-controlled; escape before showing. */
   readonly target: string
@@ -67,6 +68,7 @@ export class ActivityFold {
         this.#commandsTotal++
         if (this.#commands.length < KEEP)
           this.#commands.push({ path: fact.path, argv: fact.argv, digest: fact.digest })
+        this.#refusal(fact)
         return
       case 'http.request':
         this.#host(fact.host).requests++
@@ -140,6 +142,10 @@ export function refusalOf(fact: Fact): Refusal | null {
       return refusal('credential', `${fact.header} to ${fact.host}`, 'credential.foreign', null)
     case 'process.denied':
       return refusal('process', fact.path, fact.reason, null)
+    case 'process.launch': {
+      const command = unavailableCommand(fact.path)
+      return command && refusal('command', command.name, 'command.unavailable', null)
+    }
     case 'decision':
       return fact.effect === 'allow' ? null : refusal(fact.action, fact.target, fact.reason, fact.rule)
     default:
