@@ -1,6 +1,7 @@
 /** What would allow a refused file: an exception by its exact path, the root's access, or the disk's allowance. */
 import type { Fact } from '../audit/fact.ts'
 import { compileGlobs } from '../lib/glob.ts'
+import { printable } from '../lib/printable.ts'
 import { DEFAULT_HIDE, DEFAULT_PROTECT } from '../profile/defaults.ts'
 import type { Plan, RootPlan } from '../profile/plan.ts'
 import { escapeGlob } from '../profile/roots.ts'
@@ -21,7 +22,7 @@ export function adviseFile(fact: Denied, plan: Plan): { advice: Advice; rule: st
     case 'hidden':
       return { advice: adviseHidden(path, root), rule: ruleOf(root, 'hide', path) }
     case 'protected':
-      return { advice: adviseProtected(path, root), rule: ruleOf(root, 'protect', path) }
+      return { advice: adviseProtected(path, root, plan), rule: ruleOf(root, 'protect', path) }
     default:
       return { advice: adviseAccess(fact, root, plan), rule: root.id }
   }
@@ -71,11 +72,11 @@ function exceptions(path: string, globs: readonly string[]): string[] | null {
  * What Ambit itself protects runs on the host later, or decides what runs: that is where a turned agent wants to
  * write, so no exception is suggested. What the profile's author protected, they may open again.
  */
-function adviseProtected(path: string, root: RootPlan): Advice {
+function adviseProtected(path: string, root: RootPlan, plan: Plan): Advice {
   const glob = root.protect.findLast((glob) => !glob.startsWith('!') && compileGlobs([glob])(path))
   if (glob === undefined || glob.startsWith('/') || DEFAULT_PROTECT.includes(glob))
     return none(
-      'It runs on your machine later, or decides what runs there: change it yourself, or work in ${workspace}.',
+      `It runs on your machine later, or decides what runs there: change it yourself${workspaceIn(plan)}.`,
     )
   const lines = exceptions(path, root.protect)
   if (lines === null) return none('Its name cannot be written down as an exception to the letter.')
@@ -84,6 +85,12 @@ function adviseProtected(path: string, root: RootPlan): Advice {
     risk: 'high',
     advice: 'Lets the session change what the profile protects.',
   }
+}
+
+/** Where such files are free; a path of the person's own, shown by whoever prints the advice. */
+function workspaceIn(plan: Plan): string {
+  const place = plan.roots.find(({ variable, access }) => variable === 'workspace' && access === 'write')
+  return `, or work in \${workspace}${place ? ` (${printable(place.path, 200)})` : ''}`
 }
 
 function adviseAccess(fact: Denied, root: RootPlan, plan: Plan): Advice {

@@ -5,6 +5,7 @@ import { isPlainPath, matchesPath } from '../lib/url-path.ts'
 import { LABELS, type Label, type NetworkRule, type Plan } from '../profile/plan.ts'
 import { type Advice, type Attempt, type Change, none } from './advice.ts'
 import { doubled } from './remedy-sizes.ts'
+import { type Wanted, wantedBy } from './remedy-tools.ts'
 import { flow, quoted } from './remedy-yaml.ts'
 
 type Denied = Extract<Fact, { k: 'http.denied' | 'net.denied' | 'dns.query' }>
@@ -41,13 +42,23 @@ const WHY_NOT: Readonly<Record<string, string>> = {
   'session.stopped': 'The session was stopped, so nothing went out; ambit thaw resumes a frozen one.',
   'tls.client-distrusts-ca':
     "The program does not trust the session's CA: see docs/agents.md for its setting.",
-  'tls.unreadable-hello':
-    'Neither HTTP nor TLS was spoken: only those pass. For git, use its https:// address.',
+  'tls.unreadable-hello': 'What began like TLS was none that can be read without doubt: use another client.',
   'tls.name-missing':
     'The TLS client sends no server name, so nobody can say where it goes: use another client.',
   'tls.name-mismatch': 'The TLS server name is another host than the one connected to: an evasion, or a bug.',
   'net.unknown-protocol':
-    'Neither HTTP nor TLS was spoken: only those pass. For git, use its https:// address.',
+    'Neither HTTP nor TLS was spoken: only those pass. What speaks TLS from its first byte passes to a host whose rule says `inspect: false`.',
+  'net.silent':
+    'The client waited for the server to speak first. Only HTTP and TLS pass, where the client does.',
+  'net.protocol-ssh':
+    'SSH does not pass: nobody could check what goes through it. For git, use the https:// address.',
+  'net.protocol-postgres':
+    'PostgreSQL passes only inside TLS from its first byte (sslnegotiation=direct, PostgreSQL 17): add a rule for the host with its port and `inspect: false`.',
+  'net.protocol-redis':
+    'Redis passes only inside TLS (rediss://, redis-cli --tls --sni HOST): add a rule for the host with its port and `inspect: false`.',
+  'net.protocol-mysql': 'MySQL does not pass: its servers speak first, before TLS.',
+  'net.protocol-mail': 'Mail does not pass.',
+  'net.protocol-ftp': 'FTP does not pass: use https.',
   'upstream.unresolvable': 'The profile allows it; the name does not resolve.',
   'upstream.unreachable': 'The profile allows it; the server could not be reached.',
   'upstream.timeout': 'The profile allows it; the server did not answer in time.',
@@ -68,7 +79,8 @@ const NO_HTTP = new Map([
 ])
 
 /** A rule of its own for a host that none names. */
-function adviseRule(fact: Denied, { methods, paths, cut }: Attempt): Advice {
+function adviseRule(fact: Denied, attempt: Attempt): Advice {
+  const { methods, paths, cut } = attempt
   const { host, port } = fact.k === 'dns.query' ? { host: fact.name, port: 443 } : fact
   if (host === '' || isAddress(host))
     return none(
@@ -78,6 +90,10 @@ function adviseRule(fact: Denied, { methods, paths, cut }: Attempt): Advice {
   if (name === null) return none('This is no plain host name, so no rule can name it.')
   const foreign = NO_HTTP.get(port)
   if (foreign) return none(foreign)
+  const first = fact.k === 'http.denied' ? fact.path : null
+  const wanted = port === 443 ? wantedBy(host, methods, paths, first) : null
+  const whole = wanted && adviseWanted(wanted)
+  if (whole) return whole
   const verbs = nameable(methods)
   const places = writable(paths)
   if (methods.size > 0 && (verbs.length === 0 || places.length === 0))
@@ -94,6 +110,19 @@ function adviseRule(fact: Denied, { methods, paths, cut }: Attempt): Advice {
       places.length > 0
         ? `Lets the session send to ${host}${partly(cut || places.length < paths.size)}.`
         : `Lets the session send to ${host}; no request was seen, so name the paths that it needs.`,
+  }
+}
+
+/** Rules for all that a known tool asks for; null when they cannot be written to the letter. */
+function adviseWanted({ methods, paths, hosts, why }: Wanted): Advice | null {
+  const places = paths === null ? [] : writable(new Set(paths))
+  if (paths !== null && places.length < paths.length) return null
+  const verbs = flow(methods.map((verb) => `"${verb}"`))
+  const rest = `methods: ${verbs}${paths === null ? '' : `, paths: ${flow(places)}`}`
+  return {
+    changes: hosts.map((name) => ({ place: 'network', yaml: `- { host: ${quoted(name)}, ${rest} }` })),
+    risk: 'high',
+    advice: `Lets the session send to ${hosts.join(' and ')}: ${why}.`,
   }
 }
 

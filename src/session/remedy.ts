@@ -8,6 +8,7 @@
 import type { Fact } from '../audit/fact.ts'
 import { printable } from '../lib/printable.ts'
 import { LABELS, type Label, type Plan } from '../profile/plan.ts'
+import { unavailableCommand } from '../runtime/unavailable.ts'
 import { type Advice, type Attempt, none } from './advice.ts'
 import { adviseFile } from './remedy-files.ts'
 import { adviseNetwork } from './remedy-network.ts'
@@ -15,7 +16,7 @@ import { refusalOf } from './summary.ts'
 
 /** One thing that was refused, once or often. All its text is safe to show. */
 export interface Remedy extends Advice {
-  /** `file`, `network`, `dns`, `http`, `credential`, `process`, or the action of a policy's decision. */
+  /** `file`, `network`, `dns`, `http`, `credential`, `process`, `command`, or the action of a policy's decision. */
   readonly kind: string
   readonly target: string
   readonly reason: string
@@ -112,7 +113,7 @@ function keyOf(fact: Fact): string {
 const UNMATCHED = 'network.no-matching-rule'
 const requestedHost = (fact: Fact): string | null =>
   (fact.k === 'http.denied' && fact.reason === UNMATCHED && fact.host !== '') ||
-  (fact.k === 'net.denied' && fact.reason === 'net.unknown-protocol')
+  (fact.k === 'net.denied' && /^net\.(?:unknown-protocol|silent|protocol-)/.test(fact.reason))
     ? fact.host
     : null
 
@@ -163,6 +164,8 @@ function adviceFor(
         advice: none('The key is not of this session: remove it and use the one from the environment.'),
         rule: null,
       }
+    case 'process.launch':
+      return { advice: none(unavailableCommand(fact.path)?.advice ?? ''), rule: null }
     default:
       return {
         advice: none('Not the profile but the policy or the sandbox refused it; see ambit log.'),

@@ -274,9 +274,36 @@ test('a protocol that never passes is answered by that alone', () => {
     rule: null,
   } as const
   assert.equal(only(dns).changes.length, 1)
-  const remedy = only(dns, { ...net, reason: 'net.unknown-protocol' })
+  const remedy = only(dns, { ...net, reason: 'net.protocol-ssh' })
   assert.deepEqual(remedy.changes, [])
   assert.match(remedy.advice, /https:/)
+})
+
+test('a tool whose next request nobody has seen yet gets the rules for all of its work', () => {
+  const refs = '/a/b.git/info/refs?service=git-upload-pack'
+  const clone = only(http({ host: 'code.test', path: refs, reason: NO_RULE }))
+  const plan = planWith(clone)
+  const asks = (method: string, host: string, path: string) =>
+    decide({ kind: 'http.request', host, port: 443, tls: true, method, path }, plan, OPEN).effect
+  assert.equal(asks('POST', 'code.test', '/a/b.git/git-upload-pack'), 'allow')
+  assert.equal(asks('POST', 'code.test', '/a/b.git/git-receive-pack'), 'deny')
+  assert.equal(asks('GET', 'code.test', '/other/c.git/info/refs'), 'deny')
+  assert.equal(clone.risk, 'high')
+
+  const install = planWith(only(http({ host: 'pypi.org', path: '/simple/requests/', reason: NO_RULE })))
+  for (const [host, path] of [
+    ['pypi.org', '/simple/urllib3/'],
+    ['files.pythonhosted.org', '/packages/x.whl'],
+  ] as const) {
+    const get = decide(
+      { kind: 'http.request', host, port: 443, tls: true, method: 'GET', path },
+      install,
+      OPEN,
+    )
+    assert.equal(get.effect, 'allow', host)
+  }
+  const publish = only(http({ host: 'pypi.org', method: 'POST', path: '/legacy/', reason: NO_RULE }))
+  assert.match(publish.changes[0]?.yaml ?? '', /paths: \["\/legacy\/"\]/)
 })
 
 test('what was in a query is told to nobody', () => {
