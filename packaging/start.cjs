@@ -15,7 +15,7 @@ const filename = join(__dirname, 'NAME-main.cjs')
 const source = readFileSync(filename, 'utf8')
 // V8 checks its own version and flags, but of the source the length only.
 const digest = hash('sha256', source).slice(0, 32)
-const kept = join(dir, `NAME-${argv[2] === 'run' ? 'run' : 'other'}-${digest}`)
+const kept = join(dir, `NAME-${['run', 'session-host'].includes(argv[2]) ? 'run' : 'other'}-${digest}`)
 
 const script = new vm.Script(`(function (exports, require, module, __filename, __dirname) {${source}\n})`, {
   filename,

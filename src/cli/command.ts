@@ -2,6 +2,7 @@
 import { parseArgs, type ParseArgsOptionsConfig } from 'node:util'
 import { AmbitError, messageOf } from '../lib/errors.ts'
 import type { Paths } from '../lib/paths.ts'
+import type { Front } from '../session/front.ts'
 
 export interface Context {
   readonly paths: Paths
@@ -9,6 +10,8 @@ export interface Context {
   readonly cwd: string
   /** Colours: only on a terminal, and NO_COLOR wins. */
   readonly color: boolean
+  /** Who stands at the terminal, when it is not this process. */
+  readonly front?: Front
   out(text: string): void
   err(text: string): void
 }
@@ -89,4 +92,12 @@ export function helpOf(command: Command): string {
     ...rows.map(([left, help]) => left.padEnd(width) + help),
     '',
   ].join('\n')
+}
+
+/** What a person reads of an error, and the exit status that goes with it. */
+export function failureOf(error: unknown): { readonly text: string; readonly exit: number } {
+  const known = error instanceof AmbitError
+  const text = `ambit: ${messageOf(error)} [${known ? error.code : 'ERR_INTERNAL'}]\n`
+  const stack = !known && process.env.AMBIT_DEBUG ? `${(error as Error).stack}\n` : ''
+  return { text: text + stack, exit: known ? error.exitCode : 125 }
 }

@@ -1,7 +1,7 @@
-import { AmbitError, messageOf } from '../lib/errors.ts'
+import { AmbitError } from '../lib/errors.ts'
 import { resolvePaths } from '../lib/paths.ts'
 import { printable } from '../lib/printable.ts'
-import { type Command, type Context, helpOf, parseArguments } from './command.ts'
+import { type Command, type Context, failureOf, helpOf, parseArguments } from './command.ts'
 
 /** Loaded on demand: `ambit run` must not pay for the others. */
 const COMMANDS: Readonly<Record<string, { summary: string; load(): Promise<{ command: Command }> }>> = {
@@ -23,6 +23,8 @@ const COMMANDS: Readonly<Record<string, { summary: string; load(): Promise<{ com
 
 const VERSION = '0.1.0'
 const LINGER_MS = 3000
+/** What ambitd starts, not people: a process that waits, loaded, for one `ambit run`. */
+const HOST = 'session-host'
 
 function overview(): string {
   const rows = Object.entries(COMMANDS).map(([name, { summary }]) => `  ${name.padEnd(10)}${summary}`)
@@ -58,6 +60,7 @@ async function main(argv: readonly string[]): Promise<number> {
     context.out(VERSION)
     return 0
   }
+  if (name === HOST) return (await import('./host.ts')).host(rest)
   const entry = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
   if (!entry)
     throw new AmbitError('ERR_USAGE', printable(name, 80), 'there is no such command', 'see ambit --help')
@@ -87,9 +90,7 @@ main(process.argv.slice(2))
   .finally(() => setTimeout(() => process.exit(), LINGER_MS).unref())
 
 function fail(error: unknown): void {
-  const known = error instanceof AmbitError
-  const code = known ? error.code : 'ERR_INTERNAL'
-  process.stderr.write(`ambit: ${messageOf(error)} [${code}]\n`)
-  if (!known && process.env.AMBIT_DEBUG) process.stderr.write(`${(error as Error).stack}\n`)
-  process.exitCode = known ? error.exitCode : 125
+  const { text, exit } = failureOf(error)
+  process.stderr.write(text)
+  process.exitCode = exit
 }

@@ -1,5 +1,6 @@
 import { resolve } from 'node:path'
 import { RUNTIMES, type RuntimeName } from '../profile/plan.ts'
+import { ownFront } from '../session/front.ts'
 import { runSession } from '../session/run.ts'
 import type { SessionRequest } from '../session/request.ts'
 import { type Arguments, type Command, type Context, flag, type Option, text, usageError } from './command.ts'
@@ -40,7 +41,8 @@ examples:
     observe: { type: 'boolean', help: 'at the end, draft the profile that the run would have needed' },
     quiet: { type: 'boolean', short: 'q', help: 'no sheet and no summary on the terminal (needs --yes)' },
   },
-  run: async (args, context) => runSession(sessionRequest(command, args, context), context),
+  run: async (args, context) =>
+    runSession(sessionRequest(command, args, context), context.front ?? ownFront(context)),
 }
 
 /** The session that `args` ask for. Shared with `ambit explain`. */

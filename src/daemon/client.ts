@@ -11,8 +11,8 @@ import { PRODUCT } from '../audit/product.ts'
 import { malformed } from './frames.ts'
 import { Link, unreachable } from './link.ts'
 import { type Op, type Order, PROTOCOL, type Values, parseOrder } from './messages.ts'
-import { checkPeer } from './peer.ts'
-import { checkDir, claimDir, withAddress } from './socket-dir.ts'
+import { checkPeer } from '../lib/peer.ts'
+import { checkDir, claimDir, withAddress } from '../lib/socket-dir.ts'
 
 export type * from './messages.ts'
 
@@ -148,7 +148,7 @@ function startDaemon(paths: Paths): ReturnType<typeof spawn> {
     const places = ['--config', paths.config, '--state', paths.state, '--run', paths.run]
     const child = spawn(program, [...args, ...places], {
       cwd: '/',
-      env: daemonEnv(),
+      env: bareEnvironment(),
       stdio: ['ignore', 'ignore', log],
       detached: true,
     })
@@ -169,7 +169,7 @@ function daemonCommand(): [string, ...string[]] {
 }
 
 /** Little: the daemon outlives this command, serves others, and must not run what NODE_OPTIONS says. */
-function daemonEnv(): NodeJS.ProcessEnv {
+export function bareEnvironment(): NodeJS.ProcessEnv {
   const keep = ['HOME', 'PATH', 'LANG', 'TZ']
   return Object.fromEntries(keep.flatMap((name) => (process.env[name] ? [[name, process.env[name]]] : [])))
 }

@@ -11,7 +11,7 @@ import type { Book } from './book.ts'
 import { hasEnd, recordLoss } from './loss.ts'
 import type { Args, Head, Order, SessionInfo, Status, Values } from './messages.ts'
 import { killOrphans } from './orphans.ts'
-import type { Peer } from './peer.ts'
+import type { Peer } from '../lib/peer.ts'
 import {
   type SessionRecord,
   abandonedRecord,

@@ -4,6 +4,7 @@ import { AmbitError, messageOf } from '../lib/errors.ts'
 import { type Paths, resolvePaths } from '../lib/paths.ts'
 import { openBook } from './book.ts'
 import { Daemon } from './daemon.ts'
+import { keepStandby } from './standby.ts'
 import { type Serving, claimDaemon, serve } from './serve.ts'
 
 const TICK_MS = 1000
@@ -22,8 +23,10 @@ async function main(): Promise<void> {
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => end(0))
   const serving = await serve(paths, daemon, () => end(0))
   await daemon.recover()
+  const standby = keepStandby(paths)
   void heartbeat(daemon, serving, idleMs, end)
   const code = await ended
+  standby.stop()
   await daemon.close()
   await serving.close()
   process.exit(code)

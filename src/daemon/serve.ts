@@ -10,8 +10,8 @@ import type { Caller, Daemon } from './daemon.ts'
 import { malformed } from './frames.ts'
 import { Link } from './link.ts'
 import { type Args, type Op, PROTOCOL, isOp, parseArgs } from './messages.ts'
-import { type Peer, checkPeer } from './peer.ts'
-import { claimDir, withAddress } from './socket-dir.ts'
+import { type Peer, checkPeer } from '../lib/peer.ts'
+import { claimDir, withAddress } from '../lib/socket-dir.ts'
 
 const MAX_LINKS = 256
 

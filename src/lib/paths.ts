@@ -14,9 +14,9 @@ export interface Paths {
 }
 
 /** `AMBIT_HOME` holds all state when set; else the XDG base directories. */
-export function resolvePaths(env: NodeJS.ProcessEnv = process.env): Paths {
+export function resolvePaths(env: NodeJS.ProcessEnv = process.env, cwd = process.cwd()): Paths {
   if (env.AMBIT_HOME) {
-    const home = resolve(env.AMBIT_HOME)
+    const home = resolve(cwd, env.AMBIT_HOME)
     return { config: join(home, 'config'), state: join(home, 'state'), run: join(home, 'run') }
   }
   const home = env.HOME || homedir()
@@ -29,6 +29,8 @@ export function resolvePaths(env: NodeJS.ProcessEnv = process.env): Paths {
 }
 
 export const daemonSocket = (paths: Paths): string => join(paths.run, 'ambitd.sock')
+/** Where a warm session host waits for one caller. */
+export const hostSocket = (paths: Paths): string => join(paths.run, 'session.sock')
 export const logDir = (paths: Paths): string => join(paths.state, 'log')
 export const keysDir = (paths: Paths): string => join(paths.state, 'keys')
 export const sessionsDir = (paths: Paths): string => join(paths.state, 'sessions')

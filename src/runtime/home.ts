@@ -49,8 +49,16 @@ const SLOTS = 16
 export const homeKey = (agent: string, project: string): string =>
   createHash('sha256').update(`${agent}\0${project}`).digest('hex').slice(0, 24)
 
+/** Locks of the homes in use. */
+const held: number[] = []
+
+/** Gives back the homes that this process took, for one that outlives its session. */
+export function releaseHomes(): void {
+  for (const fd of held.splice(0)) closeSync(fd)
+}
+
 /**
- * Takes a home for one session, until this process ends. Two sessions never share one: the second could plant links where the first
+ * Takes a home for one session, until `releaseHomes` or the end of this process. Two sessions never share one: the second could plant links where the first
  * session's mounts are about to be laid.
  */
 export function takeHome(request: HomeRequest): AgentHome {
@@ -68,11 +76,11 @@ export function takeHome(request: HomeRequest): AgentHome {
   )
 }
 
-/** Locks until this process ends: its descriptor is kept open on purpose. */
+/** The kernel frees the lock with its descriptor, so with this process at the latest. */
 function lock(path: string): boolean {
   const flags = constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW
   const fd = openSync(path, flags, 0o600)
-  if (native().tryLock(fd)) return true
+  if (native().tryLock(fd)) return held.push(fd) > 0
   closeSync(fd)
   return false
 }

@@ -1,11 +1,10 @@
-import { type ChildProcess, spawn } from 'node:child_process'
-import { closeSync, existsSync } from 'node:fs'
-import type { Socket } from 'node:net'
+import { closeSync } from 'node:fs'
 import { AmbitError, messageOf } from '../lib/errors.ts'
 import { native } from '../lib/native.ts'
 import { nativeBinary } from '../lib/paths.ts'
 import { installHint } from './tools.ts'
 import { LaunchChannel, type LaunchEvent, type LaunchOrder } from './launch-channel.ts'
+import { type Launcher, type LauncherEnd, spawnLauncher } from './launcher.ts'
 import type { Control } from '../audit/fact.ts'
 import type { Exit, GateSockets, Runtime, World } from './runtime.ts'
 
@@ -22,46 +21,21 @@ const DESCRIPTORS = ['tcp', 'dns', 'dns-tcp', 'proxy', 'fuse'] as const
 /** bubblewrap in namespaces of `ambit-launch`. Linux only. */
 export const osSandbox: Runtime = {
   name: 'os-sandbox',
-  open: (_spec, specPath) => openWorld(nativeBinary('ambit-launch'), specPath),
+  open: (_spec, specPath, start) => openWorld(nativeBinary('ambit-launch'), specPath, start),
 }
 
 /** Starts `program`, which speaks the launch protocol, and takes its descriptors. */
-export async function openWorld(program: string, specPath: string): Promise<World> {
-  const { launcher, socket } = startLauncher(program, specPath)
+export async function openWorld(program: string, specPath: string, start = spawnLauncher): Promise<World> {
+  const launcher = start(program, specPath)
   const world = new OsWorld(launcher)
   try {
-    await world.receiveDescriptors(socket)
+    await world.receiveDescriptors(launcher.descriptors)
     return world
   } catch (error) {
     world.kill()
     throw await world.failure('making the namespaces', error)
   } finally {
-    closeSync(socket)
-  }
-}
-
-function startLauncher(program: string, specPath: string): { launcher: ChildProcess; socket: number } {
-  if (!existsSync(program)) {
-    throw new AmbitError(
-      'ERR_RUNTIME_MISSING',
-      'runtime os-sandbox',
-      'ambit-launch is not built',
-      'run: ./dev build',
-    )
-  }
-  const [ours, theirs] = native().socketpair()
-  try {
-    // The launcher clears the environment of the cell itself; it needs none of the caller's.
-    const launcher = spawn(program, ['world', specPath], {
-      stdio: ['inherit', 'inherit', 'inherit', 'pipe', theirs],
-      env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin' },
-    })
-    return { launcher, socket: ours }
-  } catch (error) {
-    closeSync(ours)
-    throw error
-  } finally {
-    closeSync(theirs)
+    closeSync(launcher.descriptors)
   }
 }
 
@@ -69,27 +43,26 @@ class OsWorld implements World {
   sockets: GateSockets = { tcp: -1, dns: -1, dnsTcp: -1, proxy: -1 }
   fuse = -1
   readonly exited: Promise<Exit>
-  readonly #launcher: ChildProcess
+  readonly #launcher: Launcher
   readonly #channel: LaunchChannel
   #ending: Exit | null = null
   #deadline: NodeJS.Timeout | null = null
 
-  constructor(launcher: ChildProcess) {
+  constructor(launcher: Launcher) {
     this.#launcher = launcher
-    this.#channel = new LaunchChannel(launcher.stdio[3] as Socket, (event) => this.#note(event))
-    this.exited = new Promise((resolve) => {
-      launcher.once('error', (error) => {
-        this.#ending ??= failed('starting ambit-launch', error.message)
-        this.#channel.close(error.message)
-        resolve(this.#ending)
-      })
-      launcher.once('exit', (code, signal) => {
-        if (this.#deadline) clearTimeout(this.#deadline)
-        const why = signal ? `signal ${signal} ended it` : `it ended with status ${code}`
-        this.#channel.close(why, () =>
-          resolve(this.#ending ?? failed('ambit-launch', `${why} without a word`)),
-        )
-      })
+    this.#channel = new LaunchChannel(launcher.control, (event) => this.#note(event))
+    this.exited = launcher.ended.then((end) => this.#end(end))
+  }
+
+  #end(end: LauncherEnd): Promise<Exit> | Exit {
+    if (this.#deadline) clearTimeout(this.#deadline)
+    if ('error' in end) {
+      this.#channel.close(end.error)
+      return (this.#ending ??= failed('starting ambit-launch', end.error))
+    }
+    const why = end.signal ? `signal ${end.signal} ended it` : `it ended with status ${end.code}`
+    return new Promise((resolve) => {
+      this.#channel.close(why, () => resolve(this.#ending ?? failed('ambit-launch', `${why} without a word`)))
     })
   }
 
@@ -182,7 +155,7 @@ class OsWorld implements World {
 
   /** The launcher dies with its namespaces; SIGKILL makes sure. The kernel then kills everything inside. */
   #expectEnd(): void {
-    this.#deadline ??= setTimeout(() => this.#launcher.kill('SIGKILL'), END_MS)
+    this.#deadline ??= setTimeout(() => this.#launcher.kill(), END_MS)
   }
 }
 

@@ -1,6 +1,7 @@
 /** The one interface behind which os-sandbox, container and microvm stand. Nothing of Linux in it but fds. */
 import type { Control } from '../audit/fact.ts'
 import type { RuntimeName } from '../profile/plan.ts'
+import type { StartLauncher } from './launcher.ts'
 import type { LaunchSpec } from './launch-spec.ts'
 
 export type Exit =
@@ -40,5 +41,5 @@ export interface World {
 export interface Runtime {
   readonly name: RuntimeName
   /** Makes the namespaces and sockets. Throws AmbitError ERR_RUNTIME_MISSING or ERR_RUNTIME_FAILED. */
-  open(spec: LaunchSpec, specPath: string): Promise<World>
+  open(spec: LaunchSpec, specPath: string, start: StartLauncher): Promise<World>
 }

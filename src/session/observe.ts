@@ -15,7 +15,7 @@ import { RISKS } from './advice.ts'
 import type { Registered } from './register.ts'
 import { remediesOf } from './refusals.ts'
 import type { Remedy } from './remedy.ts'
-import type { Screen } from './show.ts'
+import type { Screen } from './front.ts'
 
 /** Below the 256 KiB of a profile, whatever an agent asks for. */
 const MOST_COMMENT = 128 * 1024

@@ -1,7 +1,7 @@
 /** The summary a person reads. Every name in it may come from the agent, so each goes through `printable`. */
 import { printable } from '../lib/printable.ts'
 import { formatSize } from '../lib/units.ts'
-import type { Screen } from './show.ts'
+import type { Screen } from './front.ts'
 import type { Summary } from './end.ts'
 import { isRisky } from '../view/review.ts'
 import { pathOf } from './review.ts'

@@ -2,17 +2,12 @@
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { createInterface } from 'node:readline/promises'
 import { AmbitError } from '../lib/errors.ts'
 import type { Paths } from '../lib/paths.ts'
 import { type Sheet, renderSheet } from '../profile/sheet.ts'
 import { hiddenButTracked } from '../profile/tracked.ts'
+import type { Front } from './front.ts'
 import type { Resolved } from './resolve.ts'
-
-export interface Screen {
-  readonly color: boolean
-  err(text: string): void
-}
 
 export function sheetOf(resolved: Resolved, color: boolean): Sheet {
   return renderSheet(resolved.plan, {
@@ -30,31 +25,31 @@ export function sheetOf(resolved: Resolved, color: boolean): Sheet {
  *
  * @returns the sheet's digest. @throws AmbitError ERR_SHEET_REFUSED
  */
-export async function acceptSheet(resolved: Resolved, screen: Screen): Promise<string> {
-  const sheet = sheetOf(resolved, screen.color)
+export async function acceptSheet(resolved: Resolved, front: Front): Promise<string> {
+  const sheet = sheetOf(resolved, front.color)
   const { request, admission } = resolved
   if (request.accepted) {
     if (admission.acceptance === 'terminal') {
       throw refused('policy does not let --yes accept this grant', 'run it at a terminal without --yes')
     }
-    if (!request.quiet) screen.err(sheet.text)
+    if (!request.quiet) front.err(sheet.text)
     return sheet.digest
   }
   const known = acceptanceFile(request.paths, sheet.digest)
   if (admission.acceptance !== 'terminal' && existsSync(known)) {
-    screen.err(
+    front.err(
       `ambit: profile ${resolved.plan.profile.name}: the same grant as accepted before (ambit explain shows it)`,
     )
     return sheet.digest
   }
-  screen.err(sheet.text)
-  if (!process.stdin.isTTY) {
+  if (!front.ask) {
+    front.err(sheet.text)
     throw refused(
       'nobody is at a terminal to accept the grant sheet',
       'add --yes to accept it on the command line',
     )
   }
-  if (!(await askYes('Run it within these bounds? [y/N] ')))
+  if (!(await front.ask(sheet.text, 'Run it within these bounds? [y/N] ')))
     throw refused('the grant sheet was not accepted', 'nothing ran')
   mkdirSync(join(request.paths.state, 'accepted'), { recursive: true, mode: 0o700 })
   writeFileSync(known, `${new Date().toISOString()}\n`, { mode: 0o600 })
@@ -66,12 +61,3 @@ const refused = (why: string, remedy: string): AmbitError =>
 
 const acceptanceFile = (paths: Paths, digest: string): string =>
   join(paths.state, 'accepted', createHash('sha256').update(digest).digest('hex').slice(0, 32))
-
-async function askYes(question: string): Promise<boolean> {
-  const reader = createInterface({ input: process.stdin, output: process.stderr })
-  try {
-    return /^y(es)?$/i.test((await reader.question(question)).trim())
-  } finally {
-    reader.close()
-  }
-}

@@ -16,6 +16,7 @@ import { startView, type View } from '../view/view.ts'
 import type { ViewSpec } from '../view/view-spec.ts'
 import { AmbitError, messageOf } from '../lib/errors.ts'
 import { LabelWatch, openBarrier } from './durability.ts'
+import type { Front } from './front.ts'
 import type { Registered } from './register.ts'
 import { homeOf } from './resolve.ts'
 import { VIEW_SPEC } from './review.ts'
@@ -32,7 +33,7 @@ export interface Wired {
 }
 
 /** Builds the session's world up to the point where the command waits for `world.exec()`. */
-export async function wireSession(session: Registered): Promise<Wired> {
+export async function wireSession(session: Registered, front: Front): Promise<Wired> {
   const state = new LiveState()
   // Reads of a plain mount pass no view and raise no label: what it holds counts as read.
   for (const root of session.plan.roots) if (root.via === 'mount') state.raiseLabel(root.label)
@@ -44,8 +45,9 @@ export async function wireSession(session: Registered): Promise<Wired> {
   let world: World | null = null
   let view: View | null = null
   try {
-    const launch = launchSpec(session, gate.caPem, secrets)
-    world = await runtimeNamed(session.runtime).open(launch, writeSpec(session, 'launch', launch))
+    const launch = launchSpec(session, gate.caPem, secrets, front.terminal)
+    const specPath = writeSpec(session, 'launch', launch)
+    world = await runtimeNamed(session.runtime).open(launch, specPath, front.startLauncher)
     await gate.listen(world.sockets)
     const spec = viewSpec(session, launch)
     view = await startView({ spec, specPath: join(session.dir, VIEW_SPEC), fuse: world.fuse })
@@ -122,7 +124,7 @@ function upstreamOf(env: NodeJS.ProcessEnv): { proxy: string | null; roots: stri
   }
 }
 
-function launchSpec(session: Registered, caPem: string, secrets: Secrets): LaunchSpec {
+function launchSpec(session: Registered, caPem: string, secrets: Secrets, terminal: boolean): LaunchSpec {
   const { request, plan, agent, id } = session
   return prepareLaunch({
     plan,
@@ -132,7 +134,7 @@ function launchSpec(session: Registered, caPem: string, secrets: Secrets): Launc
     cwd: request.cwd,
     caPem,
     placeholders: secrets.placeholders,
-    terminal: Boolean(process.stdin.isTTY && process.stdout.isTTY),
+    terminal,
     journal: join(journalDir(request.paths, id), 'launch.wal'),
     env: request.env,
     project: request.project,

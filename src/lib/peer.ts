@@ -4,8 +4,8 @@
  */
 import * as fs from 'node:fs'
 import type { Socket } from 'node:net'
-import { AmbitError, messageOf } from '../lib/errors.ts'
-import { native } from '../lib/native.ts'
+import { AmbitError, messageOf } from './errors.ts'
+import { native } from './native.ts'
 
 export interface Peer {
   readonly pid: number

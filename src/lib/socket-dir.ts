@@ -1,6 +1,6 @@
 /** The directory of the daemon's socket: private to one account, so that nobody else can put a socket there. */
 import * as fs from 'node:fs'
-import { AmbitError, messageOf } from '../lib/errors.ts'
+import { AmbitError, messageOf } from './errors.ts'
 
 /** Makes `dir` (0700) if it is missing and checks that it is ours alone. Throws ERR_DAEMON_PEER (CASES.md T-11). */
 export function claimDir(dir: string): void {

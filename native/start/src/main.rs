@@ -1,0 +1,36 @@
+//! `ambit`, as it is started: `run` goes to a warm session host where one stands ready, everything else, and whatever
+//! a host cannot take, to a Node of its own. docs/architecture.md, "A warm start".
+#![no_main]
+mod client;
+mod host;
+mod request;
+mod sys;
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Without Rust's own start, which would change what SIGPIPE does in everything started from here.
+#[unsafe(no_mangle)]
+pub extern "C" fn main(_argc: libc::c_int, _argv: *const *const libc::c_char) -> libc::c_int {
+    let Some(root) = installation() else {
+        eprintln!("ambit: cannot find its own installation: /proc is not mounted");
+        return 125;
+    };
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    host::run(&root, &words).unwrap_or_else(|| become_node(&root, &words))
+}
+
+/// The directory that holds `.build/bin/ambit-start`, by the kernel's word.
+fn installation() -> Option<PathBuf> {
+    Some(std::fs::read_link("/proc/self/exe").ok()?.parent()?.parent()?.parent()?.to_path_buf())
+}
+
+/// The cold start. Returns only when it failed.
+fn become_node(root: &Path, words: &[OsString]) -> libc::c_int {
+    let build = root.join(".build");
+    let error = Command::new(build.join("node")).arg(build.join("ambit.cjs")).args(words).exec();
+    eprintln!("ambit: cannot start: {}: {error}; run: ./dev build", build.join("node").display());
+    125
+}

@@ -1,0 +1,180 @@
+//! The system calls that std lacks.
+use std::io::{self, Seek, Write};
+use std::mem::{size_of, size_of_val, zeroed};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+fn check(returned: libc::c_int) -> io::Result<libc::c_int> {
+    if returned < 0 { Err(io::Error::last_os_error()) } else { Ok(returned) }
+}
+
+fn owned(fd: RawFd) -> OwnedFd {
+    // SAFETY: callers pass what a system call has just returned.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Which of fds 0 to 2 are terminals; None when one of them is closed.
+pub fn terminals() -> Option<[bool; 3]> {
+    let open = |fd| unsafe { libc::fcntl(fd, libc::F_GETFD) } >= 0;
+    // SAFETY: plain numbers.
+    (0..3).all(open).then(|| [0, 1, 2].map(|fd| unsafe { libc::isatty(fd) } == 1))
+}
+
+pub fn umask() -> u32 {
+    // SAFETY: this process has one thread; the mask is put back at once.
+    unsafe {
+        let mask = libc::umask(0o077);
+        libc::umask(mask);
+        mask
+    }
+}
+
+pub fn uid() -> u32 {
+    // SAFETY: always succeeds.
+    unsafe { libc::geteuid() }
+}
+
+/// A connected pair; both ends close at exec.
+pub fn socketpair(kind: libc::c_int) -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut fds = [0; 2];
+    // SAFETY: fds has room for both.
+    check(unsafe { libc::socketpair(libc::AF_UNIX, kind | libc::SOCK_CLOEXEC, 0, fds.as_mut_ptr()) })?;
+    Ok((owned(fds[0]), owned(fds[1])))
+}
+
+/// An anonymous file that holds `content`, to be read from its start.
+pub fn memfd(content: &[u8]) -> io::Result<OwnedFd> {
+    // SAFETY: the name is a C string.
+    let fd = check(unsafe { libc::memfd_create(c"ambit-request".as_ptr(), libc::MFD_CLOEXEC) })?;
+    let mut file = std::fs::File::from(owned(fd));
+    file.write_all(content)?;
+    file.rewind()?;
+    Ok(file.into())
+}
+
+const MOST_FDS: usize = 4;
+
+/// Sends `bytes` with `fds` as one message.
+pub fn send_with_fds(socket: &impl AsRawFd, bytes: &[u8], fds: &[RawFd]) -> io::Result<()> {
+    assert!(fds.len() <= MOST_FDS);
+    let mut part = libc::iovec { iov_base: bytes.as_ptr() as *mut _, iov_len: bytes.len() };
+    let mut space = [0u64; 8];
+    let payload = size_of_val(fds);
+    // SAFETY: every pointer outlives the call; the control buffer is aligned and larger than CMSG_SPACE of MOST_FDS.
+    unsafe {
+        let mut message: libc::msghdr = zeroed();
+        message.msg_iov = &mut part;
+        message.msg_iovlen = 1;
+        message.msg_control = space.as_mut_ptr().cast();
+        message.msg_controllen = libc::CMSG_SPACE(payload as u32) as _;
+        let header = libc::CMSG_FIRSTHDR(&message);
+        (*header).cmsg_level = libc::SOL_SOCKET;
+        (*header).cmsg_type = libc::SCM_RIGHTS;
+        (*header).cmsg_len = libc::CMSG_LEN(payload as u32) as _;
+        std::ptr::copy_nonoverlapping(fds.as_ptr().cast::<u8>(), libc::CMSG_DATA(header), payload);
+        let sent = libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_NOSIGNAL);
+        if sent == bytes.len() as isize { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+/// The account at the other end of a unix socket.
+pub fn peer_uid(socket: &impl AsRawFd) -> io::Result<u32> {
+    // SAFETY: ucred is plain data of the length given.
+    unsafe {
+        let mut peer: libc::ucred = zeroed();
+        let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+        let fd = socket.as_raw_fd();
+        let into = (&raw mut peer).cast();
+        check(libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, into, &mut length))?;
+        Ok(peer.uid)
+    }
+}
+
+/// Blocks `signals`, hands them out by descriptor instead. An ignored signal (`nohup`, a shell's `&`) is handed out
+/// too, as Node's handlers would have it.
+pub fn signal_fd(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
+    // SAFETY: the set is filled before it is used.
+    unsafe {
+        let mut set: libc::sigset_t = zeroed();
+        libc::sigemptyset(&mut set);
+        for &signal in signals {
+            libc::sigaddset(&mut set, signal);
+        }
+        // Ignored, a child would vanish before its end is seen.
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+        check(libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()))?;
+        check(libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)).map(owned)
+    }
+}
+
+pub fn next_signal(signals: &OwnedFd) -> Option<libc::c_int> {
+    // SAFETY: the buffer has the length that is given.
+    unsafe {
+        let mut info: libc::signalfd_siginfo = zeroed();
+        let length = size_of::<libc::signalfd_siginfo>();
+        let got = libc::read(signals.as_raw_fd(), (&raw mut info).cast(), length);
+        (got == length as isize).then_some(info.ssi_signo as libc::c_int)
+    }
+}
+
+/// Waits until one of `fds` is readable or closed, at most `ms` (-1: for ever). None when time is up.
+pub fn poll<const N: usize>(fds: [RawFd; N], ms: libc::c_int) -> Option<[bool; N]> {
+    let mut set = fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
+    loop {
+        // SAFETY: the set has N entries.
+        match unsafe { libc::poll(set.as_mut_ptr(), N as libc::nfds_t, ms) } {
+            0 => return None,
+            1.. => return Some(set.map(|one| one.revents != 0)),
+            _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            _ => return None,
+        }
+    }
+}
+
+/// How a child ended; it stays a zombie, so that its number is nobody else's while we live.
+pub fn ended(pid: u32) -> Option<Ended> {
+    // SAFETY: siginfo_t is plain data, filled by waitid.
+    unsafe {
+        let mut info: libc::siginfo_t = zeroed();
+        let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        if libc::waitid(libc::P_PID, pid, &mut info, flags) != 0 || info.si_pid() == 0 {
+            return None;
+        }
+        let exited = info.si_code == libc::CLD_EXITED;
+        Some(if exited { Ended::Code(info.si_status()) } else { Ended::Signal(info.si_status()) })
+    }
+}
+
+pub enum Ended {
+    Code(i32),
+    Signal(i32),
+}
+
+pub fn kill(pid: u32) {
+    // SAFETY: plain numbers; the child is not reaped, so the number is its own.
+    unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
+}
+
+/// Ends this process as `signal` does by default.
+pub fn die_of(signal: libc::c_int) {
+    // SAFETY: plain numbers and a set filled before use.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+        let mut set: libc::sigset_t = zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, signal);
+        libc::sigprocmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
+        libc::raise(signal);
+    }
+}
+
+/// Makes `fds` descriptors 3 and 4. Only async-signal-safe calls: it runs between fork and exec.
+pub fn take_places(fds: [RawFd; 2]) -> io::Result<()> {
+    // SAFETY: plain numbers; first out of the way, so that neither overwrites the other.
+    unsafe {
+        let high = fds.map(|fd| libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 10));
+        for (place, fd) in (3..).zip(high) {
+            check(libc::dup2(check(fd)?, place))?;
+        }
+    }
+    Ok(())
+}
