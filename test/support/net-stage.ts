@@ -1,0 +1,147 @@
+/**
+ * A stage in a network of its own (lab.ts) with a small internet around it: hosts that a profile may name, one of the
+ * attacker's, and a count of what arrived where. For cases about what leaves.
+ */
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { attackIn, once } from './case.ts'
+import { type DnsRecorder, recordDns } from './dns.ts'
+import { claimAddress, labMissing, packetsOut } from './lab.ts'
+import { Stage, type StageOptions, type Step } from './stage.ts'
+import {
+  type Answer,
+  type Listener,
+  type Seen,
+  serveHttps,
+  serveTcp,
+  settle,
+  type Upstream,
+} from './upstream.ts'
+import type { As } from './users.ts'
+
+export const attack = attackIn(labMissing)
+
+export const PUBLIC = '93.184.216.34'
+export const EVIL = '93.184.216.66'
+export const REAL_KEY = 'sk-real-key-of-the-user-0123456789'
+export const FOREIGN_KEY = 'sk-attackers-own-key-9876543210'
+export const KEY = {
+  name: 'key',
+  kind: 'header',
+  header: 'x-api-key',
+  source: 'env:REAL_KEY',
+  env: 'API_KEY',
+} as const
+
+const HOSTS = ['good.test', 'other.test', 'key.test', 'limited.test', 'a.wild.test']
+
+export interface World {
+  readonly dns: DnsRecorder
+  /** Serves every host of `HOSTS`. */
+  readonly good: Upstream
+  readonly evil: Upstream
+  readonly evilTcp: Listener
+  /** A service of the host, on its loopback. */
+  readonly local: Listener
+}
+
+/** `/echo` gives the credential header back, in head and body; anything else is `hello`. */
+const answer: Answer = (request, response) => {
+  const key = String(request.headers['x-api-key'] ?? 'no key')
+  if (request.url === '/redirect') response.writeHead(302, { location: 'https://evil.test/taken' }).end()
+  else if (request.url.startsWith('/echo'))
+    response.writeHead(200, { 'x-echo': key, 'set-cookie': `k=${key}` }).end(`you sent ${key}.`)
+  else response.end('hello')
+}
+
+/** Made once a test file. */
+export const world = once(async (_: null): Promise<World> => {
+  for (const address of [PUBLIC, EVIL]) claimAddress(address)
+  const dns = await recordDns()
+  const good = await serveHttps(HOSTS, { address: PUBLIC, port: 443, answer })
+  const evil = await serveHttps(['evil.test'], { address: EVIL, port: 443 })
+  const evilTcp = await serveTcp(EVIL, 61_880, 'evil speaks\r\n')
+  const local = await serveTcp('127.0.0.1', 6277, 'local service')
+  for (const host of HOSTS) dns.zone.set(host, [PUBLIC])
+  for (const host of ['evil.test', 'data.evil.test', 'good.test.evil.test']) dns.zone.set(host, [EVIL])
+  return { dns, good, evil, evilTcp, local }
+})
+
+export async function netStage(as: As, options: StageOptions = {}): Promise<Stage> {
+  const { good, evil } = await world(null)
+  const stage = new Stage(as, { files: { 'notes.txt': 'notes of the user\n' }, ...options })
+  writeFileSync(join(stage.root, 'ca.pem'), good.ca + evil.ca, { mode: 0o644 })
+  return stage
+}
+
+/** A rule that trusts the certificates of this world. */
+export const rule = (stage: Stage, host: string, more: object = {}): object => ({
+  host,
+  ca: join(stage.root, 'ca.pem'),
+  ...more,
+})
+
+/** For programs outside the session, in positive controls. */
+export const outsideEnv = (stage: Stage): Record<string, string> => ({
+  NODE_EXTRA_CA_CERTS: join(stage.root, 'ca.pem'),
+  CURL_CA_BUNDLE: join(stage.root, 'ca.pem'),
+})
+
+export interface Watched<T> {
+  readonly value: T
+  /** Requests that reached the hosts a profile may name. */
+  readonly arrived: readonly Seen[]
+  /** Connections to the attacker's. */
+  readonly evil: number
+  readonly local: number
+  readonly asked: readonly string[]
+  readonly packets: number
+}
+
+/** What the outside saw while `run` ran. */
+export async function watching<T>(run: () => Promise<T>): Promise<Watched<T>> {
+  const { dns, good, evil, evilTcp, local } = await world(null)
+  const evilNow = (): number => evil.connections() + evilTcp.connections()
+  const [requests, evils, locals, asked, packets] = [
+    good.requests.length,
+    evilNow(),
+    local.connections(),
+    dns.asked.length,
+    packetsOut(),
+  ]
+  const value = await run()
+  await settle()
+  return {
+    value,
+    arrived: good.requests.slice(requests),
+    evil: evilNow() - evils,
+    local: local.connections() - locals,
+    asked: dns.asked.slice(asked),
+    packets: packetsOut() - packets,
+  }
+}
+
+/** Everything of a request that could carry data. */
+export const wire = (request: Seen): string =>
+  [request.method, request.url, ...request.rawHeaders, request.body].join('\n')
+
+export const head = (lines: string): string => lines.replaceAll('\n', '\r\n')
+export const get = (name: string, url: string, more: object = {}): Step => ({
+  name,
+  op: 'http',
+  url,
+  ...more,
+})
+export const post = (name: string, url: string, body: string, headers: object = {}): Step =>
+  get(name, url, { method: 'POST', body, headers })
+/** Bytes over TLS to a host, as they are. */
+export const raw = (name: string, send: unknown, host = 'good.test', more: object = {}): Step => ({
+  name,
+  op: 'tls',
+  host,
+  port: 443,
+  send,
+  wait: 1500,
+  ...more,
+})
+export const sh = (name: string, cmd: string): Step => ({ name, op: 'sh', cmd, timeout: 15_000 })
