@@ -1,5 +1,6 @@
 //! Attributes: mode, owner, size, times, extended.
 use std::io;
+use std::time::Duration;
 
 use fuse_backend_rs::abi::fuse_abi::{SetattrValid, stat64};
 use fuse_backend_rs::api::filesystem::Entry;
@@ -9,24 +10,40 @@ use crate::overlay::describe;
 use crate::record::Fact;
 use crate::sys::{self, errno};
 use crate::tree::{Layer, Spot, TOP};
-use crate::view::{Handle, View};
+use crate::view::View;
+use crate::watch::{LONG, SHORT};
 
 impl View {
-    pub fn attributes_of(&self, node: u64, handle: Option<u64>) -> io::Result<stat64> {
+    /// The attributes, and how long the kernel may keep them.
+    pub fn attributes_of(&self, node: u64, handle: Option<u64>) -> io::Result<(stat64, Duration)> {
         if node == TOP {
             let mut attr = Entry::default().attr;
             attr.st_ino = TOP;
             attr.st_mode = libc::S_IFDIR | 0o555;
             attr.st_nlink = 1;
             (attr.st_uid, attr.st_gid) = (self.owner.uid, self.owner.gid);
-            return Ok(attr);
+            return Ok((attr, LONG));
         }
         let spot = self.spot(node)?;
-        let stat = match handle.and_then(|id| self.handle(id).ok()).as_deref() {
-            Some(Handle::File(file)) => sys::stat_fd(&**file.file.read().unwrap())?,
-            _ => self.stat(&spot)?,
+        // Before they are looked at: a change after that makes an event.
+        let lasts = self.attributes_last(&spot);
+        let stat = match handle.and_then(|id| self.handle(id).ok()) {
+            Some(file) => sys::stat_fd(&**file.file.read().unwrap())?,
+            None => self.stat(&spot)?,
         };
-        Ok(self.attributes(&stat, spot.ino))
+        let lasts = if !spot.kind.is_dir() && stat.st_nlink != 1 { SHORT } else { lasts };
+        Ok((self.attributes(&stat, spot.ino), lasts))
+    }
+
+    fn attributes_last(&self, spot: &Spot) -> Duration {
+        match spot.kind.is_dir() {
+            _ if spot.gone => SHORT,
+            true => self.names_last(spot.node, spot.lower.is_some()),
+            // The upper layer changes through this view only.
+            false if spot.lower.is_none() => LONG,
+            false if spot.parent == TOP => SHORT,
+            false => self.names_last(spot.parent, true),
+        }
     }
 
     pub fn change_attributes(
@@ -35,7 +52,7 @@ impl View {
         attr: &stat64,
         handle: Option<u64>,
         valid: SetattrValid,
-    ) -> io::Result<stat64> {
+    ) -> io::Result<(stat64, Duration)> {
         if node == TOP {
             return Err(errno(libc::EROFS));
         }
@@ -88,8 +105,8 @@ impl View {
     }
 
     fn resize(&self, spot: &Spot, handle: Option<u64>, size: u64) -> io::Result<()> {
-        let held = match handle.and_then(|id| self.handle(id).ok()).as_deref() {
-            Some(Handle::File(file)) if file.writes => {
+        let held = match handle.and_then(|id| self.handle(id).ok()) {
+            Some(file) if file.writes => {
                 file.dirty.store(true, std::sync::atomic::Ordering::Release);
                 Some(file.file.read().unwrap().clone())
             }

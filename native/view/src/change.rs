@@ -15,7 +15,7 @@ use crate::rules::Class;
 use crate::spec::Access;
 use crate::sys::{self, errno};
 use crate::tree::{Id, Layer, Spot, TOP};
-use crate::view::{FileHandle, Handle, View};
+use crate::view::{FileHandle, View};
 
 /// Longest path, relative to its root, under which a name is made: every record must hold it.
 const LONGEST_PATH: usize = 32 << 10;
@@ -89,8 +89,9 @@ impl View {
 
     fn known(&self, parent: u64, name: &[u8]) -> io::Result<Entry> {
         let parent = self.spot(parent)?;
+        let lasts = self.names_last(parent.node, parent.lower.is_some());
         let found = self.find(&parent, name)?.ok_or_else(|| errno(libc::ENOENT))?;
-        self.entry(parent.node, name, &found)
+        self.entry(parent.node, name, &found, lasts)
     }
 
     pub fn create_file(&self, parent: u64, name: &[u8], mode: u32, flags: u32) -> io::Result<(Entry, u64)> {
@@ -117,7 +118,7 @@ impl View {
         self.quota.open(entry.inode, &file);
         let unrecorded = AtomicBool::new(true);
         let handle = FileHandle { unrecorded, ..FileHandle::new(entry.inode, file, true) };
-        Ok((entry, self.add_handle(Handle::File(handle))))
+        Ok((entry, self.add_handle(handle)))
     }
 
     pub fn make_dir(&self, parent: u64, name: &[u8], mode: u32) -> io::Result<Entry> {
@@ -178,6 +179,10 @@ impl View {
         self.links.note(to.root, Id::from(&stat), [&from.path, &path]);
         self.record
             .append(&Fact::Create { path: &self.fact_path(to.root, &path), kind: kind_name(from.kind) })?;
+        // Its names are inodes of their own to the kernel: what is changed by one must not stay cached for another.
+        for other in self.tree.lock().unwrap().nodes_of(Id::from(&stat)) {
+            self.kernel(|kernel| kernel.forget_attributes(other, false));
+        }
         self.known(parent, name)
     }
 

@@ -12,10 +12,15 @@ use crate::record::Fact;
 use crate::spec::Access;
 use crate::sys::{self, errno};
 use crate::tree::{Id, Layer, Spot, TOP};
-use crate::view::{FileHandle, Handle, View};
+use crate::view::{FileHandle, View};
 
 /// Files up to this size are hashed at once when they are closed; larger ones later.
 const HASHED_AT_CLOSE: u64 = 64 << 10;
+
+/// True when a file opened with these flags may change.
+pub fn changes(flags: u32) -> bool {
+    flags as i32 & libc::O_ACCMODE != libc::O_RDONLY || flags as i32 & libc::O_TRUNC != 0
+}
 
 /// What a copy may take: holes become blocks.
 fn copied_size(stat: &fs::Stat) -> u64 {
@@ -43,7 +48,7 @@ impl View {
     /// Opens a file. The flag says that its content is what it was at the last open: the kernel may keep its pages.
     pub fn open_file(&self, node: u64, flags: u32) -> io::Result<(u64, bool)> {
         let mut spot = self.spot(node)?;
-        let writes = flags as i32 & libc::O_ACCMODE != libc::O_RDONLY || flags as i32 & libc::O_TRUNC != 0;
+        let writes = changes(flags);
         let stat = self.stat(&spot)?;
         if !sys::kind(&stat).is_file() {
             return Err(errno(libc::ENXIO));
@@ -90,7 +95,7 @@ impl View {
         let unrecorded = AtomicBool::new(writes && flags as i32 & libc::O_TRUNC != 0);
         let dirty = AtomicBool::new(false);
         let handle = FileHandle { dirty, unrecorded, ..FileHandle::new(node, file, writes) };
-        Ok((self.add_handle(Handle::File(handle)), unchanged && !writes))
+        Ok((self.add_handle(handle), unchanged && !writes))
     }
 
     /// Opens for reading and writing where the host allows both: the digest at close needs to read.
@@ -134,16 +139,13 @@ impl View {
     pub fn release_file(&self, id: u64) -> io::Result<()> {
         let handle = self.handles.write().unwrap().remove(&id);
         let Some(handle) = handle else { return Ok(()) };
-        if let Handle::File(file) = &*handle {
-            // Made or emptied, and nothing written: that is its content.
-            file.dirty.fetch_or(file.unrecorded.load(Ordering::Acquire), Ordering::AcqRel);
-            let flushed = self.flush_file(file);
-            if file.writes {
-                self.quota.close(file.node);
-            }
-            return flushed;
+        // Made or emptied, and nothing written: that is its content.
+        handle.dirty.fetch_or(handle.unrecorded.load(Ordering::Acquire), Ordering::AcqRel);
+        let flushed = self.flush_file(&handle);
+        if handle.writes {
+            self.quota.close(handle.node);
         }
-        Ok(())
+        flushed
     }
 
     /// Makes a directory's names durable, in both layers.
@@ -231,14 +233,9 @@ impl View {
             return Ok(());
         }
         let handles: Vec<_> = self.handles.read().unwrap().values().cloned().collect();
-        for handle in handles {
-            if let Handle::File(file) = &*handle
-                && file.node == spot.node
-            {
-                let copy =
-                    if file.writes { self.writable(spot)? } else { self.content(spot, OFlags::RDONLY)? };
-                *file.file.write().unwrap() = Arc::new(copy);
-            }
+        for file in handles.iter().filter(|file| file.node == spot.node) {
+            let copy = if file.writes { self.writable(spot)? } else { self.content(spot, OFlags::RDONLY)? };
+            *file.file.write().unwrap() = Arc::new(copy);
         }
         Ok(())
     }

@@ -1,7 +1,6 @@
 //! The view as a fuse-backend-rs file system: the same for FUSE to sandboxes and virtio-fs to microVMs.
 use std::ffi::CStr;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -11,28 +10,28 @@ use fuse_backend_rs::api::filesystem::{
 };
 use rustix::fs::{self, FallocateFlags, FileType, SeekFrom};
 
+use crate::content::changes;
+use crate::listing::DirItem;
 use crate::sys::{errno, lent};
 use crate::tree::TOP;
-use crate::view::{DirItem, FileHandle, Handle, TTL, View};
+use crate::view::{FileHandle, View};
+
+/// A file opened to be read has nothing to say when it is closed; bit 5 of `fuse_open_out.open_flags`, which the
+/// library does not name.
+const NOFLUSH: u32 = 1 << 5;
+
+fn open_options(bits: u32) -> OpenOptions {
+    // SAFETY: the type is its bits; the library passes them on as they are.
+    #[allow(unsafe_code)]
+    unsafe {
+        OpenOptions::from_bits_unchecked(bits)
+    }
+}
 
 impl View {
     fn with_file<T>(&self, handle: u64, act: impl FnOnce(&FileHandle) -> io::Result<T>) -> io::Result<T> {
-        match &*self.handle(handle)? {
-            Handle::File(file) if file.revoked.load(Ordering::Acquire) => Err(errno(libc::EACCES)),
-            Handle::File(file) => act(file),
-            Handle::Dir(_) => Err(errno(libc::EISDIR)),
-        }
-    }
-
-    /// The listing of an open directory; from the start it is read afresh (rewinddir).
-    fn items(&self, node: u64, handle: u64, offset: u64) -> io::Result<Arc<Vec<DirItem>>> {
-        let handle = self.handle(handle)?;
-        let Handle::Dir(items) = &*handle else { return Err(errno(libc::ENOTDIR)) };
-        let mut items = items.lock().unwrap();
-        if offset == 0 {
-            *items = self.list_node(node)?;
-        }
-        Ok(items.clone())
+        let file = self.handle(handle)?;
+        if file.revoked.load(Ordering::Acquire) { Err(errno(libc::EACCES)) } else { act(&file) }
     }
 }
 
@@ -72,10 +71,12 @@ impl FileSystem for View {
             | FsOptions::DO_READDIRPLUS
             | FsOptions::READDIRPLUS_AUTO
             | FsOptions::PARALLEL_DIROPS
+            | FsOptions::ZERO_MESSAGE_OPENDIR
             | FsOptions::HANDLE_KILLPRIV_V2
             | FsOptions::CACHE_SYMLINKS
             | FsOptions::ASYNC_DIO
             | FsOptions::MAX_PAGES;
+        self.opens_dirs.store(!capable.contains(FsOptions::ZERO_MESSAGE_OPENDIR), Ordering::Relaxed);
         Ok(capable & wanted)
     }
 
@@ -88,7 +89,7 @@ impl FileSystem for View {
     }
 
     fn getattr(&self, _: &Context, inode: u64, handle: Option<u64>) -> io::Result<(stat64, Duration)> {
-        Ok((self.attributes_of(inode, handle)?, TTL))
+        self.attributes_of(inode, handle)
     }
 
     fn setattr(
@@ -99,7 +100,7 @@ impl FileSystem for View {
         handle: Option<u64>,
         valid: SetattrValid,
     ) -> io::Result<(stat64, Duration)> {
-        Ok((self.change_attributes(inode, &attr, handle, valid)?, TTL))
+        self.change_attributes(inode, &attr, handle, valid)
     }
 
     fn readlink(&self, _: &Context, inode: u64) -> io::Result<Vec<u8>> {
@@ -150,7 +151,9 @@ impl FileSystem for View {
         _: u32,
     ) -> io::Result<(Option<u64>, OpenOptions, Option<u32>)> {
         let (handle, unchanged) = self.open_file(inode, flags)?;
-        Ok((Some(handle), if unchanged { OpenOptions::KEEP_CACHE } else { OpenOptions::empty() }, None))
+        let kept = if unchanged { OpenOptions::KEEP_CACHE } else { OpenOptions::empty() };
+        let silent = if changes(flags) { 0 } else { NOFLUSH };
+        Ok((Some(handle), open_options(kept.bits() | silent), None))
     }
 
     fn create(
@@ -303,25 +306,29 @@ impl FileSystem for View {
         self.change_xattr(inode, name.to_bytes(), None, 0)
     }
 
+    /// ENOSYS: the kernel opens directories itself from then on and keeps their listings until their time changes, the
+    /// agent changes them, or the host does (`watch`). Linux before 5.1 asks each time.
     fn opendir(&self, _: &Context, _: u64, _: u32) -> io::Result<(Option<u64>, OpenOptions)> {
-        Ok((Some(self.add_handle(Handle::Dir(Default::default()))), OpenOptions::empty()))
+        match self.opens_dirs.load(Ordering::Relaxed) {
+            true => Ok((None, OpenOptions::CACHE_DIR | OpenOptions::KEEP_CACHE)),
+            false => Err(errno(libc::ENOSYS)),
+        }
     }
 
     fn readdir(
         &self,
         _: &Context,
         inode: u64,
-        handle: u64,
+        _: u64,
         _: u32,
         offset: u64,
         add_entry: &mut dyn FnMut(DirEntry) -> io::Result<usize>,
     ) -> io::Result<()> {
-        let items = self.items(inode, handle, offset)?;
-        let mut at = offset;
-        while let Some((name, kind, ino)) = at_offset(&items, at) {
-            at += 1;
-            let ino = if at <= 2 { inode } else { ino };
-            if add_entry(DirEntry { ino, offset: at, type_: type_bits(kind), name })? == 0 {
+        let (items, mut place) = self.items(inode, offset)?;
+        while let Some((name, kind, ino)) = at_offset(&items, place.index) {
+            let ino = if place.index < 2 { inode } else { ino };
+            place = place.next();
+            if add_entry(DirEntry { ino, offset: place.offset(), type_: type_bits(kind), name })? == 0 {
                 break;
             }
         }
@@ -332,27 +339,29 @@ impl FileSystem for View {
         &self,
         _: &Context,
         inode: u64,
-        handle: u64,
+        _: u64,
         _: u32,
         offset: u64,
         add_entry: &mut dyn FnMut(DirEntry, Entry) -> io::Result<usize>,
     ) -> io::Result<()> {
-        let items = self.items(inode, handle, offset)?;
         let parent = if inode == TOP { None } else { Some(self.spot(inode)?) };
-        let mut at = offset;
-        while let Some((name, kind, ino)) = at_offset(&items, at) {
-            at += 1;
-            let entry = match (&parent, at <= 2) {
-                (Some(parent), false) => match self.find(parent, name)? {
-                    Some(found) => self.entry(inode, name, &found)?,
+        // Before the directory is read: a change after that makes an event.
+        let lasts = parent.as_ref().map(|parent| self.names_last(inode, parent.lower.is_some()));
+        let (items, mut place) = self.items(inode, offset)?;
+        while let Some((name, kind, ino)) = at_offset(&items, place.index) {
+            let named = place.index >= 2;
+            place = place.next();
+            let entry = match (&parent, lasts) {
+                (Some(parent), Some(lasts)) if named => match self.find(parent, name)? {
+                    Some(found) => self.entry(inode, name, &found, lasts)?,
                     // Gone since it was listed.
                     None => continue,
                 },
                 _ => Entry::default(),
             };
             let ino = if entry.inode == 0 { ino.max(1) } else { entry.attr.st_ino };
-            let (node, item) = (entry.inode, DirEntry { ino, offset: at, type_: type_bits(kind), name });
-            let added = add_entry(item, entry);
+            let (node, offset) = (entry.inode, place.offset());
+            let added = add_entry(DirEntry { ino, offset, type_: type_bits(kind), name }, entry);
             if !matches!(added, Ok(size) if size > 0) {
                 if node != 0 {
                     self.forget_node(node, 1);
@@ -368,8 +377,7 @@ impl FileSystem for View {
         self.sync_dir(inode)
     }
 
-    fn releasedir(&self, _: &Context, _: u64, _: u32, handle: u64) -> io::Result<()> {
-        self.handles.write().unwrap().remove(&handle);
+    fn releasedir(&self, _: &Context, _: u64, _: u32, _: u64) -> io::Result<()> {
         Ok(())
     }
 

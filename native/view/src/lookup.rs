@@ -1,7 +1,6 @@
-//! Names to nodes, and listings: the merge of the host's tree and the upper layer, without hidden names.
-use std::collections::HashSet;
+//! Names to nodes: the merge of the host's tree and the upper layer, without hidden names.
 use std::io;
-use std::sync::Arc;
+use std::time::Duration;
 
 use fuse_backend_rs::api::filesystem::Entry;
 use rustix::fs::{FileType, Stat};
@@ -9,7 +8,8 @@ use rustix::fs::{FileType, Stat};
 use crate::rules::Class;
 use crate::sys::{self, errno};
 use crate::tree::{FIRST_ROOT, Id, Layer, Object, Spot, TOP};
-use crate::view::{DirItem, TTL, View};
+use crate::view::View;
+use crate::watch::{LONG, SHORT};
 
 /// What stands at a name: the object in effect, and the other layer's directory where both have one.
 pub struct Found {
@@ -24,6 +24,16 @@ pub struct Found {
 impl Found {
     pub fn kind(&self) -> FileType {
         sys::kind(&self.stat)
+    }
+
+    /// How long attributes last where names last `names`. A directory's change without an event in its parent, and
+    /// those of a file with several names by another name.
+    fn attributes_last(&self, names: Duration) -> Duration {
+        match self.lower {
+            Some(_) if self.kind().is_dir() => SHORT,
+            _ if !self.kind().is_dir() && self.stat.st_nlink > 1 => SHORT,
+            _ => names,
+        }
     }
 }
 
@@ -72,8 +82,9 @@ impl View {
         Some(Found { path, class, stat, lower, upper })
     }
 
-    /// The entry for a found name, with one reference for the kernel.
-    pub fn entry(&self, parent: u64, name: &[u8], found: &Found) -> io::Result<Entry> {
+    /// The entry for a found name, with one reference for the kernel. `lasts`: what `names_last` said of the parent
+    /// before the name was looked for.
+    pub fn entry(&self, parent: u64, name: &[u8], found: &Found, lasts: Duration) -> io::Result<Entry> {
         let object = Object {
             class: found.class,
             kind: found.kind(),
@@ -88,14 +99,14 @@ impl View {
             generation: 0,
             attr: self.attributes(&found.stat, ino),
             attr_flags: 0,
-            attr_timeout: TTL,
-            entry_timeout: TTL,
+            attr_timeout: found.attributes_last(lasts),
+            entry_timeout: lasts,
         })
     }
 
     /// "No such name", which the kernel may remember for as long as a name.
-    pub fn absent() -> Entry {
-        Entry { entry_timeout: TTL, ..Entry::default() }
+    pub fn absent(lasts: Duration) -> Entry {
+        Entry { entry_timeout: lasts, ..Entry::default() }
     }
 
     pub fn look_up(&self, parent: u64, name: &[u8]) -> io::Result<Entry> {
@@ -103,8 +114,9 @@ impl View {
             return self.look_up_root(name);
         }
         let parent = self.spot(parent)?;
+        let lasts = self.names_last(parent.node, parent.lower.is_some());
         match self.find(&parent, name)? {
-            Some(found) => self.entry(parent.node, name, &found),
+            Some(found) => self.entry(parent.node, name, &found, lasts),
             None => {
                 let path = parent.child_path(name);
                 // Recorded whether or not it exists: the time this takes must not tell.
@@ -112,7 +124,7 @@ impl View {
                     self.refuse(parent.root, &path, "lookup", "hidden", libc::ENOENT);
                     self.record.alive()?;
                 }
-                Ok(Self::absent())
+                Ok(Self::absent(lasts))
             }
         }
     }
@@ -120,7 +132,7 @@ impl View {
     fn look_up_root(&self, name: &[u8]) -> io::Result<Entry> {
         let index = std::str::from_utf8(name).ok().and_then(|n| n.parse::<usize>().ok());
         let Some(index) = index.filter(|i| *i < self.roots.len() && i.to_string().as_bytes() == name) else {
-            return Ok(Self::absent());
+            return Ok(Self::absent(SHORT));
         };
         let node = FIRST_ROOT + index as u64;
         let spot = self.spot(node)?;
@@ -128,58 +140,17 @@ impl View {
         Ok(Entry {
             inode: node,
             attr: self.attributes(&stat, spot.ino),
-            attr_timeout: TTL,
-            entry_timeout: TTL,
+            attr_timeout: SHORT,
+            entry_timeout: LONG,
             ..Entry::default()
         })
-    }
-
-    /// What the directory holds for the agent.
-    pub fn listing(&self, spot: &Spot) -> io::Result<Vec<DirItem>> {
-        let mut items = Vec::new();
-        let mut seen = HashSet::new();
-        let overlay = self.root(spot).overlay.as_ref();
-        if spot.upper.is_some() {
-            for (name, kind, ino) in sys::list(self.dir(spot.node, Layer::Upper)?)? {
-                seen.insert(name.clone());
-                items.push(DirItem { name, kind, ino });
-            }
-        }
-        if spot.lower.is_some() {
-            for (name, kind, ino) in sys::list(self.dir(spot.node, Layer::Lower)?)? {
-                if !seen.contains(&name) && !overlay.is_some_and(|o| o.hides(&spot.child_path(&name))) {
-                    items.push(DirItem { name, kind, ino });
-                }
-            }
-        }
-        let root = self.root(spot);
-        if root.rules.hides() {
-            items.retain(|item| !root.rules.child(spot.class, &spot.child_path(&item.name)).hidden);
-        }
-        Ok(items)
-    }
-
-    /// The listing of the mount's top.
-    pub fn roots_listing(&self) -> Vec<DirItem> {
-        let item = |index: usize| DirItem {
-            name: index.to_string().into_bytes(),
-            kind: FileType::Directory,
-            ino: FIRST_ROOT + index as u64,
-        };
-        (0..self.roots.len()).map(item).collect()
-    }
-
-    pub fn list_node(&self, node: u64) -> io::Result<Arc<Vec<DirItem>>> {
-        Ok(Arc::new(match node {
-            TOP => self.roots_listing(),
-            _ => self.listing(&self.spot(node)?)?,
-        }))
     }
 
     pub fn forget_node(&self, node: u64, count: u64) {
         let gone = self.tree.lock().unwrap().forget(node, count);
         for (node, pinned) in gone {
             self.dirs.drop_node(node);
+            self.watch.drop_node(node);
             // The last use of an unlinked file ended: its blocks are free again.
             if let Some(stat) = pinned.and_then(|fd| sys::stat_fd(fd).ok())
                 && stat.st_nlink == 0

@@ -10,6 +10,7 @@ mod filesystem;
 mod git;
 mod hash;
 mod links;
+mod listing;
 mod lookup;
 mod mount;
 mod narrow;
@@ -27,6 +28,7 @@ mod spec;
 mod sys;
 mod tree;
 mod view;
+mod watch;
 
 use std::path::Path;
 

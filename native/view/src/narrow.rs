@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::rules::Class;
 use crate::tree::Changed;
-use crate::view::{Handle, View};
+use crate::view::View;
 
 impl View {
     /// Adds rules to a root. No request may be under way. Returns the nodes that are not what they were.
@@ -13,12 +13,7 @@ impl View {
         let root = self.roots.get(root).ok_or("there is no such root")?;
         root.rules.narrow(hide, protect).map_err(|e| e.to_string())?;
         let changed = self.reclassify();
-        for handle in self.handles.read().unwrap().values() {
-            // A listing that is half read ends here.
-            if let Handle::Dir(items) = &**handle {
-                *items.lock().unwrap() = Default::default();
-            }
-        }
+        self.listings.clear();
         Ok(changed)
     }
 
@@ -27,11 +22,9 @@ impl View {
         let changed = self.tree.lock().unwrap().reclassify(|root, path| self.roots[root].rules.class(path));
         let classes: HashMap<u64, Class> = changed.iter().map(|node| (node.node, node.class)).collect();
         for handle in self.handles.read().unwrap().values() {
-            if let Handle::File(file) = &**handle
-                && let Some(class) = classes.get(&file.node)
-            {
-                file.revoked.fetch_or(class.hidden, Ordering::AcqRel);
-                file.kept.fetch_or(class.hidden || class.protected, Ordering::AcqRel);
+            if let Some(class) = classes.get(&handle.node) {
+                handle.revoked.fetch_or(class.hidden, Ordering::AcqRel);
+                handle.kept.fetch_or(class.hidden || class.protected, Ordering::AcqRel);
             }
         }
         changed

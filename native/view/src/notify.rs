@@ -6,6 +6,7 @@ use crate::tree::Changed;
 
 const INVALIDATE_INODE: i32 = 2;
 const INVALIDATE_ENTRY: i32 = 3;
+const EXPIRE_ONLY: u32 = 1;
 /// `struct fuse_out_header`.
 const HEADER: usize = 16;
 
@@ -26,6 +27,22 @@ impl Notifier {
             let length = (node.name.len() as u32).to_ne_bytes();
             self.send(INVALIDATE_ENTRY, &[&node.parent.to_ne_bytes(), &length, &[0; 4], &node.name, &[0]]);
         }
+    }
+
+    /// Drops a node's attributes, and of a directory its listing. What a file's pages hold is compared by time and size
+    /// when they are next read (AUTO_INVAL_DATA).
+    pub fn forget_attributes(&self, node: u64, is_dir: bool) {
+        let offset: i64 = if is_dir { 0 } else { -1 };
+        self.send(INVALIDATE_INODE, &[&node.to_ne_bytes(), &offset.to_ne_bytes(), &[0; 8]]);
+    }
+
+    /// Has the kernel ask for a name again. It is not thrown out: something may be mounted on it.
+    pub fn forget_name(&self, parent: u64, name: &[u8]) {
+        let length = (name.len() as u32).to_ne_bytes();
+        self.send(
+            INVALIDATE_ENTRY,
+            &[&parent.to_ne_bytes(), &length, &EXPIRE_ONLY.to_ne_bytes(), name, &[0]],
+        );
     }
 
     fn send(&self, code: i32, parts: &[&[u8]]) {

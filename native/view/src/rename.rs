@@ -11,6 +11,7 @@ use crate::rules::Class;
 use crate::sys::{self, errno};
 use crate::tree::{Id, Layer, Spot};
 use crate::view::View;
+use crate::watch::SHORT;
 
 /// Names looked at before a directory moves; a larger one is refused.
 const WALK_LIMIT: usize = 500_000;
@@ -176,7 +177,7 @@ impl View {
             return self.carry_in_upper(from, name, source, to, new_name);
         }
         // Across the border of `review`: a copy, then the removal of the source.
-        let entry = self.entry(from.node, name, source)?;
+        let entry = self.entry(from.node, name, source, SHORT)?;
         let copied = self.spot(entry.inode).and_then(|spot| {
             let dir = self.place(to, class)?;
             self.copy_across(&spot, &dir, new_name)
@@ -197,7 +198,7 @@ impl View {
     ) -> io::Result<Option<(Option<Id>, Option<Id>)>> {
         let mut id = source.upper.as_ref().map(Id::from);
         if id.is_none() {
-            let entry = self.entry(from.node, name, source)?;
+            let entry = self.entry(from.node, name, source, SHORT)?;
             let copied = self.copy_up(entry.inode);
             self.forget_node(entry.inode, 1);
             id = copied?.upper;

@@ -32,7 +32,6 @@ pub struct Serving {
     pub view: Arc<View>,
     /// Held for reading while a request is answered: who holds it for writing knows that none is under way.
     answering: Arc<RwLock<()>>,
-    kernel: Notifier,
     hasher_thread: JoinHandle<()>,
     stopping: Arc<AtomicBool>,
 }
@@ -55,7 +54,8 @@ pub fn start(spec: &ViewSpec, fuse: File) -> Result<Serving, String> {
     let server = Arc::new(Server::new(view.clone()));
     let answering = Arc::new(RwLock::new(()));
     let searched = Arc::new(OnceLock::new());
-    let kernel = Notifier::new(fuse.try_clone().map_err(|e| format!("fuse: {e}"))?);
+    let kernel = fuse.try_clone().map_err(|e| format!("fuse: {e}"))?;
+    let _ = view.watch.kernel.set(Notifier::new(kernel));
     for _ in 0..WORKERS {
         let fuse = fuse.try_clone().map_err(|e| format!("fuse: {e}"))?;
         let (server, view, stopping) = (server.clone(), view.clone(), stopping.clone());
@@ -67,6 +67,8 @@ pub fn start(spec: &ViewSpec, fuse: File) -> Result<Serving, String> {
             }
         });
     }
+    let watching = view.clone();
+    std::thread::spawn(move || watching.watch_host());
     let record = view.record.clone();
     std::thread::spawn(move || record.run());
     let (looking, all_answered) = (view.clone(), answering.clone());
@@ -79,7 +81,7 @@ pub fn start(spec: &ViewSpec, fuse: File) -> Result<Serving, String> {
     });
     let record = view.record.clone();
     let hasher_thread = std::thread::spawn(move || worker.run(&hasher, &record));
-    Ok(Serving { view, answering, kernel, hasher_thread, stopping })
+    Ok(Serving { view, answering, hasher_thread, stopping })
 }
 
 /// FUSE requests that change something: SETATTR, SYMLINK, MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK, WRITE, SETXATTR,
@@ -152,7 +154,8 @@ impl Serving {
             self.view.narrow(root, hide, protect)?
         };
         // Not under the lock: to drop a page the kernel may wait for a read of it, which the workers must answer.
-        self.kernel.forget_content(&changed);
+        self.view.kernel(|kernel| kernel.forget_content(&changed));
+        self.view.forget_listings();
         Ok(())
     }
 

@@ -312,6 +312,22 @@ impl Tree {
         self.nodes.iter().filter(|(_, n)| !n.gone && n.lower == Some(id)).map(|(node, _)| *node).collect()
     }
 
+    /// All that is held for a host object, in either layer.
+    pub fn nodes_of(&self, id: Id) -> Vec<u64> {
+        let is = |n: &Node| n.lower == Some(id) || n.upper == Some(id);
+        self.nodes.iter().filter(|(_, n)| is(n)).map(|(node, _)| *node).collect()
+    }
+
+    /// The host's object at `node`.
+    pub fn lower(&self, node: u64) -> Option<Id> {
+        self.nodes.get(&node)?.lower
+    }
+
+    /// Every node: (node, parent, name, whether it is a directory).
+    pub fn all(&self) -> Vec<(u64, u64, Arc<[u8]>, bool)> {
+        self.nodes.iter().map(|(id, n)| (*id, n.parent, n.name.clone(), n.kind.is_dir())).collect()
+    }
+
     /// Drops kernel references; returns the nodes that went, with what they pinned.
     pub fn forget(&mut self, id: u64, count: u64) -> Vec<(u64, Option<Arc<OwnedFd>>)> {
         self.release(id, false, count)

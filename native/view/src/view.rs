@@ -7,7 +7,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::Duration;
 
 use ambit_shared::journal::Journal;
 use fuse_backend_rs::abi::fuse_abi::stat64;
@@ -16,6 +15,7 @@ use rustix::fs::{self, FileType, Mode, OFlags, ResolveFlags, Stat};
 
 use crate::dirs::Dirs;
 use crate::hash::Hasher;
+use crate::listing::Listings;
 use crate::overlay::Overlay;
 use crate::quota::{OverQuota, Quota};
 use crate::record::{Recorder, path_text};
@@ -23,10 +23,7 @@ use crate::rules::{Class, Rules};
 use crate::spec::{Access, Owner, RootSpec, ViewSpec};
 use crate::sys::{self, errno};
 use crate::tree::{FIRST_ROOT, Id, Layer, Object, Spot, TOP, Tree};
-
-/// How long the kernel may keep names and attributes. Only the host's own changes need it: what the agent does goes
-/// through the kernel, which knows at once.
-pub const TTL: Duration = Duration::from_secs(1);
+use crate::watch::Watch;
 
 /// Bytes of a refused path that go on record: a refusal costs the agent nothing, so its record must stay small.
 const REFUSED_PATH: usize = 2 << 10;
@@ -43,11 +40,6 @@ pub struct Root {
     pub overlay: Option<Overlay>,
     /// Place in the profile's plan, for refusals.
     pub rule: String,
-}
-
-pub enum Handle {
-    File(FileHandle),
-    Dir(Mutex<Arc<Vec<DirItem>>>),
 }
 
 pub struct FileHandle {
@@ -79,18 +71,12 @@ impl FileHandle {
     }
 }
 
-pub struct DirItem {
-    pub name: Vec<u8>,
-    pub kind: FileType,
-    pub ino: u64,
-}
-
 pub struct View {
     pub roots: Vec<Root>,
     pub owner: Owner,
     pub tree: Mutex<Tree>,
     pub dirs: Dirs,
-    pub handles: RwLock<HashMap<u64, Arc<Handle>>>,
+    pub handles: RwLock<HashMap<u64, Arc<FileHandle>>>,
     next_handle: AtomicU64,
     pub record: Arc<Recorder>,
     pub hasher: Arc<Hasher>,
@@ -100,6 +86,10 @@ pub struct View {
     /// did not see.
     pub shape: RwLock<()>,
     pub links: crate::links::Links,
+    pub watch: Watch,
+    pub listings: Listings,
+    /// The kernel is too old to open directories by itself.
+    pub opens_dirs: AtomicBool,
     /// True when new files must be given to `owner`.
     acts_for_owner: bool,
 }
@@ -125,6 +115,9 @@ impl View {
             devices: Mutex::default(),
             shape: RwLock::new(()),
             links: crate::links::Links::default(),
+            watch: Watch::new(),
+            listings: Listings::default(),
+            opens_dirs: AtomicBool::new(false),
             acts_for_owner: rustix::process::geteuid().is_root(),
         };
         for index in 0..view.roots.len() {
@@ -316,12 +309,12 @@ impl View {
         attr
     }
 
-    pub fn handle(&self, id: u64) -> io::Result<Arc<Handle>> {
+    pub fn handle(&self, id: u64) -> io::Result<Arc<FileHandle>> {
         self.record.alive()?;
         self.handles.read().unwrap().get(&id).cloned().ok_or_else(|| errno(libc::EBADF))
     }
 
-    pub fn add_handle(&self, handle: Handle) -> u64 {
+    pub fn add_handle(&self, handle: FileHandle) -> u64 {
         let id = self.next_handle.fetch_add(1, Ordering::Relaxed);
         self.handles.write().unwrap().insert(id, Arc::new(handle));
         id
