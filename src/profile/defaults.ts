@@ -88,6 +88,26 @@ export const DEFAULT_HIDE: readonly string[] = [
  */
 const INSTALLED = ['node_modules/**', 'site-packages/**']
 
+/**
+ * P-03 to P-07: agents and editors take servers, hooks, tasks, skills and permissions from these. What a project has
+ * of them is part of what a person accepts (src/session/configuration.ts).
+ */
+export const AGENT_CONFIGURATION: readonly string[] = [
+  ...['.mcp.json', 'mcp.json', '.ripgreprc'],
+  ...['.vscode', '.idea', '.fleet', '.zed', '.devcontainer', '*.code-workspace', '.devcontainer.json'],
+  ...['.vimrc', '.nvimrc', '.exrc', '.lvimrc', '.dir-locals.el'],
+  ...['.claude', '.claude-plugin', '.codex', '.cursor', '.gemini', '.opencode', '.windsurf', '.continue'],
+  ...['.amazonq', '.qwen', '.roo', '.kilocode', '.pi', '.goose', '.aider', '.agents'],
+  ...['.claude.json', 'opencode.json', 'opencode.jsonc', '.aider.conf.yml', '.crush.json', 'crush.json'],
+]
+
+/** What agents believe: text, but obeyed. */
+export const AGENT_INSTRUCTIONS: readonly string[] = [
+  ...['AGENTS.md', 'AGENT.md', 'CLAUDE.md', 'CLAUDE.local.md', 'GEMINI.md', 'QWEN.md', 'CONVENTIONS.md'],
+  ...['SKILL.md', '.cursorrules', '.windsurfrules', '.clinerules', '.goosehints'],
+  ...['.github/copilot-instructions.md', '.github/instructions', '.github/prompts', '.github/agents'],
+]
+
 /** Names that run, or decide what runs, when a person or a tool later works with the directory on the host. */
 export const DEFAULT_PROTECT: readonly string[] = [
   // P-01 shells read these at every start.
@@ -105,25 +125,8 @@ export const DEFAULT_PROTECT: readonly string[] = [
     '.git/worktrees/*/gitdir',
     '.git/objects/info/alternates',
   ),
-  // P-03
-  ...any('.mcp.json', 'mcp.json', '.ripgreprc'),
-  // P-04 editors run tasks and start servers from these.
-  ...any('.vscode', '.idea', '.fleet', '.zed', '.devcontainer'),
-  ...any('*.code-workspace', '.devcontainer.json', '.vimrc', '.nvimrc', '.exrc', '.lvimrc', '.dir-locals.el'),
-  // P-05 to P-07 agents take hooks, servers, skills and permissions from these.
-  ...any(
-    '.claude',
-    '.claude-plugin',
-    '.codex',
-    '.cursor',
-    '.gemini',
-    '.opencode',
-    '.windsurf',
-    '.continue',
-    '.amazonq',
-  ),
-  ...any('.qwen', '.roo', '.kilocode', '.pi', '.goose', '.aider', '.agents'),
-  ...any('.claude.json', 'opencode.json', 'opencode.jsonc', '.aider.conf.yml', '.crush.json', 'crush.json'),
+  // P-03 to P-07
+  ...any(...AGENT_CONFIGURATION),
   ...any(
     '.github/workflows',
     '.github/actions',
@@ -243,17 +246,6 @@ export const DEFAULT_REVIEW: readonly string[] = [
   // Git takes any directory with HEAD, objects and refs for a bare repository and obeys the configuration in it.
   ...any('HEAD'),
   ...not('.git/HEAD', '.git/logs/HEAD', '.git/modules/**/HEAD'),
-  ...any(
-    'AGENTS.md',
-    'AGENT.md',
-    'CLAUDE.md',
-    'CLAUDE.local.md',
-    'GEMINI.md',
-    'QWEN.md',
-    'CONVENTIONS.md',
-    'SKILL.md',
-  ),
-  ...any('.cursorrules', '.windsurfrules', '.clinerules', '.goosehints', '.github/copilot-instructions.md'),
-  ...any('.github/instructions', '.github/prompts', '.github/agents'),
+  ...any(...AGENT_INSTRUCTIONS),
   ...not(...INSTALLED),
 ]

@@ -5,6 +5,7 @@
 import { printable } from '../lib/printable.ts'
 import { digestOf } from './canonical.ts'
 import type { Plan, RuntimeName } from './plan.ts'
+import { type ConfigurationFile, configurationLines } from './sheet-configuration.ts'
 import {
   agentLines,
   desktopLines,
@@ -43,13 +44,15 @@ export interface SheetContext {
   readonly color: boolean
   /** `hiddenButTracked(plan)`; a machine's state, so no part of the digest. */
   readonly tracked?: readonly string[]
+  /** Agent and editor configuration in the roots; its digest is part of the sheet's. */
+  readonly configuration?: { readonly files: readonly ConfigurationFile[]; readonly digest: string }
 }
 
 export interface Sheet {
   readonly lines: readonly SheetLine[]
   readonly text: string
   /**
-   * SHA-256, hex, over plan, agent and runtime: a yes to one grant is no yes to another. The command's arguments are
+   * SHA-256, hex, over plan, agent, runtime and the project's agent configuration: a yes to one grant is no yes to another. The command's arguments are
    * no part of it, nor whether the workspace is there yet.
    */
   readonly digest: string
@@ -62,6 +65,7 @@ export function renderSheet(plan: Plan, context: SheetContext): Sheet {
     ...agentLines(plan, context),
     ...fileLines(plan),
     ...trackedLines(context.tracked ?? []),
+    ...configurationLines(context.configuration?.files ?? []),
     ...networkLines(plan),
     ...environmentLines(plan),
     ...desktopLines(plan),
@@ -77,10 +81,15 @@ export function renderSheet(plan: Plan, context: SheetContext): Sheet {
   }
 }
 
-function grantDigest(plan: Plan, { agent, runtime }: SheetContext): string {
+function grantDigest(plan: Plan, { agent, runtime, configuration }: SheetContext): string {
   const roots = plan.roots.map((root) => ({ ...root, create: false }))
   const { name, version, digest, executable } = agent
-  return digestOf({ plan: { ...plan, roots }, agent: { name, version, digest, executable }, runtime })
+  return digestOf({
+    plan: { ...plan, roots },
+    agent: { name, version, digest, executable },
+    runtime,
+    configuration: configuration?.digest ?? null,
+  })
 }
 
 const MARK: Readonly<Record<Weight, string>> = { risk: '!', note: '~', fact: '·' }

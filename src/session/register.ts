@@ -6,6 +6,7 @@ import { connectDaemon, type DaemonClient } from '../daemon/client.ts'
 import { journalDir, sessionDir } from '../lib/paths.ts'
 import { newSessionId, type SessionId } from './id.ts'
 import type { Resolved } from './resolve.ts'
+import type { Acceptance } from './show.ts'
 
 export interface Registered extends Resolved {
   readonly id: SessionId
@@ -19,7 +20,7 @@ export interface Registered extends Resolved {
 }
 
 /** Opens the record of the session. `session.start` is durable when this resolves. */
-export async function registerSession(resolved: Resolved, sheetDigest: string): Promise<Registered> {
+export async function registerSession(resolved: Resolved, acceptance: Acceptance): Promise<Registered> {
   const { request, plan, agent } = resolved
   const id = newSessionId()
   const dir = sessionDir(request.paths, id)
@@ -44,12 +45,13 @@ export async function registerSession(resolved: Resolved, sheetDigest: string): 
       uid: resolved.user.uid,
       profile: plan.profile.name,
       planDigest: plan.profile.digest,
-      sheetDigest,
+      sheetDigest: acceptance.digest,
       runtime: resolved.runtime,
       argv: [...request.argv],
       agent: { name: agent.name, version: agent.version, digest: agent.digest },
       cwd: request.cwd,
     })
+    recordConfiguration(journal, acceptance)
     await journal.sync()
     const daemon = await connecting
     await daemon.call('session.open', openArguments(resolved, id, dir, startedAt))
@@ -63,6 +65,19 @@ export async function registerSession(resolved: Resolved, sheetDigest: string): 
     rmSync(run, { recursive: true, force: true })
     throw error
   }
+}
+
+/** Files of a changed configuration that go on record one by one. */
+const MOST_RECORDED = 200
+
+/** Which agent configuration this session begins with, and what of it was not accepted before. */
+function recordConfiguration(journal: Journal, { by, configuration }: Acceptance): void {
+  const { files, digest } = configuration
+  if (files.length === 0) return
+  const accept = { k: 'decision', action: 'configuration.accept', effect: 'allow', rule: null } as const
+  journal.append({ ...accept, reason: by, target: `${files.length} files, sha256:${digest}` })
+  for (const { path, sha256, state } of files.filter(({ state }) => state !== 'same').slice(0, MOST_RECORDED))
+    journal.append({ ...accept, reason: `${by}: ${state}`, target: `${path} sha256:${sha256}` })
 }
 
 /** What `ambitd` is told; also after it was restarted in mid-session. */

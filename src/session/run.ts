@@ -6,7 +6,7 @@ import { isRefusal, recordRefusal } from './refuse.ts'
 import { registerSession } from './register.ts'
 import type { SessionRequest } from './request.ts'
 import { type Resolved, resolveSession } from './resolve.ts'
-import { acceptSheet } from './show.ts'
+import { type Acceptance, acceptSheet } from './show.ts'
 import { abandonSession, endSession } from './end.ts'
 import { openSummaryFile } from './summary-file.ts'
 import { superviseSession } from './supervise.ts'
@@ -17,10 +17,10 @@ import { wireSession } from './wire.ts'
  * @throws AmbitError when the session does not start; then nothing of it is left.
  */
 export async function runSession(request: SessionRequest, front: Front): Promise<number> {
-  const { resolved, sheetDigest } = await admit(request, front)
+  const { resolved, acceptance } = await admit(request, front)
   const file =
     request.summaryFile === null ? null : openSummaryFile(resolve(request.cwd, request.summaryFile))
-  const session = await registerSession(resolved, sheetDigest)
+  const session = await registerSession(resolved, acceptance)
   const wired = await wireSession(session, front).catch(async (error: unknown) => {
     await abandonSession(session, error)
     throw error
@@ -37,11 +37,11 @@ export async function runSession(request: SessionRequest, front: Front): Promise
 async function admit(
   request: SessionRequest,
   front: Front,
-): Promise<{ resolved: Resolved; sheetDigest: string }> {
+): Promise<{ resolved: Resolved; acceptance: Acceptance }> {
   try {
     const resolved = resolveSession(request)
     front.accept(request, resolved.plan)
-    return { resolved, sheetDigest: await acceptSheet(resolved, front) }
+    return { resolved, acceptance: await acceptSheet(resolved, front) }
   } catch (error) {
     if (isRefusal(error)) await recordRefusal(request, error)
     throw error

@@ -6,41 +6,60 @@ import { AmbitError } from '../lib/errors.ts'
 import type { Paths } from '../lib/paths.ts'
 import { type Sheet, renderSheet } from '../profile/sheet.ts'
 import { hiddenButTracked } from '../profile/tracked.ts'
+import { type Configuration, configurationOf, rememberConfiguration } from './configuration.ts'
 import type { Front } from './front.ts'
 import type { Resolved } from './resolve.ts'
 
-export function sheetOf(resolved: Resolved, color: boolean): Sheet {
+export function sheetOf(
+  resolved: Resolved,
+  color: boolean,
+  configuration = configurationFor(resolved),
+): Sheet {
   return renderSheet(resolved.plan, {
     agent: resolved.agent,
     argv: resolved.request.argv,
     runtime: resolved.runtime,
     tracked: hiddenButTracked(resolved.plan),
+    configuration,
     color,
   })
+}
+
+const configurationFor = ({ plan, request }: Resolved): Configuration =>
+  configurationOf(plan, request.cwd, request.project, request.paths)
+
+export interface Acceptance {
+  /** The sheet's. */
+  readonly digest: string
+  /** `remembered`: by an earlier yes at a terminal to the very same sheet and configuration. */
+  readonly by: 'command-line' | 'remembered' | 'terminal'
+  readonly configuration: Configuration
 }
 
 /**
  * Shows the sheet and gets it accepted: by `--yes` where policy lets that count, by an earlier yes to the very same
  * sheet, or at the terminal. Never reads an answer from a pipe.
  *
- * @returns the sheet's digest. @throws AmbitError ERR_SHEET_REFUSED
+ * @throws AmbitError ERR_SHEET_REFUSED
  */
-export async function acceptSheet(resolved: Resolved, front: Front): Promise<string> {
-  const sheet = sheetOf(resolved, front.color)
+export async function acceptSheet(resolved: Resolved, front: Front): Promise<Acceptance> {
+  const configuration = configurationFor(resolved)
+  const sheet = sheetOf(resolved, front.color, configuration)
+  const accepted = (by: Acceptance['by']): Acceptance => ({ digest: sheet.digest, by, configuration })
   const { request, admission } = resolved
   if (request.accepted) {
     if (admission.acceptance === 'terminal') {
       throw refused('policy does not let --yes accept this grant', 'run it at a terminal without --yes')
     }
     if (!request.quiet) front.err(sheet.text)
-    return sheet.digest
+    return accepted('command-line')
   }
   const known = acceptanceFile(request.paths, sheet.digest)
   if (admission.acceptance !== 'terminal' && existsSync(known)) {
     front.err(
       `ambit: profile ${resolved.plan.profile.name}: the same grant as accepted before (ambit explain shows it)`,
     )
-    return sheet.digest
+    return accepted('remembered')
   }
   if (!front.ask) {
     front.err(sheet.text)
@@ -53,7 +72,8 @@ export async function acceptSheet(resolved: Resolved, front: Front): Promise<str
     throw refused('the grant sheet was not accepted', 'nothing ran')
   mkdirSync(join(request.paths.state, 'accepted'), { recursive: true, mode: 0o700 })
   writeFileSync(known, `${new Date().toISOString()}\n`, { mode: 0o600 })
-  return sheet.digest
+  rememberConfiguration(configuration, request.project, request.paths)
+  return accepted('terminal')
 }
 
 const refused = (why: string, remedy: string): AmbitError =>

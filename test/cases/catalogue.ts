@@ -81,6 +81,7 @@ export const EXPECTED: Readonly<Record<string, string>> = {
   'P-09': 'nothing planted for login or PATH',
   'P-10': 'remote schema only after review',
   'P-11': 'next session reads accepted text only',
+  'P-12': 'agent configuration accepted by content',
   'P-13': 'changes reviewed, executable ones first',
   'P-15': 'hooks of an agent run inside',
   'P-16': 'base URL and servers cannot be redirected',

@@ -1,0 +1,157 @@
+/**
+ * Agent and editor configuration that a project brings: servers, hooks, tasks, instructions. A yes to a grant is a yes
+ * to what these files say today, by content and not by folder: when one differs from what was accepted, the sheet says
+ * which and asks again (CASES.md P-12). Looked for where tools read it unasked: at the top of each root and on the
+ * way to the working directory. The project's authors wrote these names and bytes.
+ */
+import { createHash } from 'node:crypto'
+import * as fs from 'node:fs'
+import { dirname, join, relative } from 'node:path'
+import { compileGlobs } from '../lib/glob.ts'
+import type { Paths } from '../lib/paths.ts'
+import { digestOf } from '../profile/canonical.ts'
+import { AGENT_CONFIGURATION, AGENT_INSTRUCTIONS } from '../profile/defaults.ts'
+import type { Plan } from '../profile/plan.ts'
+import type { ConfigurationFile } from '../profile/sheet-configuration.ts'
+import { within } from '../profile/territory.ts'
+
+export interface Configuration {
+  readonly files: readonly ConfigurationFile[]
+  /** Over names and contents. */
+  readonly digest: string
+}
+
+/** Files looked at; what is beyond counts by name only. */
+const MOST_FILES = 2000
+/** Bytes of one file that are read; a longer one counts with its size. */
+const MOST_BYTES = 4 << 20
+
+/** Levels below a name; links may make rings. */
+const MOST_DEPTH = 12
+
+const NAMES = [...AGENT_CONFIGURATION, ...AGENT_INSTRUCTIONS]
+const isAtTop = compileGlobs(NAMES.filter((name) => !name.includes('/')))
+const DEEPER = NAMES.filter((name) => name.includes('/'))
+
+/** What the plan's roots hold, compared with what this user accepted last for this project. */
+export function configurationOf(plan: Plan, cwd: string, project: string, paths: Paths): Configuration {
+  const found = new Map<string, string>()
+  for (const root of plan.roots)
+    if (root.variable !== 'workspace' && root.variable !== 'mirror')
+      for (const base of wayTo(root.path, cwd)) for (const path of topOf(base)) collect(path, found)
+  const accepted = acceptedFor(project, paths)
+  const files = [...found].map(
+    ([path, sha256]): ConfigurationFile => ({
+      path,
+      sha256,
+      state: stateOf(accepted?.[path], sha256, accepted),
+    }),
+  )
+  const gone = Object.entries(accepted ?? {}).filter(([path]) => !found.has(path) && !isThere(path))
+  const removed = gone.map(([path, sha256]): ConfigurationFile => ({ path, sha256, state: 'removed' }))
+  return {
+    files: [...files, ...removed].toSorted((a, b) => (a.path < b.path ? -1 : 1)),
+    digest: digestOf(Object.fromEntries([...found].toSorted())),
+  }
+}
+
+/** Remembers that a person accepted this. Never for `--yes`: nobody looked. */
+export function rememberConfiguration(configuration: Configuration, project: string, paths: Paths): void {
+  const accepted = configuration.files.filter(({ state }) => state !== 'removed')
+  const file = acceptedFile(project, paths)
+  // What lies on the way to another working directory stays accepted.
+  const elsewhere = Object.entries(acceptedFor(project, paths) ?? {}).filter(([path]) => isThere(path))
+  fs.mkdirSync(dirname(file), { recursive: true, mode: 0o700 })
+  const now = accepted.map(({ path, sha256 }) => [path, sha256] as const)
+  const text = JSON.stringify(Object.fromEntries([...elsewhere, ...now]))
+  fs.writeFileSync(`${file}.new`, text, { mode: 0o600 })
+  fs.renameSync(`${file}.new`, file)
+}
+
+const isThere = (path: string): boolean => fs.lstatSync(path, { throwIfNoEntry: false }) !== undefined
+
+type Accepted = Readonly<Record<string, string>>
+
+function stateOf(
+  before: string | undefined,
+  now: string,
+  accepted: Accepted | null,
+): ConfigurationFile['state'] {
+  if (accepted === null) return 'first'
+  if (before === undefined) return 'added'
+  return before === now ? 'same' : 'changed'
+}
+
+const acceptedFile = (project: string, paths: Paths): string =>
+  join(
+    paths.state,
+    'accepted',
+    `configuration-${createHash('sha256').update(project).digest('hex').slice(0, 32)}.json`,
+  )
+
+/** Null when nothing was accepted yet, or what was cannot be read: then everything is new. */
+function acceptedFor(project: string, paths: Paths): Accepted | null {
+  try {
+    const value: unknown = JSON.parse(fs.readFileSync(acceptedFile(project, paths), 'utf8'))
+    return typeof value === 'object' && value !== null ? (value as Accepted) : null
+  } catch {
+    return null
+  }
+}
+
+/** `root` and the directories from it to `cwd`. */
+function wayTo(root: string, cwd: string): string[] {
+  if (!within(cwd, root)) return [root]
+  const names = relative(root, cwd).split('/').filter(Boolean)
+  return [root, ...names.map((_, index) => join(root, ...names.slice(0, index + 1)))]
+}
+
+function topOf(base: string): string[] {
+  const names = [...namesIn(base).filter(isAtTop), ...DEEPER]
+  return names.map((name) => join(base, name))
+}
+
+function namesIn(directory: string): string[] {
+  try {
+    return fs.readdirSync(directory)
+  } catch {
+    return [] // unreadable to the user: then it is so for the session as well
+  }
+}
+
+function collect(path: string, found: Map<string, string>, depth = 0): void {
+  const stat = fs.lstatSync(path, { throwIfNoEntry: false })
+  if (!stat || depth > MOST_DEPTH) return
+  // A link to a directory counts as a link, and what is behind it counts too.
+  if (!stat.isDirectory()) found.set(path, found.size < MOST_FILES ? digestAt(path, stat) : 'not-read')
+  if (stat.isDirectory() || isDirectory(path))
+    for (const name of namesIn(path).toSorted()) collect(join(path, name), found, depth + 1)
+}
+
+const isDirectory = (path: string): boolean =>
+  fs.statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false
+
+/** Digest of the content; of a link, of where it leads and of what is there. Never waits for a FIFO. */
+function digestAt(path: string, stat: fs.Stats): string {
+  const hash = createHash('sha256')
+  if (stat.isSymbolicLink()) hash.update(`link ${fs.readlinkSync(path)}\0`)
+  try {
+    const fd = fs.openSync(path, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK | fs.constants.O_NOCTTY)
+    try {
+      if (fs.fstatSync(fd).isFile()) hash.update(readUpTo(fd))
+    } finally {
+      fs.closeSync(fd)
+    }
+  } catch {
+    hash.update('unreadable')
+  }
+  return hash.digest('hex')
+}
+
+function readUpTo(fd: number): Buffer {
+  const { size } = fs.fstatSync(fd)
+  const buffer = Buffer.alloc(Math.min(size, MOST_BYTES))
+  const read = fs.readSync(fd, buffer, 0, buffer.length, 0)
+  const rest = size > MOST_BYTES ? `\0${size}` : ''
+  return Buffer.concat([buffer.subarray(0, read), Buffer.from(rest)])
+}

