@@ -62,8 +62,8 @@ attack('P-12', 'a remembered yes ends where agent configuration says something e
     assert.ok(!again.stdout.includes('\u001b[2J'), 'the name is escaped')
   }
   assert.equal((await atTerminal(stage, profile)).asked, false)
-  rmSync(join(stage.project, '.cursor'), { recursive: true })
-  assert.match((await atTerminal(stage, profile)).stdout, /removed since you last accepted: .*new\.mdc/)
+  rmSync(join(stage.project, 'AGENTS.md'))
+  assert.match((await atTerminal(stage, profile)).stdout, /removed since you last accepted: .*AGENTS\.md/)
   // --yes accepts the sheet, on record, and teaches nothing.
   stage.put(stage.project, { '.mcp.json': '{"again":1}' })
   const yes = await stage.session(['/bin/true'])
