@@ -4,6 +4,7 @@
  */
 import * as fs from 'node:fs'
 import { AmbitError, errnoOf, messageOf } from '../lib/errors.ts'
+import { native } from '../lib/native.ts'
 import { type Journal, fdatasync } from './journal.ts'
 
 /** Makes all journals of one session durable. Built once a session; concurrent callers share the flushes. */
@@ -69,9 +70,8 @@ class Follower {
     if (this.#failure) throw this.#failure
     this.#fd ??= open(this.#path)
     if (this.#fd === undefined) return 0
-    const { size, nlink } = fs.fstatSync(this.#fd)
-    if (nlink === 0 || size < this.#synced)
-      throw new Error('the journal was removed or cut while the session runs')
+    const size = native().fileSize(this.#fd)
+    if (size < this.#synced) throw new Error('the journal was removed or cut while the session runs')
     return size
   }
 

@@ -31,6 +31,9 @@ export class Journal {
   #turn: Promise<void> | undefined
   #failure: AmbitError | undefined
   #closed = false
+  /** Records that count as written and are not yet in the kernel. */
+  #queue: Buffer[] = []
+  #queued = 0
   readonly #mourners: ((error: AmbitError) => void)[] = []
 
   private constructor(path: string, fd: number, length: number, limit: number) {
@@ -63,15 +66,23 @@ export class Journal {
 
   /** Appends one fact, stamped with both clocks. In the kernel when this returns, not yet durable. */
   append(fact: FactBody): void {
+    this.queue(fact)
+    this.#drain()
+  }
+
+  /**
+   * Appends one fact whose effect waits for `sync`, or that tells of something past. It is in the kernel with the next
+   * append or sync, at the latest when this turn of the event loop ends: one write for all that were queued.
+   */
+  queue(fact: FactBody): void {
     this.#alive()
     const stamp = { t: Date.now(), m: Number(process.hrtime.bigint() / 1000n) }
     const record = frame(Buffer.from(JSON.stringify({ ...fact, ...stamp })))
-    try {
-      if (this.#written + record.length > this.#limit) throw new Error(`it has reached ${this.#limit} bytes`)
-      writeFully(this.#fd, record, this.#written)
-    } catch (error) {
-      throw this.#die(error)
-    }
+    if (this.#written + record.length > this.#limit)
+      throw this.#die(new Error(`it has reached ${this.#limit} bytes`))
+    if (this.#queue.length === 0) setImmediate(this.#drainLater)
+    this.#queue.push(record)
+    this.#queued += record.length
     this.#written += record.length
   }
 
@@ -97,12 +108,37 @@ export class Journal {
   /** Closes the file; `sync` first, for this promises no durability. */
   close(): void {
     if (this.#closed) return
+    this.#drainLater()
     this.#closed = true
     if (!this.#turn) return fs.closeSync(this.#fd)
     void this.#turn.catch(() => undefined).finally(() => fs.closeSync(this.#fd))
   }
 
+  readonly #drainLater = (): void => {
+    try {
+      if (!this.#closed) this.#drain()
+    } catch {
+      // The journal is dead now, and its owner has been told.
+    }
+  }
+
+  /** Hands what was queued to the kernel. */
+  #drain(): void {
+    if (this.#queue.length === 0) return
+    const bytes = this.#queue.length === 1 ? this.#queue[0] : Buffer.concat(this.#queue)
+    const at = this.#written - this.#queued
+    this.#queue = []
+    this.#queued = 0
+    this.#alive()
+    try {
+      if (bytes) writeFully(this.#fd, bytes, at)
+    } catch (error) {
+      throw this.#die(error)
+    }
+  }
+
   async #flush(): Promise<void> {
+    this.#drain()
     const covered = this.#written
     try {
       await fdatasync(this.#fd)

@@ -2,6 +2,7 @@
 import type { FactBody } from '../audit/fact.ts'
 import { decide } from '../policy/decide.ts'
 import type { Action, Decision, SessionState } from '../policy/decision.ts'
+import { withDeadline } from './deadline.ts'
 import { Judge } from './judge.ts'
 import type { Deadlines, GateOptions, HostTotals, Totals } from './options.ts'
 
@@ -20,6 +21,10 @@ export class Monitor {
   readonly #judge: Judge | null
   #paused: string | null = null
   #broken: string | null = null
+  /** Settles with the barrier under way. */
+  #current: Promise<void> = Promise.resolve()
+  /** The barrier that starts after it. */
+  #next: Promise<void> | null = null
   #flows = 0
   #requests = 0
   #denied = 0
@@ -104,23 +109,25 @@ export class Monitor {
   }
 
   /**
-   * Waits until everything recorded is durable.
+   * Waits until everything recorded before the call is durable. Callers that come while one barrier is on its way
+   * share the next: one barrier and one timer for all of them.
    *
    * @throws when that fails or takes too long; a late success has no effect (CASES.md Q-01).
    */
-  async commit(): Promise<void> {
-    let timer: NodeJS.Timeout | undefined
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(
-        () => reject(new Error('the record was not durable in time')),
-        this.deadlines.barrier,
-      )
+  commit(): Promise<void> {
+    if (this.#next) return this.#next
+    const next = this.#current.then(() => {
+      this.#next = null
+      return this.#durable()
     })
-    try {
-      await Promise.race([this.#options.barrier(), late])
-    } finally {
-      clearTimeout(timer)
-    }
+    this.#next = next
+    // The following one starts whether or not this one fails: each says for itself what became of it.
+    this.#current = next.catch(() => undefined)
+    return next
+  }
+
+  #durable(): Promise<void> {
+    return withDeadline(this.#options.barrier(), this.deadlines.barrier)
   }
 
   flow(): number {

@@ -10,7 +10,7 @@ export interface GateOptions {
   readonly secrets: ReadonlyMap<string, string>
   /** What stands inside the session for each credential. */
   readonly placeholders: ReadonlyMap<string, string>
-  /** Appends to the journal. A throw stops the gate: nothing goes out that cannot be recorded. */
+  /** Records a fact, at the latest with the next barrier. A throw stops the gate: nothing goes out unrecorded. */
   record(fact: FactBody): void
   /** Resolves when all earlier facts of the session are durable. Awaited before the first byte of a request. */
   barrier(): Promise<void>

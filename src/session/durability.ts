@@ -1,9 +1,10 @@
 /** The barrier in front of egress, and the session label that egress is judged by. */
-import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
+import { closeSync, openSync, readSync } from 'node:fs'
 import { join } from 'node:path'
 import { Barrier } from '../audit/barrier.ts'
 import type { Journal } from '../audit/journal.ts'
 import { errnoOf } from '../lib/errors.ts'
+import { native } from '../lib/native.ts'
 import { journalDir, type Paths } from '../lib/paths.ts'
 import { LABELS, type Label } from '../profile/plan.ts'
 import type { SessionId } from './id.ts'
@@ -13,6 +14,8 @@ export function openBarrier(paths: Paths, id: SessionId, journal: Journal): Barr
   const dir = journalDir(paths, id)
   return new Barrier(journal, [join(dir, 'view.wal'), join(dir, 'launch.wal')])
 }
+
+const NONE: readonly Label[] = []
 
 /**
  * Watches the view's journal for labels of files that were read.
@@ -33,9 +36,10 @@ export class LabelWatch {
   /** Labels that appeared since the last call, highest first is not promised. */
   poll(): readonly Label[] {
     this.#fd ??= open(this.#path)
-    if (this.#fd === null) return []
+    if (this.#fd === null) return NONE
     const seen = new Set<Label>()
-    const end = fstatSync(this.#fd).size
+    const end = native().fileSize(this.#fd)
+    if (end === this.#offset) return NONE
     const buffer = Buffer.allocUnsafe(Math.min(Math.max(end - this.#offset, 0), 1 << 18))
     while (this.#offset < end) {
       const count = readSync(this.#fd, buffer, 0, buffer.length, this.#offset)

@@ -95,7 +95,7 @@ function openGate(
     plan: session.plan,
     secrets: secrets.values,
     placeholders: secrets.placeholders,
-    record: (fact) => session.journal.append(fact),
+    record: (fact) => session.journal.queue(fact),
     barrier: () => barrier.sync(),
     state: () => {
       for (const label of labels.poll()) state.raiseLabel(label)

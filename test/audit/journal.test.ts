@@ -216,3 +216,25 @@ test('A-16: a journal that reaches its limit is dead, and what it holds stays wh
   assert.equal(end.why, 'end')
   assert.ok(found.length >= 6 && fs.statSync(path).size <= 4096)
 })
+
+test('writes queued facts at once and in order: with the next append, with a sync, or when the turn ends', async (t) => {
+  const path = join(tempDir(t), 'run.wal')
+  const journal = Journal.open(path)
+  const kinds = () =>
+    readAll(path).found.map(({ fact }) => (fact.k === 'session.stalled' ? fact.reason : fact.k))
+  const stalled = (reason: string) => ({ k: 'session.stalled', reason }) as const
+  journal.queue(stalled('1'))
+  assert.deepEqual(kinds(), [])
+  journal.append(stalled('2'))
+  assert.deepEqual(kinds(), ['1', '2'])
+  journal.queue(stalled('3'))
+  journal.queue(stalled('4'))
+  await journal.sync()
+  assert.deepEqual(kinds(), ['1', '2', '3', '4'])
+  journal.queue(stalled('5'))
+  await new Promise((resolve) => setImmediate(resolve))
+  assert.deepEqual(kinds(), ['1', '2', '3', '4', '5'])
+  journal.queue(stalled('6'))
+  journal.close()
+  assert.deepEqual(kinds(), ['1', '2', '3', '4', '5', '6'])
+})

@@ -5,6 +5,7 @@
 
 mod certificates;
 mod fd_passing;
+mod files;
 mod rego;
 mod sockets;
 
