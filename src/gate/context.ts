@@ -5,7 +5,7 @@ import type { CredentialBook } from './credential.ts'
 import type { Watch } from './deadline.ts'
 import type { Monitor } from './monitor.ts'
 import type { NameBook } from './names.ts'
-import type { Http2Pool, TargetAgent } from './pool.ts'
+import type { Http2Pool, LinkPool } from './pool.ts'
 import type { SessionCa } from './session-ca.ts'
 import type { Dialler } from './upstream.ts'
 
@@ -17,7 +17,7 @@ export interface GateContext {
   readonly credentials: CredentialBook
   readonly ca: SessionCa
   readonly dialler: Dialler
-  readonly agent: TargetAgent
+  readonly links: LinkPool
   readonly http2: Http2Pool
   readonly watch: Watch
   /** HTTP/1.1 inside flows, over TLS or plain. */

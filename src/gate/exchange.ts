@@ -45,6 +45,7 @@ export class Exchange implements Watched {
   abort: () => void = () => undefined
   #patience = 0
   #over = false
+  #denied = false
 
   constructor(gate: GateContext, flow: Flow, request: ClientRequest, response: ClientResponse) {
     this.gate = gate
@@ -204,8 +205,10 @@ export class Exchange implements Watched {
 
   /** Answers with a refusal, stops the upstream half and records it. */
   refuse(refused: Refusal, inbound?: Inbound): void {
+    const first = !this.#over && !this.#denied
+    this.#denied = true
     this.abort()
-    if (!this.#over) this.#refused(refused, inbound)
+    if (first) this.#refused(refused, inbound)
   }
 
   #foreign(header: string, value: string, rule: NetworkRule, inbound: Inbound): null {

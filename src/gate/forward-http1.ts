@@ -1,17 +1,14 @@
 /** Sends an admitted request as HTTP/1.1 and brings the answer back. */
 import type { Transform } from 'node:stream'
-import { request as httpRequest, type ClientRequest, type IncomingMessage } from 'node:http'
+import type { IncomingMessage } from 'node:http'
 import type { Admitted, Exchange } from './exchange.ts'
+import type { Answer, Head, Link } from './link.ts'
 import { addFraming, inboundHead } from './outbound.ts'
 import { pumpDown, UploadPump } from './pump.ts'
 import { refusal } from './refuse.ts'
 import { cut, sendHead, sendTrailers } from './respond.ts'
 import { BodyScrubber, hasBody, isPlainTransfer, openerFor, withoutCoding } from './scrub.ts'
 import { UpstreamError } from './upstream.ts'
-
-const MAX_HEAD = 65_536
-/** Interim answers before the real one; a flood of them would hold the exchange open for nothing (Q-05). */
-const MOST_INTERIM = 16
 
 /** Settles when the exchange is over as far as upstream is concerned. */
 export function forwardHttp1(exchange: Exchange, admitted: Admitted): Promise<void> {
@@ -20,102 +17,81 @@ export function forwardHttp1(exchange: Exchange, admitted: Admitted): Promise<vo
 }
 
 async function attempt(exchange: Exchange, admitted: Admitted, mayRetry: boolean): Promise<void> {
-  const upstream = openRequest(exchange, admitted)
-  exchange.abort = () => upstream.destroy()
+  const link = await exchange.gate.links.take(admitted.target, !mayRetry)
+  const head = headOf(admitted)
+  // Over meanwhile: nothing was sent on it, so another request can have it.
+  if (exchange.over) return link.giveBack()
+  exchange.abort = () => link.abort(head)
   try {
-    const answer = await exchanged(exchange, admitted, upstream)
+    const answer = await exchanged(exchange, admitted, link, head)
     await answered(exchange, admitted, answer)
   } catch (error) {
     // A kept connection that the server had closed meanwhile: nothing was lost when there was no body to lose.
-    const stale =
-      upstream.reusedSocket && !admitted.inbound.hasBody && !exchange.over && exchange.status === 0
+    const stale = link.served > 1 && !admitted.inbound.hasBody && !exchange.over && exchange.status === 0
     if (stale && mayRetry && ['GET', 'HEAD', 'OPTIONS'].includes(admitted.inbound.method))
       return await attempt(exchange, admitted, false)
     throw error
   }
 }
 
-function openRequest(exchange: Exchange, { inbound, target, path, headers }: Admitted): ClientRequest {
-  // `target` rides along to the agent, which shares and dials connections by it.
-  const options = {
-    agent: exchange.gate.agent,
-    method: inbound.method,
-    path,
-    headers,
-    setHost: false,
-    servername: '',
-    maxHeaderSize: MAX_HEAD,
-    insecureHTTPParser: false,
-    target,
-  }
-  const request = httpRequest(options)
-  // Bounded in bytes. Node would cut the list at 2,000 in silence, and with it what says how to read the body.
-  request.maxHeadersCount = 0
-  return request
+function headOf({ inbound, path, headers }: Admitted): Head {
+  const length = inbound.hasBody ? inbound.contentLength : 0
+  return { method: inbound.method, path, headers, length }
 }
 
-/** Sends the body and resolves with the answer's head. */
-function exchanged(
-  exchange: Exchange,
-  admitted: Admitted,
-  upstream: ClientRequest,
-): Promise<IncomingMessage> {
+/** Sends the request and resolves with the answer's head. @throws UpstreamError */
+function exchanged(exchange: Exchange, admitted: Admitted, link: Link, head: Head): Promise<Answer> {
   const { gate, request } = exchange
-  return new Promise((resolve, reject) => {
-    let interim = 0
-    upstream.on('error', (error) =>
-      reject(error instanceof UpstreamError ? error : new UpstreamError('upstream.failed', error)),
-    )
-    let answered = false
-    upstream.on('close', () => {
-      if (!answered) reject(new UpstreamError('upstream.failed'))
+  try {
+    exchange.requireAdmitted(admitted.inbound)
+    exchange.opened(gate.dialler.factsOf(link.socket), admitted.target.rule.id)
+  } catch (error) {
+    link.giveBack()
+    throw error
+  }
+  const answer = link.send(head)
+  if (admitted.inbound.hasBody)
+    new UploadPump(request, link, {
+      monitor: gate.monitor,
+      charge: (bytes) => exchange.charge(admitted.inbound, bytes),
+      cut: (reason) => exchange.refuse(refusal(reason, admitted.target.rule.id), admitted.inbound),
+      moved: (bytes) => {
+        exchange.touch()
+        exchange.flow.moved(bytes, 0)
+      },
     })
-    upstream.on('response', (answer) => {
-      answered = true
-      resolve(answer)
-    })
-    upstream.on('information', () => {
-      if (++interim > MOST_INTERIM) upstream.destroy(new UpstreamError('upstream.failed'))
-    })
-    // 101 without an upgrade of ours: there is no protocol to switch to.
-    upstream.on('upgrade', (_, socket) => socket.destroy())
-    upstream.on('socket', (socket) => {
-      try {
-        exchange.requireAdmitted(admitted.inbound)
-        exchange.opened(gate.dialler.factsOf(socket), admitted.target.rule.id)
-      } catch (error) {
-        upstream.destroy(error as Error)
-      }
-    })
-    if (!admitted.inbound.hasBody) upstream.end()
-    else
-      new UploadPump(request, upstream, {
-        monitor: gate.monitor,
-        charge: (bytes) => exchange.charge(admitted.inbound, bytes),
-        cut: (reason) => exchange.refuse(refusal(reason, admitted.target.rule.id), admitted.inbound),
-        moved: (bytes) => {
-          exchange.touch()
-          exchange.flow.moved(bytes, 0)
-        },
-      })
-  })
+  return answer
+}
+
+/** An answer's head and its body, from a link or from node:http. */
+type Source = Answer | IncomingMessage
+
+/** All values of a header, as one. */
+function field({ rawHeaders: raw }: Source, name: string): string | undefined {
+  let all: string | undefined
+  for (let at = 0; at < raw.length; at += 2) {
+    const spelled = raw[at] ?? ''
+    if (spelled.length !== name.length || spelled.toLowerCase() !== name) continue
+    all = all === undefined ? raw[at + 1] : `${all}, ${raw[at + 1]}`
+  }
+  return all
 }
 
 /** Passes the answer on; resolves when it is whole or broken off. */
-export function answered(exchange: Exchange, admitted: Admitted, answer: IncomingMessage): Promise<void> {
+export function answered(exchange: Exchange, admitted: Admitted, answer: Source): Promise<void> {
   const { injection, inbound } = admitted
   const { response, flow, gate } = exchange
   const head = inboundHead(answer.rawHeaders, injection)
   const { idle, streamIdle } = gate.monitor.deadlines
   exchange.status = answer.statusCode ?? 0
   exchange.scrubbed += head.scrubbed
-  exchange.expectWithin(/^text\/event-stream/i.test(answer.headers['content-type'] ?? '') ? streamIdle : idle)
+  exchange.expectWithin(/^text\/event-stream/i.test(field(answer, 'content-type') ?? '') ? streamIdle : idle)
   const scrubber = BodyScrubber.for(injection)
   let opener: Transform | null = null
   try {
-    if (!isPlainTransfer(answer.headers['transfer-encoding'])) throw new Error('an unknown transfer coding')
+    if (!isPlainTransfer(field(answer, 'transfer-encoding'))) throw new Error('an unknown transfer coding')
     if (hasBody(inbound.method, exchange.status))
-      opener = openerFor(injection, answer.headers['content-encoding'], exchange.status)
+      opener = openerFor(injection, field(answer, 'content-encoding'), exchange.status)
     sendHead(response, exchange.status, opener ? withoutCoding(head.headers) : head.headers)
   } catch (error) {
     // A head that Node will not send on, such as a status beyond 599 to an HTTP/2 client.

@@ -21,7 +21,7 @@ import {
   type GateOptions,
   type ListenOn,
 } from './options.ts'
-import { Http2Pool, TargetAgent } from './pool.ts'
+import { Http2Pool, LinkPool } from './pool.ts'
 import { createProxyServer } from './proxy.ts'
 import { SessionCa } from './session-ca.ts'
 import { Dialler } from './upstream.ts'
@@ -62,7 +62,7 @@ function createContext(options: GateOptions): GateContext {
   const deadlines = { ...DEADLINES, ...options.deadlines }
   const monitor = new Monitor(options, deadlines)
   const dialler = new Dialler(options, deadlines)
-  const agent = new TargetAgent(dialler)
+  const links = new LinkPool(dialler)
   const gate = (): GateContext => context
   const context: GateContext = {
     monitor,
@@ -71,9 +71,12 @@ function createContext(options: GateOptions): GateContext {
     credentials: new CredentialBook(plan, secrets, placeholders),
     ca: new SessionCa(options.issuer ?? native(), plan.isolation.wallclock),
     dialler,
-    agent,
-    http2: new Http2Pool(dialler, agent),
-    watch: new Watch(Math.min(500, deadlines.head / 4), () => monitor.release()),
+    links,
+    http2: new Http2Pool(dialler, links),
+    watch: new Watch(Math.min(500, deadlines.head / 4), () => {
+      monitor.release()
+      links.sweep()
+    }),
     http1Server: createHttp1Server(deadlines, gate),
     http2Server: createHttp2Server(gate),
   }
@@ -91,7 +94,7 @@ async function close(context: GateContext, listeners: Listeners, drainMs: number
   // Never listening, so "not running" is all they can complain of.
   context.http1Server.close(() => undefined)
   context.http2Server.close(() => undefined)
-  context.agent.destroy()
+  context.links.close()
   context.http2.close()
   context.watch.stop()
 }

@@ -1,85 +1,84 @@
 /** Upstream connections that are kept and shared, by target. */
-import { Agent, type ClientRequest } from 'node:http'
 import { type ClientHttp2Session, connect as connectHttp2 } from 'node:http2'
 import type { Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
+import { Link } from './link.ts'
 import type { Dialler, Target } from './upstream.ts'
 
 /** Shorter than the idle limits that servers commonly have, so that a kept connection is rarely a dead one. */
 const IDLE_MS = 4_000
+/** Idle connections kept, a target. */
+const MOST_IDLE = 32
 const H2_IDLE_MS = 60_000
 
-interface TargetOptions {
-  readonly target: Target
-}
-
-/** Node's agent with our way of dialling; connections are shared by target, never by what a header says. */
-export class TargetAgent extends Agent {
+/** HTTP/1.1 connections; shared by target, never by what a header says. */
+export class LinkPool {
   readonly #dialler: Dialler
-  readonly #spares = new Map<string, Socket>()
+  /** Idle ones by target, the latest last: it is the likeliest to live. */
+  readonly #idle = new Map<string, Link[]>()
+  readonly #all = new Set<Link>()
 
   constructor(dialler: Dialler) {
-    // As many as the gate takes in: fewer would queue requests where nobody sees them wait.
-    super({ keepAlive: true, maxSockets: 512, maxFreeSockets: 32, scheduling: 'lifo' })
     this.#dialler = dialler
+  }
+
+  /** A connection to the target; `fresh`: one that nobody has used. @throws UpstreamError */
+  async take(target: Target, fresh = false): Promise<Link> {
+    const idle = fresh ? undefined : this.#idle.get(target.key)
+    for (let link = idle?.pop(); link; link = idle?.pop()) if (!link.dead) return link
+    return this.#link(target, await this.#dialler.open(target, ['http/1.1']))
   }
 
   /** Takes a connection that turned out to speak HTTP/1.1; the next request to its target uses it. */
   lend(target: Target, socket: Socket): void {
-    this.#spares.get(target.key)?.destroy()
-    this.#spares.set(target.key, socket)
+    this.#keep(target.key, this.#link(target, socket))
   }
 
-  override getName(options?: object): string {
-    return (options as TargetOptions | undefined)?.target.key ?? ''
-  }
-
-  override createConnection(
-    options: object,
-    callback?: (error: Error | null, socket: Socket) => void,
-  ): undefined {
-    const { target } = options as TargetOptions
-    const spare = this.#spares.get(target.key)
-    this.#spares.delete(target.key)
-    if (spare && !spare.destroyed) {
-      process.nextTick(() => callback?.(null, spare))
-      return
+  /** Closes what has been idle for too long. */
+  sweep(): void {
+    const before = performance.now() - IDLE_MS
+    for (const [key, links] of this.#idle) {
+      const kept = links.filter((link) => {
+        if (!link.dead && link.idleSince < before) link.destroy()
+        return !link.dead
+      })
+      if (kept.length > 0) this.#idle.set(key, kept)
+      else this.#idle.delete(key)
     }
-    this.#dialler.open(target, ['http/1.1']).then(
-      (socket) => callback?.(null, socket),
-      (error: Error) => callback?.(error, undefined as unknown as Socket),
-    )
   }
 
-  override destroy(): void {
-    for (const spare of this.#spares.values()) spare.destroy()
-    this.#spares.clear()
-    super.destroy()
+  close(): void {
+    for (const link of this.#all) link.destroy()
+    this.#idle.clear()
   }
 
-  override keepSocketAlive(socket: Socket): boolean {
-    const keep = Boolean(super.keepSocketAlive(socket))
-    if (keep) socket.setTimeout(IDLE_MS)
-    return keep
+  #link(target: Target, socket: Socket): Link {
+    const link = new Link(socket, (free) => this.#keep(target.key, free))
+    this.#all.add(link)
+    socket.once('close', () => this.#all.delete(link))
+    return link
   }
 
-  override reuseSocket(socket: Socket, request: ClientRequest): void {
-    socket.setTimeout(0)
-    super.reuseSocket(socket, request)
+  #keep(key: string, link: Link): void {
+    let idle = this.#idle.get(key)
+    if (!idle) this.#idle.set(key, (idle = []))
+    link.idleSince = performance.now()
+    idle.push(link)
+    if (idle.length > MOST_IDLE) idle.shift()?.destroy()
   }
 }
 
 /** HTTP/2 sessions, one a target. Only clients that speak HTTP/2 themselves are sent here (gRPC needs its trailers). */
 export class Http2Pool {
   readonly #dialler: Dialler
-  readonly #agent: TargetAgent
+  readonly #links: LinkPool
   readonly #sessions = new Map<string, Promise<ClientHttp2Session | null>>()
   /** `session.socket` is a proxy object; facts are kept by the socket itself. */
   readonly #sockets = new WeakMap<ClientHttp2Session, Socket>()
 
-  constructor(dialler: Dialler, agent: TargetAgent) {
+  constructor(dialler: Dialler, links: LinkPool) {
     this.#dialler = dialler
-    this.#agent = agent
+    this.#links = links
   }
 
   /** A session to the target, or null when it does not speak HTTP/2. */
@@ -115,7 +114,7 @@ export class Http2Pool {
     const socket = (await this.#dialler.open(target, ['h2', 'http/1.1'])) as TLSSocket
     if (socket.alpnProtocol !== 'h2') {
       // Remembered for the session: this target speaks HTTP/1.1.
-      this.#agent.lend(target, socket)
+      this.#links.lend(target, socket)
       return null
     }
     const session = connectHttp2(`https://${target.host}`, {

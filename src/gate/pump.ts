@@ -10,20 +10,27 @@ export interface UploadRules {
   moved(bytes: number): void
 }
 
+/** Where an upload goes: a stream, or a link to a server. */
+export type UploadSink = Pick<Writable, 'write' | 'writableNeedDrain'> & {
+  end(): unknown
+  on(event: 'drain', listener: () => void): unknown
+  off(event: 'drain', listener: () => void): unknown
+}
+
 /**
  * Bytes on their way out. Each chunk is charged before it is written; while the session is stopped chunks are held,
  * not dropped, so that a frozen session can go on.
  */
 export class UploadPump {
   readonly #source: Readable
-  readonly #sink: Writable
+  readonly #sink: UploadSink
   readonly #rules: UploadRules
   #held: Buffer[] = []
   #ended = false
   #done = false
   #forget: (() => void) | null = null
 
-  constructor(source: Readable, sink: Writable, rules: UploadRules) {
+  constructor(source: Readable, sink: UploadSink, rules: UploadRules) {
     this.#source = source
     this.#sink = sink
     this.#rules = rules
@@ -50,7 +57,13 @@ export class UploadPump {
     // Left open: whoever watches the client's side breaks the other side off.
     if (brokenOff(this.#source)) return
     this.#ended = true
-    if (this.#held.length === 0) this.#sink.end()
+    if (this.#held.length === 0) this.#finish()
+  }
+
+  /** The sink may serve another upload after this one. */
+  #finish(): void {
+    this.stop()
+    this.#sink.end()
   }
 
   readonly #onDrain = (): void => {
@@ -69,7 +82,7 @@ export class UploadPump {
     this.#held = []
     for (const chunk of held) if (!this.#done) this.#send(chunk)
     if (this.#done) return
-    if (this.#ended) this.#sink.end()
+    if (this.#ended) this.#finish()
     else if (!this.#sink.writableNeedDrain) this.#source.resume()
   }
 

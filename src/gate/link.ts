@@ -1,0 +1,274 @@
+/**
+ * One kept HTTP/1.1 connection to a server, for one exchange after the other.
+ *
+ * node:http's client makes some twenty objects and as many listeners a request, which was a third of what a small
+ * request cost here. The parser is the same, llhttp in its strict mode, and so is what it refuses.
+ */
+import { EventEmitter } from 'node:events'
+// Node shows its binding of llhttp by this name only. Node is pinned, and every test of forwarding fails without it.
+import { HTTPParser } from 'node:_http_common'
+import type { Socket } from 'node:net'
+import { Readable } from 'node:stream'
+import { UpstreamError } from './upstream.ts'
+
+const MAX_HEAD = 65_536
+/** Interim answers before the real one; a flood of them would hold the exchange open for nothing (Q-05). */
+const MOST_INTERIM = 16
+/** What a body may be ahead of the client's reading. */
+const AHEAD = 65_536
+
+/** What llhttp's `on_headers_complete` is told about the body. */
+const NO_BODY = 1
+const STOP = 2
+
+export interface Head {
+  readonly method: string
+  readonly path: string
+  /** Name, value, name, value, …, with the framing. */
+  readonly headers: readonly string[]
+  /** Declared length of the body; null: chunked. 0: none. */
+  readonly length: number | null
+}
+
+/** An answer's head, and its body as a stream. `complete` tells a whole body from one broken off. */
+export class Answer extends Readable {
+  readonly statusCode: number
+  readonly rawHeaders: string[]
+  rawTrailers: string[] = []
+  complete = false
+  readonly #link: Link
+
+  constructor(link: Link, statusCode: number, rawHeaders: string[]) {
+    super({ highWaterMark: AHEAD })
+    this.#link = link
+    this.statusCode = statusCode
+    this.rawHeaders = rawHeaders
+  }
+
+  override _read(): void {
+    if (!this.complete) this.#link.flow()
+  }
+
+  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+    if (!this.complete) this.#link.destroy()
+    done(error)
+  }
+}
+
+/** Emits `drain` like the stream that it writes to. */
+export class Link extends EventEmitter {
+  readonly socket: Socket
+  /** Exchanges that it has carried. */
+  served = 0
+  idleSince = 0
+  readonly #parser: HTTPParser
+  readonly #release: (link: Link) => void
+  #sent: Head | null = null
+  #left = 0
+  #ended = true
+  #interim = 0
+  #early: string[] | null = null
+  #answer: Answer | null = null
+  #settle: { resolve(answer: Answer): void; reject(error: UpstreamError): void } | null = null
+  #reusable = true
+  #dead = false
+  #paused = false
+
+  /** `release` is called when an exchange is over and the connection can carry another. */
+  constructor(socket: Socket, release: (link: Link) => void) {
+    super()
+    this.socket = socket
+    this.#release = release
+    this.#parser = this.#newParser()
+    socket.on('data', this.#onData)
+    socket.on('end', this.#onEnd)
+    socket.on('drain', () => this.emit('drain'))
+    socket.on('close', () => this.#fail())
+    socket.resume()
+  }
+
+  get dead(): boolean {
+    return this.#dead
+  }
+
+  /** Sends a head; resolves with the answer's. A body follows by `write` and `end`. */
+  send(head: Head): Promise<Answer> {
+    if (this.#dead || this.#sent) return Promise.reject(new UpstreamError('upstream.failed'))
+    const bytes = serialise(head)
+    if (bytes === null) return Promise.reject(new UpstreamError('upstream.failed'))
+    this.#sent = head
+    this.#left = head.length ?? 0
+    this.#ended = head.length === 0
+    this.#interim = 0
+    this.#reusable = true
+    this.served++
+    const answer = new Promise<Answer>((resolve, reject) => {
+      this.#settle = { resolve, reject }
+    })
+    this.#write(bytes)
+    return answer
+  }
+
+  /** A piece of the body, framed as declared. False: wait for `drain`. */
+  write(chunk: Buffer): boolean {
+    if (this.#dead || this.#ended || chunk.length === 0) return true
+    if (this.#sent?.length === null) return this.#writeChunked(chunk)
+    this.#left -= chunk.length
+    // More than was declared would be read as another request.
+    if (this.#left >= 0) return this.socket.write(chunk)
+    this.destroy()
+    return true
+  }
+
+  end(): void {
+    if (this.#dead || this.#ended) return
+    this.#ended = true
+    if (this.#sent?.length === null) this.socket.write('0\r\n\r\n', 'latin1')
+    else if (this.#left !== 0) this.destroy()
+  }
+
+  get writableNeedDrain(): boolean {
+    return this.socket.writableNeedDrain
+  }
+
+  /** The reader of the answer has room again. */
+  flow(): void {
+    if (!this.#paused) return
+    this.#paused = false
+    this.socket.resume()
+  }
+
+  /** Whoever took the connection has sent nothing on it: another may have it. */
+  giveBack(): void {
+    if (!this.#dead && !this.#sent) this.#release(this)
+  }
+
+  /** Breaks off the exchange that `head` began, if the connection still carries it. */
+  abort(head: Head): void {
+    if (this.#sent === head) this.destroy()
+  }
+
+  destroy(): void {
+    this.socket.destroy()
+    this.#fail()
+  }
+
+  /** Head and first piece of the body in one record, when the piece is there already. */
+  #write(head: string): void {
+    if (!this.#ended) {
+      this.socket.cork()
+      process.nextTick(() => this.socket.uncork())
+    }
+    this.socket.write(head, 'latin1')
+  }
+
+  #writeChunked(chunk: Buffer): boolean {
+    this.socket.cork()
+    this.socket.write(`${chunk.length.toString(16)}\r\n`, 'latin1')
+    this.socket.write(chunk)
+    const room = this.socket.write('\r\n', 'latin1')
+    this.socket.uncork()
+    return room
+  }
+
+  readonly #onData = (bytes: Buffer): void => {
+    // A server that speaks unasked would have its words taken for the next answer.
+    if (!this.#sent) return this.destroy()
+    const parsed = this.#parser.execute(bytes)
+    if (parsed instanceof Error) this.destroy()
+  }
+
+  readonly #onEnd = (): void => {
+    // A body without a length ends with the connection; `finish` says whether this one did.
+    this.#reusable = false
+    if (this.#sent) this.#parser.finish()
+    this.destroy()
+  }
+
+  #newParser(): HTTPParser {
+    const parser = new HTTPParser()
+    parser.initialize(HTTPParser.RESPONSE, {}, MAX_HEAD, HTTPParser.kLenientNone)
+    parser[HTTPParser.kOnHeaders] = (headers) => {
+      // Lists longer than the parser's own come in pieces, a trailer's too.
+      this.#early = [...(this.#early ?? []), ...headers]
+    }
+    parser[HTTPParser.kOnHeadersComplete] = (
+      _major,
+      _minor,
+      headers,
+      _method,
+      _url,
+      status,
+      _text,
+      upgrade,
+      keep,
+    ) => this.#onHead(status, this.#early ?? headers ?? [], upgrade, keep)
+    parser[HTTPParser.kOnBody] = (chunk) => this.#onBody(chunk)
+    parser[HTTPParser.kOnMessageComplete] = () => this.#onComplete()
+    return parser
+  }
+
+  #onHead(status: number, headers: string[], upgrade: boolean, keep: boolean): number {
+    this.#early = null
+    if (this.#dead || !this.#sent || this.#answer) return this.#refuse()
+    // 101 without an upgrade of ours: there is no protocol to switch to.
+    if (upgrade || status === 101) return this.#refuse()
+    if (status < 200) return ++this.#interim > MOST_INTERIM ? this.#refuse() : NO_BODY
+    if (!keep) this.#reusable = false
+    this.#answer = new Answer(this, status, headers)
+    this.#settle?.resolve(this.#answer)
+    this.#settle = null
+    return this.#sent.method === 'HEAD' ? NO_BODY : 0
+  }
+
+  #refuse(): number {
+    this.destroy()
+    return STOP
+  }
+
+  #onBody(chunk: Buffer): void {
+    if (this.#dead || !this.#answer || this.#answer.push(chunk)) return
+    this.#paused = true
+    this.socket.pause()
+  }
+
+  #onComplete(): void {
+    const answer = this.#answer
+    if (this.#dead || !answer) return
+    answer.rawTrailers = this.#early ?? []
+    this.#early = null
+    answer.complete = true
+    this.#answer = null
+    this.#sent = null
+    answer.push(null)
+    // An answer before the request was whole: what is left of it would be read as the next one.
+    if (!this.#ended || !this.#reusable) return this.destroy()
+    this.flow()
+    this.#release(this)
+  }
+
+  #fail(): void {
+    if (this.#dead) return
+    this.#dead = true
+    this.#ended = true
+    this.#sent = null
+    this.#settle?.reject(new UpstreamError('upstream.failed'))
+    this.#settle = null
+    this.#answer?.destroy()
+    this.#answer = null
+    setImmediate(() => this.#parser.close())
+  }
+}
+
+/** Bytes of a head (Latin-1); null when a field holds what no field can (RFC 9110 §5.5): it would begin another one. */
+function serialise({ method, path, headers }: Head): string | null {
+  if (!/^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/.test(method) || !/^[\x21-\xff]+$/.test(path)) return null
+  let text = `${method} ${path} HTTP/1.1\r\n`
+  for (let at = 0; at < headers.length; at += 2) {
+    const name = headers[at] ?? ''
+    const value = headers[at + 1] ?? ''
+    if (!/^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/.test(name) || /[^\t\x20-\x7e\x80-\xff]/.test(value)) return null
+    text += `${name}: ${value}\r\n`
+  }
+  return `${text}Connection: keep-alive\r\n\r\n`
+}
