@@ -83,6 +83,7 @@ export const EXPECTED: Readonly<Record<string, string>> = {
   'P-11': 'next session reads accepted text only',
   'P-12': 'agent configuration accepted by content',
   'P-13': 'changes reviewed, executable ones first',
+  'P-14': 'an updater replaces no program on the host',
   'P-15': 'hooks of an agent run inside',
   'P-16': 'base URL and servers cannot be redirected',
   'N-01': 'no rule, no network; bad lists refused',
@@ -179,6 +180,19 @@ export const EXPECTED: Readonly<Record<string, string>> = {
   'V-22': 'DNS before the refusal',
   'V-26': 'forged text for a person',
   'V-29': 'DNS by harmless commands',
+  'V-04': 'missing settings file cannot be made',
+  'V-05': 'own link leads no writer out',
+  'V-06': 'denied under every spelling',
+  'V-07': 'nothing planted in the host’s /tmp',
+  'V-08': 'project settings redirect and run nothing',
+  'V-11': '.env moves no agent home',
+  'V-12': 'agent configuration, there or not',
+  'V-13': 'trust by content, not folder',
+  'V-17': 'tool servers unchanged in any spelling',
+  'V-18': 'no program or schema for an editor',
+  'V-25': 'no running program overwritten',
+  'V-27': 'no program before the wrapped one',
+  'V-28': 'host’s server routing unchanged',
 }
 
 /**

@@ -3,36 +3,8 @@ import assert from 'node:assert/strict'
 import { join } from 'node:path'
 import { rmSync } from 'node:fs'
 import { attack } from '../support/case.ts'
-import { describe, type Ran, Stage } from '../support/stage.ts'
-
-/** Runs a command on a terminal of its own and answers `y` to the sheet's question. */
-const TERMINAL = `
-import os, pty, select, sys, time
-pid, master = pty.fork()
-if pid == 0: os.execv(sys.argv[1], sys.argv[1:])
-said, answered, until = b'', False, time.time() + 60
-while time.time() < until:
-    ready, _, _ = select.select([master], [], [], 1)
-    if not ready: continue
-    try: data = os.read(master, 65536)
-    except OSError: break
-    if not data: break
-    said += data
-    if not answered and b'[y/N]' in said:
-        answered = True
-        os.write(master, b'y\\n')
-_, status = os.waitpid(pid, 0)
-sys.stdout.write(said.decode('latin1'))
-sys.exit(os.waitstatus_to_exitcode(status) & 127)
-`
-
-async function atTerminal(stage: Stage, profile: string): Promise<Ran & { asked: boolean }> {
-  const own = ['run', '--profile', profile, '--project', stage.project, '--workspace', stage.workspace]
-  const argv = ['python3', '-c', TERMINAL, stage.product.ambit, ...own, '--', '/bin/true']
-  const ran = await stage.command(argv)
-  assert.equal(ran.code, 0, describe(ran))
-  return { ...ran, asked: ran.stdout.includes('[y/N]') }
-}
+import { describe, Stage } from '../support/stage.ts'
+import { atTerminal } from '../support/terminal.ts'
 
 attack('P-12', 'a remembered yes ends where agent configuration says something else', async (as) => {
   const stage = new Stage(as, {
