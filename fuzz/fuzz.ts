@@ -54,10 +54,10 @@ function tryOne(target: Target, input: Buffer): unknown {
   return took > SLOW_MS ? new Error(`took ${Math.round(took)} ms`) : null
 }
 
-type Random = (below: number) => number
+export type Random = (below: number) => number
 
 /** Marsaglia's xorshift32: repeatable, nothing more is asked of it. */
-function xorshift(seed: number): Random {
+export function xorshift(seed: number): Random {
   let state = seed | 1
   return (below) => {
     state ^= state << 13
@@ -88,7 +88,7 @@ const SPICE = [
   '\ud800',
 ].map((part) => Buffer.from(part))
 
-function mutate(corpus: readonly Buffer[], random: Random): Buffer {
+export function mutate(corpus: readonly Buffer[], random: Random): Buffer {
   let bytes: Buffer = Buffer.from(corpus[random(corpus.length)] ?? Buffer.alloc(0))
   for (let steps = 1 + random(6); steps > 0; steps--) bytes = step(bytes, corpus, random)
   return bytes.subarray(0, LONGEST)

@@ -4,6 +4,8 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { fuzz } from './fuzz.ts'
+import { fuzzLive } from './live.ts'
+import { LIVE_TARGETS } from './live-targets.ts'
 import { TARGETS } from './targets.ts'
 
 const { values, positionals } = parseArgs({
@@ -11,16 +13,23 @@ const { values, positionals } = parseArgs({
   allowPositionals: true,
 })
 const seed = Number(values.seed ?? Date.now() % 2 ** 31)
-const names = positionals.length > 0 ? positionals : Object.keys(TARGETS)
+const ALL = [...Object.keys(TARGETS), ...Object.keys(LIVE_TARGETS)]
+const names = positionals.length > 0 ? positionals : ALL
 let failed = false
 for (const name of names) {
-  const target = TARGETS[name]
-  if (!target) {
-    console.error(`fuzz: no target ${name}; there are ${Object.keys(TARGETS).join(', ')}`)
+  const [target, start] = [TARGETS[name], LIVE_TARGETS[name]]
+  if (!target && !start) {
+    console.error(`fuzz: no target ${name}; there are ${ALL.join(', ')}`)
     process.exit(2)
   }
-  const { runs, finding } = fuzz(name, target, Number(values.seconds) * 1000, seed)
-  console.log(`${finding ? '✗' : '✓'} ${name}: ${runs} inputs, seed ${seed}`)
+  const ms = Number(values.seconds) * 1000
+  const live = await start?.()
+  const { runs, finding } = live
+    ? await fuzzLive(name, live, ms, seed)
+    : fuzz(name, target as NonNullable<typeof target>, ms, seed)
+  const reached = live ? `, ${live.reached()} messages got through` : ''
+  await live?.close()
+  console.log(`${finding ? '✗' : '✓'} ${name}: ${runs} inputs${reached}, seed ${seed}`)
   if (!finding) continue
   failed = true
   const dir = join(import.meta.dirname, 'crashes', name)

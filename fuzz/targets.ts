@@ -13,7 +13,10 @@ import { parseFact } from '../src/audit/parse-fact.ts'
 import { parseBundle } from '../src/audit/tiles.ts'
 import { encodeFrame, FrameReader } from '../src/daemon/frames.ts'
 import { parseClientHello } from '../src/gate/client-hello.ts'
+import type { Injection } from '../src/gate/credential.ts'
 import { buildAnswer, parseQuery } from '../src/gate/dns.ts'
+import { FrameScrubber } from '../src/gate/frames.ts'
+import { Masker } from '../src/gate/scrub.ts'
 import { AmbitError } from '../src/lib/errors.ts'
 import { compileGlobs } from '../src/lib/glob.ts'
 import { parseAuthority, parseHost } from '../src/lib/host.ts'
@@ -63,6 +66,29 @@ const FACT = text(
 // oxlint-disable-next-line no-control-regex -- what must not come through
 const MOVES = /[\u0000-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/
 
+const SECRET = 'sk-real-0123456789'
+const INJECTION: Injection = { name: 'key', header: 'x-api-key', value: SECRET, needles: [SECRET] }
+
+/** A server's text frame. */
+const serverFrame = (payload: string): Buffer =>
+  Buffer.concat([Buffer.from([0x81, payload.length]), text(payload)])
+
+/** What comes out of a scrubber that is fed in pieces of `size`; null when it refuses. */
+function scrubbed(input: Buffer, size: number): Buffer | null {
+  const scrubber = FrameScrubber.for(INJECTION) as FrameScrubber
+  let refused = false
+  scrubber.on('error', () => {
+    refused = true
+  })
+  const out: Buffer[] = []
+  for (let at = 0; at < input.length && scrubber.errored === null; at += size) {
+    // A copy: masking is done in place.
+    scrubber.write(Buffer.from(input.subarray(at, at + size)))
+    for (let part = scrubber.read(); part !== null; part = scrubber.read()) out.push(part as Buffer)
+  }
+  return refused || scrubber.errored !== null ? null : Buffer.concat(out)
+}
+
 export const TARGETS: Readonly<Record<string, Target>> = {
   'client-hello': {
     seeds: [HELLO, HELLO.subarray(0, 20), text('GET / HTTP/1.1\r\n')],
@@ -73,6 +99,39 @@ export const TARGETS: Readonly<Record<string, Target>> = {
       // What a prefix already was refused for cannot become readable with more bytes.
       const part = parseClientHello(input.subarray(0, input.length >> 1))
       demand(part.kind !== 'unreadable', 'a refused prefix stays refused')
+    },
+  },
+  masker: {
+    seeds: [
+      text(`you sent ${SECRET} and more`),
+      text(`${SECRET}${SECRET}sk-re`),
+      text('sksksk-realsk-real-012345678'),
+    ],
+    run: (input) => {
+      const size = 1 + ((input[0] ?? 0) % 7)
+      const masker = new Masker([SECRET], () => undefined)
+      const parts: Buffer[] = []
+      for (let at = 0; at < input.length; at += size)
+        parts.push(Buffer.from(masker.feed(Buffer.from(input.subarray(at, at + size)))))
+      const whole = Buffer.concat([...parts, masker.end()]).toString('latin1')
+      const expected = input.toString('latin1').replaceAll(SECRET, '*'.repeat(SECRET.length))
+      demand(whole === expected, 'cuts between pieces change nothing')
+    },
+  },
+  'websocket-frames': {
+    seeds: [
+      Buffer.concat([serverFrame(`you sent ${SECRET}`), serverFrame('bus'), serverFrame('')]),
+      Buffer.concat([Buffer.from([0x01, 126, 0, 3]), text('sk-'), Buffer.from([0x80, 5]), text('real-')]),
+      Buffer.concat([Buffer.from([0x82, 127, 0, 0, 0, 0, 0, 0, 0, 4]), text('data'), Buffer.from([0x88, 0])]),
+    ],
+    run: (input) => {
+      const [whole, pieces] = [scrubbed(input, input.length || 1), scrubbed(input, 1 + ((input[2] ?? 0) % 5))]
+      demand((whole === null) === (pieces === null), 'cuts between pieces change no refusal')
+      if (whole === null || pieces === null) return
+      demand(whole.length <= input.length, 'nothing is added')
+      // What is held back of a frame that has not ended may differ by nothing but its moment.
+      const short = Math.min(whole.length, pieces.length)
+      demand(whole.subarray(0, short).equals(pieces.subarray(0, short)), 'cuts between pieces change no byte')
     },
   },
   dns: {

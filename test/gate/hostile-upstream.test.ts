@@ -114,7 +114,8 @@ test('X-15: a key echoed in WebSocket frames is masked, and never compressed', a
     get('/ws', `${UPGRADE}Sec-WebSocket-Extensions: permessage-deflate\r\n`),
   )
   assert.match(answer, /^HTTP\/1\.1 101/)
-  assert.match(answer, /you sent \*+\x81\x03bus$/)
+  assert.match(answer, /you sent \*+/)
+  assert.ok(answer.endsWith('*\x81\x03bus'), answer)
   assert.ok(!answer.includes(SECRET))
   assert.doesNotMatch(seen, /sec-websocket-extensions/i)
 })
@@ -149,7 +150,7 @@ test('X-15: a coding named behind 2,000 headers is seen', async () => {
     socket.write(packed)
   }, true)
   const answer = await rawTls(bench, HOST, get('/'))
-  assert.ok(/^HTTP\/1\.1 502/.test(answer) || /you sent \*+\r/.test(answer), answer.slice(-200))
+  assert.ok(answer.startsWith('HTTP/1.1 502') || /you sent \*+\r/.test(answer), answer.slice(-200))
 })
 
 test('a message that ends like the beginning of a secret is not kept back', async () => {

@@ -55,7 +55,7 @@ const answer: Answer = (request, response) => {
 }
 
 /** Made once a test file. */
-export const world = once(async (_: null): Promise<World> => {
+export const world = once<null, World>(async () => {
   for (const address of [PUBLIC, EVIL]) claimAddress(address)
   const dns = await recordDns()
   const good = await serveHttps(HOSTS, { address: PUBLIC, port: 443, answer })

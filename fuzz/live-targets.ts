@@ -1,0 +1,13 @@
+import { startConnectHeads } from './connect-heads.ts'
+import { startDnsStream } from './dns-stream.ts'
+import { startDifferential } from './http1-differential.ts'
+import { startHttp2Frames } from './http2-frames.ts'
+import type { LiveTarget } from './live.ts'
+
+/** Targets that need a running gate. */
+export const LIVE_TARGETS: Readonly<Record<string, () => Promise<LiveTarget>>> = {
+  'http1-differential': startDifferential,
+  'http2-frames': startHttp2Frames,
+  'connect-heads': startConnectHeads,
+  'dns-stream': startDnsStream,
+}
