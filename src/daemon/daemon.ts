@@ -8,7 +8,7 @@ import { type Sequencer, isSealed } from '../audit/sequencer.ts'
 import { AmbitError, messageOf } from '../lib/errors.ts'
 import { type Paths, journalDir, sessionDir, sessionsDir } from '../lib/paths.ts'
 import type { Book } from './book.ts'
-import { hasEnd, recordLoss } from './loss.ts'
+import { hasEnd, recordKill, recordLoss } from './loss.ts'
 import type { Args, Head, Order, SessionInfo, Status, Values } from './messages.ts'
 import { killOrphans } from './orphans.ts'
 import type { Peer } from '../lib/peer.ts'
@@ -36,6 +36,8 @@ interface LiveSession {
   /** When the link of `ambit run` was lost. */
   lostAt: number
   frozen: boolean
+  /** Who had it killed against its will. */
+  killedBy?: string
 }
 
 /** Launch and view write their last records while they die after `ambit run`. */
@@ -145,7 +147,7 @@ export class Daemon {
       await session.caller.order(order)
     } catch (error) {
       if (op !== 'session.kill') throw error
-      killRun(session.record)
+      await this.#kill(session, by)
     }
     if (op === 'session.freeze' || op === 'session.thaw')
       await this.#setFrozen(session, op === 'session.freeze')
@@ -190,9 +192,9 @@ export class Daemon {
 
   /** Each second while sessions live: sequences, signs, and ends sessions whose process is gone. */
   async tick(now = Date.now()): Promise<void> {
-    for (const [id, { record, caller, lostAt }] of this.#live) {
+    for (const [id, { record, caller, lostAt, killedBy }] of this.#live) {
       const dead = !caller && now - lostAt >= GRACE_MS && birthOf(record.pid) !== record.born
-      if (dead) await this.#settle(() => this.#endLost(id, record))
+      if (dead) await this.#settle(() => this.#endLost(id, record, killedBy))
     }
     if (this.#live.size > 0) await this.#settle(() => this.#sequence())
   }
@@ -212,14 +214,25 @@ export class Daemon {
     else await this.#settle(() => this.#endLost(id, record))
   }
 
-  async #endLost(id: string, record: SessionRecord): Promise<void> {
+  /**
+   * Kills a run that does not obey: launcher and view end at the end of its pipes. Who asked is recorded first; a disk
+   * that takes no record does not save the session.
+   */
+  async #kill(session: LiveSession, by: string): Promise<void> {
+    session.killedBy = by
+    await this.#settle(() => recordKill(this.#paths, session.record.id, by))
+    if (birthOf(session.record.pid) === session.record.born) process.kill(session.record.pid, 'SIGKILL')
+  }
+
+  async #endLost(id: string, record: SessionRecord, killedBy?: string): Promise<void> {
     // They write to the journals that are about to be closed for good.
     killOrphans(this.#paths)
     fs.rmSync(join(this.#paths.run, 'sessions', id), { recursive: true, force: true })
     if (!isDirectory(sessionDir(this.#paths, id))) return this.#forget(id)
     const said = hasEnd(journalDir(this.#paths, id))
     const sameBoot = birthOf(process.pid)?.split(':')[0] === record.born.split(':')[0]
-    await recordLoss(this.#paths, id, sameBoot ? 'ambit run died without a word' : 'the machine went down')
+    const died = killedBy ? `killed by ${killedBy}, which ambit run did not obey` : 'ambit run died without a word'
+    await recordLoss(this.#paths, id, sameBoot ? died : 'the machine went down')
     await this.#end(id, said ? 'ended' : sameBoot ? 'killed' : 'orphaned')
   }
 
@@ -294,11 +307,6 @@ export class Daemon {
     if (this.#book.broken) throw this.#book.broken
     return this.#book
   }
-}
-
-/** `ambit run` that does not obey is killed itself: launcher and view end at the end of its pipes. */
-function killRun({ pid, born }: SessionRecord): void {
-  if (birthOf(pid) === born) process.kill(pid, 'SIGKILL')
 }
 
 export const headOf = (log: Log): Head => ({

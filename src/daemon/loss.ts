@@ -27,6 +27,18 @@ export async function recordLoss(paths: Paths, id: string, reason: string): Prom
   }
 }
 
+/** Writes, durably, that `by` had session `id` killed although its `ambit run` did not obey. */
+export async function recordKill(paths: Paths, id: string, by: string): Promise<void> {
+  const journal = Journal.open(join(journalDir(paths, id), 'daemon.wal'))
+  const reason = `asked by ${by}; ambit run did not obey and is killed itself`
+  try {
+    journal.append({ k: 'decision', action: 'session.kill', effect: 'allow', reason, rule: null, target: id })
+    await journal.sync()
+  } finally {
+    journal.close()
+  }
+}
+
 /** True when the session's own journal or ours says how it ended. */
 export const hasEnd = (dir: string): boolean =>
   ['run', 'daemon'].some((name) => someFact(dir, name, (fact) => fact.k === 'session.end'))

@@ -8,6 +8,7 @@ import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { loadVerifierKey } from '../../src/audit/keys.ts'
 import { PRODUCT } from '../../src/audit/product.ts'
+import { readEvents } from '../../src/audit/read.ts'
 import { verifyLog } from '../../src/audit/verify.ts'
 import { connectDaemon } from '../../src/daemon/client.ts'
 import { encodeFrame } from '../../src/daemon/frames.ts'
@@ -120,6 +121,11 @@ test('a kill does not depend on the run: one that does not obey is killed itself
   await cli.call('kill', { id: ID })
   assert.equal((await gone)[1], 'SIGKILL')
   await stage.state(ID, 'killed')
+  // Who asked stands in the log: once as the order, before it was carried out, and in the end of the session.
+  const by = `uid ${process.getuid?.()}, pid ${process.pid}`
+  const said = [...readEvents(logDir(stage.paths), { session: ID })].map(({ message }) => message)
+  assert.ok(said.some((text) => text.startsWith('session.kill ') && text.includes(by)), said.join('; '))
+  assert.ok(said.some((text) => text.startsWith('session killed: ') && text.includes(by)), said.join('; '))
 })
 
 test('a frozen session is frozen still after the daemon was killed', async (t) => {
