@@ -44,7 +44,7 @@ export interface ConnectOptions {
  * is not the daemon's own) or ERR_DAEMON_PROTOCOL (another version answers).
  */
 export async function connectDaemon(paths: Paths, options: ConnectOptions = {}): Promise<DaemonClient> {
-  const deadline = Date.now() + (options.deadlineMs ?? 10_000)
+  const deadline = performance.now() + (options.deadlineMs ?? 10_000)
   const first = await reach(paths)
   if (first) return first
   if (options.start === false) throw unreachable('it is not running')
@@ -53,7 +53,7 @@ export async function connectDaemon(paths: Paths, options: ConnectOptions = {}):
     await sleep(15)
     const client = await reach(paths)
     if (client) return client
-    if (Date.now() > deadline) throw unreachable(`it did not start in time; see ${logFile(paths)}`)
+    if (performance.now() > deadline) throw unreachable(`it did not start in time; see ${logFile(paths)}`)
     // Another starter's daemon may hold the lock and end just now (idle): ours went away at once, so start again.
     if (child.exitCode !== null) {
       if (child.exitCode !== 0) throw unreachable(`it ended with ${child.exitCode}: ${lastWords(paths)}`)

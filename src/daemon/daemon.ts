@@ -42,6 +42,8 @@ interface LiveSession {
 
 /** Launch and view write their last records while they die after `ambit run`. */
 const GRACE_MS = 500
+/** Between two looks for sessions that died before they called. */
+const RECOVER_MS = 3000
 
 /** The state of `ambitd`: which sessions live, and the book they are written to. */
 export class Daemon {
@@ -50,6 +52,9 @@ export class Daemon {
   readonly #live = new Map<string, LiveSession>()
   /** Sessions being ended: one end each. */
   readonly #ending = new Map<string, Promise<Head>>()
+  /** Sessions known to be in the log whole. */
+  readonly #sealed = new Set<string>()
+  #recovered = 0
   #stalled: string | null = null
 
   constructor(paths: Paths, book: Book) {
@@ -80,21 +85,27 @@ export class Daemon {
       this.#live.set(id, {
         record: { ...record, state: 'detached' },
         caller: null,
-        lostAt: Date.now(),
+        lostAt: performance.now(),
         frozen: record.state === 'frozen',
       })
       this.#book.sequencer?.follow(id)
     }
   }
 
-  /** Ends the sessions that died meanwhile, and sequences whatever journals hold beyond what the log has. */
+  /**
+   * Ends the sessions that died meanwhile, and sequences whatever journals hold beyond what the log has. Again and again:
+   * a session may die before it has called, and a record may be written after its daemon was gone.
+   */
   async recover(): Promise<void> {
     if (!this.#book.sequencer) return
+    this.#recovered = performance.now()
     for (const id of listSessions(this.#paths)) {
-      if (this.#live.has(id)) continue
+      if (this.#live.has(id) || this.#sealed.has(id)) continue
       const record = loadRecord(this.#paths, id) ?? abandonedRecord(this.#paths, id)
-      if (record && (isLive(record.state) || !isSealed(sessionDir(this.#paths, id))))
-        await this.#recoverDead(record)
+      // One that lives is taken up by adopt, or is just being opened.
+      if (!record || birthOf(record.pid) === record.born) continue
+      if (isLive(record.state) || !isSealed(sessionDir(this.#paths, id))) await this.#recoverDead(record)
+      else this.#sealed.add(id)
     }
   }
 
@@ -131,7 +142,7 @@ export class Daemon {
     for (const session of this.#live.values()) {
       if (session.caller !== caller) continue
       session.caller = null
-      session.lostAt = Date.now()
+      session.lostAt = performance.now()
       session.record = { ...session.record, state: 'detached' }
     }
   }
@@ -191,12 +202,13 @@ export class Daemon {
   }
 
   /** Each second while sessions live: sequences, signs, and ends sessions whose process is gone. */
-  async tick(now = Date.now()): Promise<void> {
+  async tick(now = performance.now()): Promise<void> {
     for (const [id, { record, caller, lostAt, killedBy }] of this.#live) {
       const dead = !caller && now - lostAt >= GRACE_MS && birthOf(record.pid) !== record.born
       if (dead) await this.#settle(() => this.#endLost(id, record, killedBy))
     }
     if (this.#live.size > 0) await this.#settle(() => this.#sequence())
+    if (now - this.#recovered >= RECOVER_MS) await this.#settle(() => this.recover())
   }
 
   /** Sequences and signs a last time. */
@@ -231,7 +243,9 @@ export class Daemon {
     if (!isDirectory(sessionDir(this.#paths, id))) return this.#forget(id)
     const said = hasEnd(journalDir(this.#paths, id))
     const sameBoot = birthOf(process.pid)?.split(':')[0] === record.born.split(':')[0]
-    const died = killedBy ? `killed by ${killedBy}, which ambit run did not obey` : 'ambit run died without a word'
+    const died = killedBy
+      ? `killed by ${killedBy}, which ambit run did not obey`
+      : 'ambit run died without a word'
     await recordLoss(this.#paths, id, sameBoot ? died : 'the machine went down')
     await this.#end(id, said ? 'ended' : sameBoot ? 'killed' : 'orphaned')
   }

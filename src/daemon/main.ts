@@ -39,7 +39,7 @@ async function heartbeat(
   idleMs: number,
   end: (code: number) => void,
 ): Promise<void> {
-  for (let idleSince = Date.now(); ; ) {
+  for (let idleSince = performance.now(); ; ) {
     await new Promise((resolve) => setTimeout(resolve, TICK_MS))
     await daemon.tick()
     if (daemon.fatal) {
@@ -50,8 +50,8 @@ async function heartbeat(
     if (!serving.reachable && serving.links === 0) return end(0)
     // A broken log was judged at the start; once nobody waits for the answer the next start judges it anew.
     if (daemon.broken && serving.links === 0) return end(0)
-    if (serving.links > 0 || daemon.liveSessions > 0) idleSince = Date.now()
-    else if (Date.now() - idleSince >= idleMs) return end(0)
+    if (serving.links > 0 || daemon.liveSessions > 0) idleSince = performance.now()
+    else if (performance.now() - idleSince >= idleMs) return end(0)
   }
 }
 

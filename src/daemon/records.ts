@@ -62,8 +62,12 @@ export function listSessions(paths: Paths): string[] {
   }
 }
 
-/** How long a session may take from its first record to its call. */
+/** How long a session that does not say which process it is may take from its first record to its call. */
 const CALL_MS = 60_000
+const BIRTH = z.object({ pid: z.number().int().min(1), born: z.string() })
+
+/** This process, as `session.json` names it, so that the daemon can tell a dead starter from a slow one. */
+export const ownBirth = (): z.infer<typeof BIRTH> => ({ pid: process.pid, born: birthOf(process.pid) ?? '' })
 
 /**
  * A record for a session that has a journal but never called, made from what the journal says; null while it may
@@ -72,7 +76,7 @@ const CALL_MS = 60_000
 export function abandonedRecord(paths: Paths, id: string): SessionRecord | null {
   const path = join(journalDir(paths, id), 'run.wal')
   const stat = fs.lstatSync(path, { throwIfNoEntry: false })
-  if (!stat || Date.now() - stat.mtimeMs < CALL_MS) return null
+  if (!stat || mayCall(paths, id, stat.mtimeMs)) return null
   const fact = readJournal(path).next().value
   const start = fact && 'fact' in fact && fact.fact.k === 'session.start' ? fact.fact : null
   const facts = {
@@ -83,6 +87,17 @@ export function abandonedRecord(paths: Paths, id: string): SessionRecord | null 
   }
   const base = { v: 1, id, state: 'running', pid: 0, born: '', counters: {} } as const
   return { ...base, ...facts, startedAt: start?.t ?? stat.mtimeMs, endedAt: null }
+}
+
+/** By its process; a directory without one (a review, a refusal) is judged by age, in both directions of a clock jump. */
+function mayCall(paths: Paths, id: string, writtenMs: number): boolean {
+  try {
+    const told = JSON.parse(fs.readFileSync(join(sessionDir(paths, id), 'session.json'), 'utf8'))
+    const { pid, born } = BIRTH.parse(told)
+    return birthOf(pid) === born
+  } catch {
+    return Math.abs(Date.now() - writtenMs) < CALL_MS
+  }
 }
 
 /** What callers see of a record. */

@@ -117,8 +117,8 @@ async function finishSessions(paths: Paths, ids: readonly string[]): Promise<str
 }
 
 async function waitUntilEnded(paths: Paths, ids: readonly string[]): Promise<void> {
-  const deadline = Date.now() + 5000
-  while (Date.now() < deadline && ids.some((id) => unfinished(paths).includes(id))) {
+  const deadline = performance.now() + 5000
+  while (performance.now() < deadline && ids.some((id) => unfinished(paths).includes(id))) {
     await new Promise((resolve) => setTimeout(resolve, 50))
   }
 }

@@ -12,6 +12,12 @@ export function printSummary(summary: Summary, screen: Screen): void {
   screen.err(renderSummary(summary, screen.color))
 }
 
+/** What also a quiet run says: that Ambit ended it, and why. */
+export function printStop({ session, outcome, reason }: Summary, screen: Screen): void {
+  if (outcome === 'ended' || reason === null) return
+  screen.err(`ambit: session ${session} ${outcome}: ${printable(reason)}; see ambit why ${session}`)
+}
+
 export function renderSummary(summary: Summary, color: boolean): string {
   const paint = (code: string, text: string): string => (color ? `\x1b[${code}m${text}\x1b[0m` : text)
   const bold = (text: string): string => paint('1', text)

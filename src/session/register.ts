@@ -3,6 +3,7 @@ import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Journal } from '../audit/journal.ts'
 import { connectDaemon, type DaemonClient } from '../daemon/client.ts'
+import { ownBirth } from '../daemon/records.ts'
 import { journalDir, sessionDir } from '../lib/paths.ts'
 import { newSessionId, type SessionId } from './id.ts'
 import type { Resolved } from './resolve.ts'
@@ -35,9 +36,8 @@ export async function registerSession(resolved: Resolved, acceptance: Acceptance
   try {
     const planText = JSON.stringify(plan)
     writeFileSync(join(dir, 'plan.json'), planText, { mode: 0o600 })
-    writeFileSync(join(dir, 'session.json'), JSON.stringify(descriptionOf(resolved, id, startedAt)), {
-      mode: 0o600,
-    })
+    const description = { ...descriptionOf(resolved, id, startedAt), ...ownBirth() }
+    writeFileSync(join(dir, 'session.json'), JSON.stringify(description), { mode: 0o600 })
     journal = Journal.open(join(journalDir(request.paths, id), 'run.wal'))
     journal.append({
       k: 'session.start',

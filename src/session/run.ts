@@ -1,7 +1,7 @@
 import { resolve } from 'node:path'
 import type { Front } from './front.ts'
 import { observeSession } from './observe.ts'
-import { printSummary } from './print.ts'
+import { printStop, printSummary } from './print.ts'
 import { isRefusal, recordRefusal } from './refuse.ts'
 import { registerSession } from './register.ts'
 import type { SessionRequest } from './request.ts'
@@ -27,7 +27,8 @@ export async function runSession(request: SessionRequest, front: Front): Promise
   })
   const ending = await superviseSession(session, wired)
   const summary = await endSession(session, wired, ending)
-  if (!request.quiet) printSummary(summary, front)
+  if (request.quiet) printStop(summary, front)
+  else printSummary(summary, front)
   if (request.observe) observeSession(session, front)
   file?.write(`${JSON.stringify(summary, null, 2)}\n`)
   return summary.exit

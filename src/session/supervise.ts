@@ -47,7 +47,7 @@ class Watch {
     this.#wired = wired
     this.daemon = session.daemon
     this.#follow(session.daemon)
-    void wired.view.exited.then(({ why }) => this.#viewEnded(why))
+    void wired.view.exited.then((end) => this.#viewEnded(end))
     session.journal.onFailure((error) => this.#stop(`the journal failed: ${messageOf(error)}`))
     for (const [name, number] of [
       ['SIGTERM', 15],
@@ -78,13 +78,17 @@ class Watch {
     this.#wired.world.kill()
   }
 
-  /** The mount goes when the cell goes, so a view that ends with the world is in order. One that ends before it is not. */
-  async #viewEnded(why: string | null): Promise<void> {
+  /**
+   * The mount goes when the cell goes, so a view that ends by itself with the world is in order. One that ends before it
+   * is not, nor one that was killed: the agent then saw its files vanish, and whatever it ended with is no result.
+   */
+  async #viewEnded({ code, why }: Awaited<Wired['view']['exited']>): Promise<void> {
     if (this.#closed) return
     this.#wired.gate.pause('the file view has ended')
+    const reason = why ? `the file view ended: ${why}` : 'the view died; without it there are no files'
+    if (code !== 0) return this.#stop(reason)
     const worldEnded = this.#wired.world.exited.then(() => true)
     const grace = new Promise<false>((resolve) => setTimeout(resolve, WORLD_GRACE_MS, false).unref())
-    const reason = why ? `the file view ended: ${why}` : 'the view died; without it there are no files'
     if (!(await Promise.race([worldEnded, grace]))) this.#stop(reason)
   }
 
@@ -147,8 +151,8 @@ class Watch {
   async #daemonLost(): Promise<void> {
     if (this.#closed) return
     this.#freeze('daemon', 'ambitd is gone; nothing goes out until it is back', 'ambitd-lost')
-    const deadline = Date.now() + DAEMON_GRACE_MS
-    while (!this.#closed && Date.now() < deadline) {
+    const deadline = performance.now() + DAEMON_GRACE_MS
+    while (!this.#closed && performance.now() < deadline) {
       try {
         const daemon = await connectDaemon(this.#session.request.paths)
         const { id, dir, startedAt } = this.#session

@@ -124,8 +124,14 @@ test('a kill does not depend on the run: one that does not obey is killed itself
   // Who asked stands in the log: once as the order, before it was carried out, and in the end of the session.
   const by = `uid ${process.getuid?.()}, pid ${process.pid}`
   const said = [...readEvents(logDir(stage.paths), { session: ID })].map(({ message }) => message)
-  assert.ok(said.some((text) => text.startsWith('session.kill ') && text.includes(by)), said.join('; '))
-  assert.ok(said.some((text) => text.startsWith('session killed: ') && text.includes(by)), said.join('; '))
+  assert.ok(
+    said.some((text) => text.startsWith('session.kill ') && text.includes(by)),
+    said.join('; '),
+  )
+  assert.ok(
+    said.some((text) => text.startsWith('session killed: ') && text.includes(by)),
+    said.join('; '),
+  )
 })
 
 test('a frozen session is frozen still after the daemon was killed', async (t) => {

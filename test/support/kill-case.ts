@@ -1,0 +1,56 @@
+/** Kill cases on one stage for each kind of user, so that each kill also follows the ones before it. */
+import assert from 'node:assert/strict'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { claimAddress, labMissing } from './lab.ts'
+import { attackIn, once } from './case.ts'
+import { recordDns } from './dns.ts'
+import { killOnce, type Step, type Victim } from './kill-matrix.ts'
+import { Stage } from './stage.ts'
+import { serveHttps } from './upstream.ts'
+import type { As } from './users.ts'
+
+const attack = attackIn(labMissing)
+const PUBLIC = '93.184.216.34'
+/** How long an answer takes: the time in which a request is in flight. */
+const HELD_MS = 300
+
+const world = once(async () => {
+  claimAddress(PUBLIC)
+  const dns = await recordDns()
+  dns.zone.set('good.test', [PUBLIC])
+  return await serveHttps(['good.test'], {
+    address: PUBLIC,
+    port: 443,
+    answer: (_, response) => void setTimeout(() => response.end('hello'), HELD_MS),
+  })
+})
+
+const stageOf = once(async (as: As) => {
+  const good = await world(null)
+  const stage = new Stage(as)
+  writeFileSync(join(stage.root, 'ca.pem'), good.ca, { mode: 0o644 })
+  return stage
+})
+
+let kills = 0
+
+/** Declares one case of several kills in turn. */
+export function killCase(pairs: readonly (readonly [Step, Victim])[]): void {
+  const title = pairs.map(([step, victim]) => `${victim} at ${step}`).join(', ')
+  attack('A-01', `keeps every record when killed: ${title}`, async (as) => {
+    const stage = await stageOf(as)
+    const spec = { network: [{ host: 'good.test', ca: join(stage.root, 'ca.pem') }] }
+    const done: string[] = []
+    for (const [step, victim] of pairs) {
+      const mark = `kill-${process.pid}-${++kills}`
+      const { hit, acknowledged } = await killOnce(stage, await world(null), spec, mark, step, victim)
+      done.push(`${victim} at ${step}${hit ? '' : ' (had ended)'}: ${acknowledged} acknowledged`)
+    }
+    assert.ok(
+      done.some((line) => !line.includes('had ended')),
+      `nothing was killed: ${done.join('; ')}`,
+    )
+    return `${pairs.length} kills, nothing lost`
+  })
+}
