@@ -5,7 +5,7 @@ import { printable } from '../lib/printable.ts'
 import type { NetworkRule, Plan } from '../profile/plan.ts'
 import { type Action, type Decision, deny, type SessionState } from './decision.ts'
 import { openPolicies } from './engine.ts'
-import { type PlanFacts, planFacts } from './facts.ts'
+import { planFacts } from './facts.ts'
 
 export interface OpenQuestion {
   /** Where something goes. Neither method nor path: answers are kept for more than one request (gate/judge.ts). */
@@ -41,12 +41,13 @@ const answer = z.strictObject({
  */
 export function openRuntimePolicy(plan: Plan, paths: Paths): (question: OpenQuestion) => Decision {
   const engine = openPolicies(paths)
-  const facts = planFacts(plan)
+  // Most of the document, and the same all session.
+  engine.keepInput('profile', JSON.stringify(planFacts(plan)))
   return (question) => {
     const rule = question.rule?.id ?? null
     let json: string | null
     try {
-      json = engine.evalRule('data.ambit.runtime.decision', JSON.stringify(runtimeDocument(question, facts)))
+      json = engine.evalRule('data.ambit.runtime.decision', JSON.stringify(runtimeDocument(question)))
     } catch {
       return deny('policy.failed', rule)
     }
@@ -57,13 +58,12 @@ export function openRuntimePolicy(plan: Plan, paths: Paths): (question: OpenQues
   }
 }
 
-/** @internal the document as Rego sees it. */
-export function runtimeDocument(question: OpenQuestion, profile: PlanFacts) {
+/** @internal the document as Rego sees it, but for `profile`. */
+export function runtimeDocument(question: OpenQuestion) {
   const { action, rule, state, session } = question
   return {
     action,
     rule: rule && { id: rule.id, host: rule.host, clearance: rule.clearance, inspect: rule.inspect },
-    profile,
     session: {
       label: state.label,
       untrusted: session.untrusted,

@@ -22,6 +22,8 @@ const TIME_LIMIT: Duration = Duration::from_secs(2);
 #[napi]
 pub struct RegoEngine {
     engine: Engine,
+    /// Parts of the input that stay the same, parsed once.
+    kept: Vec<(Value, Value)>,
 }
 
 #[napi]
@@ -34,7 +36,7 @@ impl RegoEngine {
         engine.set_strict_builtin_errors(true);
         let check_interval = NonZeroU32::MIN.saturating_add(255);
         engine.set_execution_timer_config(ExecutionTimerConfig { limit: TIME_LIMIT, check_interval });
-        Self { engine }
+        Self { engine, kept: Vec::new() }
     }
 
     /// Throws with file, line and column when the module does not parse.
@@ -55,10 +57,21 @@ impl RegoEngine {
         self.engine.add_data_json(&json).map_err(wrong)
     }
 
+    /// From now on `key` of every input, which must be an object, has this value.
+    #[napi]
+    pub fn keep_input(&mut self, key: String, json: String) -> Result<()> {
+        self.kept.push((Value::from(key), Value::from_json_str(&json).map_err(wrong)?));
+        Ok(())
+    }
+
     /// The rule's value as JSON; null when undefined. Throws when there is no such rule or evaluation fails.
     #[napi]
     pub fn eval_rule(&mut self, rule: String, input_json: String) -> Result<Option<String>> {
-        self.engine.set_input_json(&input_json).map_err(wrong)?;
+        let mut input = Value::from_json_str(&input_json).map_err(wrong)?;
+        for (key, value) in &self.kept {
+            input.as_object_mut().map_err(wrong)?.insert(key.clone(), value.clone());
+        }
+        self.engine.set_input(input);
         match self.engine.eval_rule(rule).map_err(wrong)? {
             Value::Undefined => Ok(None),
             value => value.to_json_str().map(Some).map_err(wrong),
