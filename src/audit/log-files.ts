@@ -59,18 +59,25 @@ export class FileWriter {
     await this.#ensureDir('tmp', new Set())
   }
 
-  /** Writes all of `batch` (path under the root → bytes): contents first, then names, then the directories. */
+  /**
+   * Writes all of `batch` (path under the root → bytes): contents first, a few at a time so that their syncs share the
+   * disk's flushes, then names, then the directories.
+   */
   async put(batch: ReadonlyMap<string, Uint8Array>): Promise<void> {
     const dirty = new Set<string>()
-    let n = 0
-    for (const [path, bytes] of batch) {
-      await this.#ensureDir(dirname(path), dirty)
-      const temporary = join(this.#root, 'tmp', String(n++))
-      await this.#write(temporary, bytes)
+    for (const path of batch.keys()) await this.#ensureDir(dirname(path), dirty)
+    const waiting = [...batch].map(([path, bytes], n) => ({
+      path,
+      bytes,
+      temporary: join(this.#root, 'tmp', String(n)),
+    }))
+    for (let i = 0; i < waiting.length; i += AT_ONCE)
+      await all(waiting.slice(i, i + AT_ONCE).map(({ temporary, bytes }) => this.#write(temporary, bytes)))
+    for (const { path, temporary } of waiting) {
       await this.#files.rename(temporary, join(this.#root, path))
       dirty.add(dirname(path))
     }
-    for (const dir of dirty) await this.#sync(() => this.#files.syncDir(join(this.#root, dir)))
+    await all([...dirty].map((dir) => this.#sync(() => this.#files.syncDir(join(this.#root, dir)))))
   }
 
   async remove(path: string): Promise<void> {
@@ -108,6 +115,17 @@ export class FileWriter {
       throw new SyncFailed(messageOf(error), { cause: error })
     }
   }
+}
+
+/** Files written at once: each has a descriptor, and the thread pool has four threads. */
+const AT_ONCE = 8
+
+/** Waits for all, also when one fails: nothing may be under way when a failure is reported. A failed sync goes first. */
+async function all(work: readonly Promise<void>[]): Promise<void> {
+  const failures = (await Promise.allSettled(work)).flatMap((one) =>
+    one.status === 'rejected' ? [one.reason] : [],
+  )
+  if (failures.length > 0) throw failures.find((reason) => reason instanceof SyncFailed) ?? failures[0]
 }
 
 /** Makes `dir` and what leads to it (0700), each name durable in its parent. */

@@ -15,7 +15,7 @@ import { FileWriter, type LogFiles, SyncFailed, diskFiles, logFailed, makeDir } 
 import { type Cursors, type LogState, readState } from './log-state.ts'
 import { type Signer, parseVerifierKey } from './note.ts'
 import {
-  frameEntry,
+  frameEntries,
   hashReader,
   missingTile,
   partialTiles,
@@ -222,24 +222,30 @@ function checkedSize(dir: string, state: LogState, signer: Signer): number {
 }
 
 function readEdge(dir: string, size: number): Edge {
-  const tiles: Hash[][] = []
-  let bundle: Buffer[] = []
+  const tiles: Uint8Array[] = []
+  let entries: Buffer[] = []
+  let leaves: Hash[] = []
   for (const { level, index, width } of partialTiles(size)) {
-    if (level === 'entries') bundle = readEntries(dir, index, width)
-    else tiles[level] = readHashes(dir, level, index, width)
+    if (level === 'entries') entries = readEntries(dir, index, width)
+    else {
+      const hashes = readHashes(dir, level, index, width)
+      if (level === 0) leaves = hashes
+      tiles[level] = Buffer.concat(hashes)
+    }
   }
-  const leaves = tiles[0] ?? []
-  const bad = bundle.findIndex(
-    (framed, i) => !equal(leafHash(framed.subarray(2)), leaves[i] ?? Buffer.alloc(0)),
-  )
-  if (bad >= 0) throw inconsistent(`entry ${size - bundle.length + bad} is not what was hashed`)
-  return { size, bundle, tiles: Array.from(tiles, (hashes) => hashes ?? []) }
+  const bad = entries.findIndex((entry, i) => !equal(leafHash(entry), leaves[i] ?? Buffer.alloc(0)))
+  if (bad >= 0) throw inconsistent(`entry ${size - entries.length + bad} is not what was hashed`)
+  return {
+    size,
+    bundle: frameEntries(entries),
+    tiles: Array.from(tiles, (hashes) => hashes ?? EMPTY_EDGE.bundle),
+  }
 }
 
 function readEntries(dir: string, index: number, width: number): Buffer[] {
   const { entries, bad } = readBundle(dir, index, width)
   if (bad !== null) throw missingTile(tilePath('entries', index, width), `entry ${bad} of it is not whole`)
-  return entries.map(frameEntry)
+  return entries
 }
 
 const partialPaths = (size: number): string[] =>

@@ -102,6 +102,58 @@ const policyOf = ({ start }: EventContext): Record<string, unknown> =>
   start ? { policy: { name: start.profile, uid: start.planDigest } } : {}
 
 /**
+ * The bytes of `encodeEvent(toEvent(…))`, several times as fast: what is the same for all facts of a session is made
+ * once, and what has a known form is not walked. Built for one session with its `start`.
+ */
+export class EventEncoder {
+  readonly #context: EventContext
+  readonly #session: string
+  readonly #party: string
+  readonly #profile: string
+
+  constructor(context: EventContext, session: string) {
+    this.#context = context
+    this.#session = JSON.stringify(session).slice(1, -1)
+    const party = { actor: actorOf(context, session), device: deviceOf(context), ...policyOf(context) }
+    this.#party = JSON.stringify(party).slice(1, -1)
+    this.#profile = JSON.stringify(context.start?.profile ?? null)
+  }
+
+  /** `journal` is one of ours and `offset` and `index` are whole numbers: they need no escaping. */
+  encode(fact: Fact, { journal, offset }: Omit<Origin, 'session'>, index: number): Buffer {
+    const { class_uid, activity_id, severity, effect, ambit, attributes, message, status } = mapFact(fact)
+    const head = {
+      class_uid,
+      category_uid: Math.floor(class_uid / 1000),
+      activity_id,
+      type_uid: class_uid * 100 + activity_id,
+      severity_id: severity ?? (effect === 'deny' ? 3 : 1),
+      time: fact.t,
+      message: message.slice(0, 300),
+      ...(status === undefined ? null : { status_id: status === 'failure' ? 2 : 1 }),
+      ...control(effect),
+      ...attributes,
+    }
+    const rule = ambit.rule ? `"firewall_rule":{"uid":${JSON.stringify(ambit.rule)}},` : ''
+    const more = JSON.stringify(ambit).slice(1)
+    const session = this.#session
+    const bytes = Buffer.from(
+      `${JSON.stringify(head).slice(0, -1)},${this.#party},${rule}"metadata":{"version":"1.8.0",${CONSTANT},` +
+        `"uid":"${session}:${journal}:${offset}","sequence":${index},"correlation_uid":"${session}"},` +
+        `"ambit":{"session":"${session}","kind":"${fact.k}","journal":"${journal}","offset":${offset},` +
+        `"monotonic":${fact.m},"profile":${this.#profile},"decision":${effect ? `"${effect}"` : 'null'}` +
+        `${more === '}' ? '' : ','}${more}}`,
+    )
+    if (bytes.length <= MAX_ENTRY) return bytes
+    return encodeEvent(
+      toEvent(fact, { session: JSON.parse(`"${session}"`) as string, journal, offset }, this.#context, index),
+    )
+  }
+}
+
+const CONSTANT = JSON.stringify({ product: PRODUCT, profiles: ['security_control', 'host'] }).slice(1, -1)
+
+/**
  * The event's bytes as a log entry. One that is too long keeps its structure and loses the ends of its longest texts
  * and lists; `ambit.truncated` holds the SHA-256 and length of the whole.
  */

@@ -12,11 +12,13 @@ import { readJournal } from './journal-reader.ts'
 import type { Head, Log } from './log.ts'
 import { replaceFile } from './log-files.ts'
 import type { Cursor, Cursors } from './log-state.ts'
-import { type EventContext, encodeEvent, toEvent } from './ocsf.ts'
+import { type EventContext, EventEncoder } from './ocsf.ts'
 
 /** Journals of a session; `daemon` is written by ambitd about sessions that could not speak for themselves. */
 export const JOURNALS = ['run', 'view', 'launch', 'daemon'] as const
-const MAX_BATCH = 2048
+/** Facts, and bytes of journals, of one commit: enough to share its flushes, little enough to hold in memory. */
+const MAX_BATCH = 8192
+const MAX_BATCH_BYTES = 16 * 2 ** 20
 const START: Cursor = { offset: 0, dead: null }
 const SEALED = 'sealed.json'
 
@@ -97,7 +99,7 @@ export class Sequencer {
     for (;;) {
       const batch = takeBatch(sessions, final)
       if (batch.length === 0) return
-      const entries = batch.map((item, i) => encodeEvent(eventOf(item, device, log.size + i)))
+      const entries = encode(batch, device, log.size)
       await log.appendBatch(entries, this.#cursorsAfter(batch))
       for (const { session, follower, followed } of batch) session.pass(follower, followed)
       this.#drop.clear()
@@ -218,7 +220,8 @@ function takeBatch(sessions: readonly FollowedSession[], final: boolean): Item[]
   for (const stream of streams) stream.head = next(stream.facts)
   const starts = new Map(sessions.map((session) => [session, session.start]))
   const batch: Item[] = []
-  while (batch.length < MAX_BATCH) {
+  let bytes = 0
+  while (batch.length < MAX_BATCH && bytes < MAX_BATCH_BYTES) {
     let first: (typeof streams)[number] | undefined
     for (const stream of streams) {
       if (stream.head && (!first?.head || stream.head.fact.m < first.head.fact.m)) first = stream
@@ -227,6 +230,7 @@ function takeBatch(sessions: readonly FollowedSession[], final: boolean): Item[]
     const { session, follower, head: followed } = first
     if (followed.fact.k === 'session.start') starts.set(session, starts.get(session) ?? followed.fact)
     batch.push({ session, follower, followed, start: starts.get(session) ?? null })
+    bytes += followed.after.offset - followed.offset
     first.head = next(first.facts)
   }
   return batch
@@ -237,17 +241,17 @@ function next(facts: Generator<Followed>): Followed | undefined {
   return step.done ? undefined : step.value
 }
 
-const eventOf = (
-  { session, follower, followed, start }: Item,
-  device: EventContext['device'],
-  index: number,
-) =>
-  toEvent(
-    followed.fact,
-    { session: session.id, journal: follower.name, offset: followed.offset },
-    { device, start },
-    index,
-  )
+function encode(batch: readonly Item[], device: EventContext['device'], size: number): Buffer[] {
+  let encoder: EventEncoder | undefined
+  let last: Item | undefined
+  return batch.map((item, i) => {
+    const { session, follower, followed, start } = item
+    if (!encoder || last?.session !== session || last.start !== start)
+      encoder = new EventEncoder({ device, start }, session.id)
+    last = item
+    return encoder.encode(followed.fact, { journal: follower.name, offset: followed.offset }, size + i)
+  })
+}
 
 function cursorsOf(cursors: Cursors, id: string): Record<string, Cursor> {
   const own = Object.entries(cursors).filter(([key]) => key.startsWith(`${id}/`))

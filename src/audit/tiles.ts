@@ -44,12 +44,20 @@ export function partialTiles(size: number): { level: Level; index: number; width
   return tiles
 }
 
-/** Entries as they lie in a bundle: u16be length, bytes. */
-export function frameEntry(entry: Uint8Array): Buffer {
-  if (entry.length > MAX_ENTRY) throw new TypeError('entry too long for the log')
-  const framed = Buffer.allocUnsafe(2 + entry.length)
-  framed.writeUInt16BE(entry.length, 0)
-  framed.set(entry, 2)
+/** Entries as they lie in a bundle, one after the other: u16be length, bytes. */
+export function frameEntries(entries: readonly Uint8Array[]): Uint8Array {
+  let length = 0
+  for (const entry of entries) {
+    if (entry.length > MAX_ENTRY) throw new TypeError('entry too long for the log')
+    length += 2 + entry.length
+  }
+  const framed = Buffer.allocUnsafeSlow(length)
+  let at = 0
+  for (const entry of entries) {
+    framed.writeUInt16BE(entry.length, at)
+    framed.set(entry, at + 2)
+    at += 2 + entry.length
+  }
   return framed
 }
 
@@ -68,7 +76,7 @@ export function parseBundle(bytes: Buffer, width: number): { entries: Buffer[]; 
 }
 
 /** Hashes of a tile's bytes. */
-export const splitTile = (bytes: Buffer): Hash[] =>
+export const splitTile = (bytes: Uint8Array): Hash[] =>
   Array.from({ length: Math.floor(bytes.length / HASH) }, (_, i) => bytes.subarray(i * HASH, (i + 1) * HASH))
 
 /** A tile that is not there or not of its size. Never made anew: that would hide the loss (CASES.md A-11). */

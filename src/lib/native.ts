@@ -25,6 +25,10 @@ export interface Native {
     notBefore: number,
     notAfter: number,
   ): { cert: string; key: string }
+  /** RFC 6962 leaf hashes, 32 bytes each, of framed entries (u16be length, bytes) that lie one after the other. */
+  leafHashes(framed: Uint8Array): Uint8Array
+  /** The RFC 6962 root over 2^n hashes, 32 bytes each. */
+  subtreeRoot(hashes: Uint8Array): Uint8Array
   /** In-process Rego (regorus). */
   RegoEngine: new () => RegoEngine
 }

@@ -208,10 +208,10 @@ for (const fault of ['ENOSPC', 'EIO'] as const satisfies readonly Fault[]) {
           await work()
         } catch (error) {
           assert.equal((error as { code: string }).code, 'ERR_LOG_FAILED', `step ${at}`)
-          const synced = files.steps.at(-1)?.startsWith('fsync')
+          const synced = files.steps[at - 1]?.startsWith('fsync')
           // A failed sync ends this Log for good; any other failure is over when the disk is well again.
           if (synced) await assert.rejects(log.publish(), { code: 'ERR_LOG_FAILED' })
-          assert.equal(log.failure !== null, synced, `step ${at}: ${files.steps.at(-1)}`)
+          assert.equal(log.failure !== null, synced, `step ${at}: ${files.steps[at - 1]}`)
           if (!synced) await work()
         }
         sizes.push(log.size)

@@ -8,7 +8,7 @@ import { Log } from '../../src/audit/log.ts'
 import { formatSignerKey, parseSignerKey } from '../../src/audit/note.ts'
 import { proveEntry, verifyProof } from '../../src/audit/prove.ts'
 import { readEntry, readEvents } from '../../src/audit/read.ts'
-import { frameEntry, parseBundle } from '../../src/audit/tiles.ts'
+import { frameEntries, parseBundle } from '../../src/audit/tiles.ts'
 import { leafHash } from '../../src/audit/tlog.ts'
 import { verifyLog } from '../../src/audit/verify.ts'
 import { tempDir } from './temp.ts'
@@ -34,7 +34,7 @@ async function makeLog(t: TestContext): Promise<string> {
 function rewrite(dir: string, path: string, width: number, change: (entries: Buffer[]) => void): void {
   const { entries } = parseBundle(fs.readFileSync(join(dir, path)), width)
   change(entries)
-  fs.writeFileSync(join(dir, path), Buffer.concat(entries.map(frameEntry)))
+  fs.writeFileSync(join(dir, path), frameEntries(entries))
 }
 
 const flip = (path: string, at: number): void => {

@@ -8,6 +8,7 @@ mod fd_passing;
 mod files;
 mod rego;
 mod sockets;
+mod tree_hashes;
 
 /// A JS `Error` with the text of any Rust error.
 fn failed(what: &str, why: impl std::fmt::Display) -> napi::Error {
