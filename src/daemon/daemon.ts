@@ -23,6 +23,7 @@ import {
   saveRecord,
 } from './records.ts'
 import { lastRefusals } from './refusals.ts'
+import { removeRunDirs } from './run-dirs.ts'
 
 /** The way back to whoever called: orders go to the `ambit run` that opened a session. */
 export interface Caller {
@@ -107,6 +108,7 @@ export class Daemon {
       if (isLive(record.state) || !isSealed(sessionDir(this.#paths, id))) await this.#recoverDead(record)
       else this.#sealed.add(id)
     }
+    removeRunDirs(this.#paths)
   }
 
   async openSession(args: Args<'session.open'>, caller: Caller): Promise<Values['session.open']> {

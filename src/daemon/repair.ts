@@ -5,11 +5,12 @@
 import { execFileSync } from 'node:child_process'
 import * as fs from 'node:fs'
 import { join } from 'node:path'
-import { AmbitError, errnoOf, messageOf } from '../lib/errors.ts'
+import { AmbitError, messageOf } from '../lib/errors.ts'
 import { type Paths, daemonSocket, logDir } from '../lib/paths.ts'
 import { connectDaemon } from './client.ts'
-import { killOrphans, processes } from './orphans.ts'
+import { killOrphans } from './orphans.ts'
 import { birthOf, isLive, listSessions, loadRecord } from './records.ts'
+import { removeRunDirs } from './run-dirs.ts'
 import { claimDaemon } from './serve.ts'
 
 /** Clears leftovers; one line each, of what was done. */
@@ -53,26 +54,6 @@ function detachMounts(mountinfo: string): string[] {
     }
   })
 }
-
-function removeRunDirs(paths: Paths): string[] {
-  const dir = join(paths.run, 'sessions')
-  return list(dir).flatMap((id) => {
-    const record = loadRecord(paths, id)
-    // Without a record the session may be about to call the daemon: its directory must be older than that takes.
-    const dead = record
-      ? birthOf(record.pid) !== record.born
-      : ageOf(join(dir, id)) > 60_000 && !inUse(join(dir, id))
-    if (!dead) return []
-    fs.rmSync(join(dir, id), { recursive: true, force: true })
-    return [`removed the run directory of session ${id}`]
-  })
-}
-
-const inUse = (dir: string): boolean =>
-  processes().some(({ argv }) => argv.some((argument) => argument.startsWith(`${dir}/`)))
-
-const ageOf = (path: string): number =>
-  Date.now() - (fs.lstatSync(path, { throwIfNoEntry: false })?.mtimeMs ?? Date.now())
 
 /** A socket whose daemon is gone: nobody holds the lock. */
 function removeSocket(paths: Paths): string[] {
@@ -120,14 +101,5 @@ async function waitUntilEnded(paths: Paths, ids: readonly string[]): Promise<voi
   const deadline = performance.now() + 5000
   while (performance.now() < deadline && ids.some((id) => unfinished(paths).includes(id))) {
     await new Promise((resolve) => setTimeout(resolve, 50))
-  }
-}
-
-function list(dir: string): string[] {
-  try {
-    return fs.readdirSync(dir)
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return []
-    throw error
   }
 }

@@ -68,7 +68,7 @@ const fs = require('node:fs'), https = require('node:https'), mark = process.arg
 const write = (n) => { fs.writeFileSync(mark + '-' + n, 'x'); console.log('wrote ' + mark + '-' + n) }
 for (let n = 0; n < 4; n++) write(n)
 https.get('https://good.test/' + mark, { agent: false }, (answer) => {
-  answer.resume().on('end', () => { for (let n = 4; n < 8; n++) write(n) })
+  answer.resume().on('end', () => setTimeout(() => { for (let n = 4; n < 8; n++) write(n) }, 300))
 }).on('error', () => process.exit(3))
 `
 
