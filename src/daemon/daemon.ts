@@ -160,7 +160,7 @@ export class Daemon {
       await session.caller.order(order)
     } catch (error) {
       if (op !== 'session.kill') throw error
-      await this.#kill(session, by)
+      await this.#kill(session, order.by)
     }
     if (op === 'session.freeze' || op === 'session.thaw')
       await this.#setFrozen(session, op === 'session.freeze')

@@ -9,11 +9,13 @@ killCase([
   ['registered', 'ambitd'],
   ['namespaces', 'launch'],
   ['cell', 'run'],
+  ['enforced', 'host'],
 ])
 killCase([
   ['command', 'init'],
   ['write', 'view'],
   ['request', 'run'],
+  ['request', 'host'],
   ['request', 'ambitd'],
 ])
 killCase([

@@ -11,7 +11,7 @@ import { describe, type SessionRan, type Stage } from './stage.ts'
 import type { Upstream } from './upstream.ts'
 
 /** Parts of a session, as a victim. */
-export const VICTIMS = ['run', 'launch', 'bwrap', 'init', 'agent', 'view', 'ambitd'] as const
+export const VICTIMS = ['run', 'host', 'launch', 'bwrap', 'init', 'agent', 'view', 'ambitd'] as const
 export type Victim = (typeof VICTIMS)[number]
 
 interface Seen {
@@ -44,6 +44,8 @@ export type Step = keyof typeof STEPS
 /** When a victim is there to be killed: from its step to its last. */
 const LIFE: Record<Victim, readonly [Step, Step]> = {
   run: ['started', 'signed'],
+  // The process that supervises, where ambitd kept one ready; else `run` does it.
+  host: ['started', 'signed'],
   ambitd: ['registered', 'signed'],
   launch: ['namespaces', 'answer'],
   view: ['view', 'answer'],
@@ -101,7 +103,7 @@ export async function killOnce(
   const target = seen.state.parts.get(victim)
   const hit = target !== undefined && kill(target)
   const ran = await running
-  await settled(stage, mark, where)
+  await settled(stage, mark, seen.state.parts.get('host'), where)
   await checkRecord(stage, good, mark, seen.id, ran, where)
   if (hit) checkExit(ran, victim, step, where)
   return { hit, acknowledged: written(ran).length }
@@ -135,14 +137,18 @@ function look(stage: Stage, id: string, run: number): Seen {
     view: text(join(dir, 'journal/view.wal')),
     launch: text(join(dir, 'journal/launch.wal')),
     registration: text(join(dir, 'registration.json')),
-    parts: partsOf(stage, run),
+    parts: partsOf(stage, run, supervisorOf(dir)),
   }
 }
 
-/** The parts of the session that `run` supervises, by the process tree. */
-function partsOf(stage: Stage, run: number): Map<Victim, number> {
+const supervisorOf = (dir: string): number =>
+  Number(/"pid":(\d+)/.exec(text(join(dir, 'session.json')))?.[1] ?? 0)
+
+/** The parts of the session, by the process tree: the launcher is `run`'s, the view its supervisor's. */
+function partsOf(stage: Stage, run: number, supervisor: number): Map<Victim, number> {
   const parts = new Map<Victim, number>([['run', run]])
-  for (const child of childrenOf(run)) {
+  if (supervisor !== 0 && supervisor !== run) parts.set('host', supervisor)
+  for (const child of [run, supervisor].flatMap((parent) => (parent === 0 ? [] : childrenOf(parent)))) {
     const name = commandOf(child)
     if (name.includes('ambit-view\0')) parts.set('view', child)
     if (name.includes('ambit-launch\0')) parts.set('launch', child)
@@ -195,11 +201,13 @@ function kill(pid: number): boolean {
   }
 }
 
-/** Nothing of the session runs or is mounted. */
-async function settled(stage: Stage, mark: string, where: string): Promise<void> {
+/** Nothing of the session runs or is mounted. A host that waits for the next session is none of it. */
+async function settled(stage: Stage, mark: string, host: number | undefined, where: string): Promise<void> {
+  const hostGone = (): boolean => host === undefined || !commandOf(host).includes('session-host')
+  assert.ok(await eventually(hostGone, 15_000), `${where}: the session's host still runs`)
   const left = (): number[] =>
     [...new Set([...processesWith(stage.root), ...processesWith(mark)])].filter(
-      (pid) => !commandOf(pid).includes('ambitd.cjs'),
+      (pid) => !/ambitd\.cjs|session-host/.test(commandOf(pid)),
     )
   const gone = await eventually(() => left().length === 0, 15_000)
   assert.ok(gone, `${where}: still running: ${left().map(commandOf).join('; ').replaceAll('\0', ' ')}`)
@@ -265,7 +273,9 @@ async function stateOf(stage: Stage, id: string): Promise<string> {
 function checkExit(ran: SessionRan, victim: Victim, step: Step, where: string): void {
   const told = `${where}\n${describe(ran)}`
   const alive = step !== 'end' && step !== 'signed'
-  if (victim === 'run') assert.equal(ran.signal, 'SIGKILL', told)
+  if (victim === 'run') assert.ok(ran.signal === 'SIGKILL' || (!alive && ran.code === 0), told)
+  else if (victim === 'host')
+    assert.ok([125, 0].includes(ran.code ?? -1) && (!alive || ran.code === 125), told)
   // To its command, the death of what holds it is a death by signal; at its birth, the cell may not depend on bwrap yet.
   else if (victim === 'agent' || victim === 'init' || victim === 'bwrap')
     assert.ok([137, 125, step === 'cell' ? 0 : 137].includes(ran.code ?? -1), told)
