@@ -166,6 +166,22 @@ describe('python', () => {
     assert.deepEqual(mounts(resolve('python3', ['.pyenv/shims'])), ['~/.pyenv/versions/3.12.1'])
   })
 
+  test('rustup: the proxy gives way to the toolchain that it would choose', () => {
+    program('.cargo/bin/rustup')
+    link('.cargo/bin/cargo', 'rustup')
+    for (const name of ['stable-x86_64-unknown-linux-gnu', '1.80.0-x86_64-unknown-linux-gnu']) {
+      program(`.rustup/toolchains/${name}/bin/cargo`)
+      mkdirSync(join(home, `.rustup/toolchains/${name}/lib`), { recursive: true })
+    }
+    file('.rustup/settings.toml', 'version = "12"\ndefault_toolchain = "stable-x86_64-unknown-linux-gnu"\n')
+    const chosen = (): string[] => mounts(resolve('cargo', ['.cargo/bin']))
+    assert.deepEqual(chosen(), ['~/.rustup/toolchains/stable-x86_64-unknown-linux-gnu'])
+    file(join(project, 'rust-toolchain.toml'), '[toolchain]\nchannel = "1.80.0"\n')
+    assert.deepEqual(chosen(), ['~/.rustup/toolchains/1.80.0-x86_64-unknown-linux-gnu'])
+    file(join(project, 'rust-toolchain.toml'), '[toolchain]\nchannel = "../../.ssh"\n')
+    assert.deepEqual(chosen(), ['~/.rustup/toolchains/stable-x86_64-unknown-linux-gnu'])
+  })
+
   test('pyenv: a version file that climbs is no version', () => {
     program('.pyenv/versions/3.11.7/bin/other')
     program('.pyenv/shims/agent', '#!/bin/sh\n')

@@ -1,4 +1,4 @@
-import { accessSync, constants, readdirSync, readFileSync, statSync } from 'node:fs'
+import { accessSync, constants, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
 
 /** Where a command is looked up. */
@@ -45,7 +45,31 @@ function throughShim(path: string, lookup: Lookup): string | null {
   }
   if (basename(dir) === 'bin' && isDir(join(manager, 'tools/image')))
     return voltaTarget(manager, basename(path))
+  if (basename(dir) === 'bin' && basename(realpathSync(path)) === 'rustup' && basename(path) !== 'rustup')
+    return rustupTarget(manager, basename(path), lookup)
   return path
+}
+
+/** https://rust-lang.github.io/rustup/overrides.html: the first of these names that is installed. */
+function rustupTarget(cargo: string, name: string, lookup: Lookup): string | null {
+  const root = lookup.env.RUSTUP_HOME ?? join(dirname(cargo), basename(cargo).replace('cargo', 'rustup'))
+  const named = (lines: readonly string[], key: string): string[] =>
+    lines.flatMap((line) => new RegExp(`^${key}\\s*=\\s*"([^"]+)"`).exec(line)?.[1] ?? [])
+  const wanted = [
+    ...(lookup.env.RUSTUP_TOOLCHAIN ? [lookup.env.RUSTUP_TOOLCHAIN] : []),
+    ...upwards(lookup.cwd).flatMap((dir) => [
+      ...linesOf(join(dir, 'rust-toolchain')).slice(0, 1),
+      ...named(linesOf(join(dir, 'rust-toolchain.toml')), 'channel'),
+    ]),
+    ...named(linesOf(join(root, 'settings.toml')), 'default_toolchain'),
+  ]
+  const installed = list(join(root, 'toolchains'))
+  for (const want of wanted.filter(isVersion)) {
+    const have = installed.find((dir) => dir === want || dir.startsWith(`${want}-`))
+    const path = have ? join(root, 'toolchains', have, 'bin', name) : ''
+    if (have && isProgram(path)) return path
+  }
+  return null // nothing chosen, or a component that is not installed
 }
 
 /** https://github.com/pyenv/pyenv#understanding-python-version-selection */
