@@ -72,7 +72,7 @@ export function sendRefusal(
 }
 
 const isGit = (response: ClientResponse): boolean =>
-  /^git\//.test(String(response.req.headers['user-agent'] ?? ''))
+  String(response.req.headers['user-agent'] ?? '').startsWith('git/')
 
 /** Breaks an answer off so that the client sees it is not whole. */
 export function cut(response: ClientResponse): void {

@@ -12,18 +12,26 @@ const cache = join(import.meta.dirname, '../../.build/test-cache')
 /** Exact versions: a test of an agent is a test of that agent. */
 export const AGENTS = { pi: '@mariozechner/pi-coding-agent@0.73.1', codex: '@openai/codex@0.169.0' } as const
 const REQUESTS = 'requests==2.32.3'
+const GRPC = '@grpc/grpc-js@1.14.7'
 
 /** Directory with `node_modules/.bin/{pi,codex}`, or the reason why there is none. */
-export const agents: string | Error = fetchOnce('agents', Object.values(AGENTS).join(' '), (dir) =>
-  execFileSync(
-    'npm',
-    ['install', '--no-audit', '--no-fund', '--loglevel=error', '--prefix', dir, ...Object.values(AGENTS)],
-    {
-      stdio: ['ignore', 'ignore', 'pipe'],
-      env: { ...process.env, PATH: `${join(process.execPath, '..')}${delimiter}${process.env.PATH}` },
-    },
-  ),
-)
+export const agents: string | Error = fetchPackages('agents', Object.values(AGENTS))
+
+/** Directory with `node_modules/@grpc/grpc-js`, or the reason why there is none. Asked for by the one test of it. */
+export const grpc = (): string | Error => fetchPackages('grpc', [GRPC])
+
+function fetchPackages(name: string, packages: readonly string[]): string | Error {
+  return fetchOnce(name, packages.join(' '), (dir) =>
+    execFileSync(
+      'npm',
+      ['install', '--no-audit', '--no-fund', '--loglevel=error', '--prefix', dir, ...packages],
+      {
+        stdio: ['ignore', 'ignore', 'pipe'],
+        env: { ...process.env, PATH: `${join(process.execPath, '..')}${delimiter}${process.env.PATH}` },
+      },
+    ),
+  )
+}
 
 /** Directory for PYTHONPATH with `requests`, or the reason why there is none. */
 export const pythonRequests: string | Error = fetchOnce('python', REQUESTS, (dir) =>

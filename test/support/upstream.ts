@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import type { IncomingMessage, RequestListener } from 'node:http'
 import { createServer } from 'node:https'
 import { createServer as createTcpServer, type Server, type Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { native } from '../../src/lib/native.ts'
 
@@ -32,12 +33,20 @@ export interface Upstream {
 
 export type Answer = (request: Seen, response: Parameters<RequestListener>[1]) => void
 
+/** Answers a request to speak another protocol; told each frame that arrives. */
+export type Upgrade = (request: IncomingMessage, socket: Duplex, onFrame: (payload: Buffer) => void) => void
+
 const KEPT = 4 * 1024 * 1024
 
 /** Starts one; it answers `200 hello` unless `answer` says otherwise. */
 export async function serveHttps(
   hosts: readonly string[],
-  { address = '127.0.0.1', port = 0, answer }: { address?: string; port?: number; answer?: Answer } = {},
+  {
+    address = '127.0.0.1',
+    port = 0,
+    answer,
+    upgrade,
+  }: { address?: string; port?: number; answer?: Answer; upgrade?: Upgrade } = {},
 ): Promise<Upstream> {
   const hour = 3600
   const now = Math.floor(Date.now() / 1000)
@@ -61,6 +70,7 @@ export async function serveHttps(
       })
     },
   )
+  if (upgrade) server.on('upgrade', (request, socket: Duplex) => upgrade(request, socket, () => undefined))
   for (const [host, { cert, key }] of certificates) server.addContext(host, { cert, key })
   server.on('connection', (socket: Socket) => {
     connections += 1
