@@ -107,7 +107,13 @@ class Listeners {
   readonly #dns: UdpSocket
   readonly #connections = new Set<Socket>()
 
-  constructor(tcp: Server, proxy: HttpServer, dnsTcp: Server, dns: UdpSocket) {
+  constructor(
+    tcp: Server,
+    proxy: HttpServer,
+    dnsTcp: Server,
+    dns: UdpSocket,
+    onDrop: (port: number) => void,
+  ) {
     this.#tcp = tcp
     this.#proxy = proxy
     this.#dnsTcp = dnsTcp
@@ -115,6 +121,7 @@ class Listeners {
     for (const server of [tcp, proxy, dnsTcp]) {
       server.maxConnections = MOST_CONNECTIONS
       server.on('connection', (socket: Socket) => this.#track(socket))
+      server.on('drop', (dropped) => onDrop(dropped?.localPort ?? 0))
     }
   }
 
@@ -163,7 +170,27 @@ function createListeners(options: GateOptions, context: GateContext): Listeners 
   })
   const responder = new DnsResponder(context.names, context.monitor)
   const proxy = createProxyServer(context.monitor.deadlines, () => context)
-  return new Listeners(tcp, proxy, createTcpServer(responder), createUdpServer(responder))
+  return new Listeners(
+    tcp,
+    proxy,
+    createTcpServer(responder),
+    createUdpServer(responder),
+    dropRecorder(context),
+  )
+}
+
+/** A refused connection costs its client next to nothing; one record a second says that it goes on. */
+const DROP_RECORD_MS = 1000
+
+function dropRecorder({ monitor }: GateContext): (port: number) => void {
+  const reason = 'gate.too-many-connections'
+  let next = 0
+  return (port) => {
+    monitor.denied('', port, reason, null)
+    if (performance.now() < next) return
+    next = performance.now() + DROP_RECORD_MS
+    monitor.note({ k: 'net.denied', flow: 0, host: '', address: '', port, reason, rule: null })
+  }
 }
 
 function originalOf(socket: Socket, whereTo: (fd: number) => { address: string; port: number }) {
