@@ -140,6 +140,6 @@ function startDirectory({ plan, cwd, home }: LaunchInput): string {
 }
 
 function limitsOf({ isolation }: Plan): Omit<LaunchSpec['limits'], 'openFiles'> {
-  const { processes, memory, cpus, wallclock } = isolation
-  return { processes, memory, cpus, wallclock }
+  const { processes, memory, cpus, wallclock, disk } = isolation
+  return { processes, memory, cpus, wallclock, disk }
 }

@@ -5,7 +5,7 @@ import type { Plan } from '../profile/plan.ts'
 /** Controls without which there is no session: a runtime that does not report one has not enforced it. */
 export const REQUIRED = [
   'user-namespace', 'mount-namespace', 'pid-namespace', 'network-namespace', 'ipc-namespace', 'no-new-privileges', 'no-capabilities',
-  'system-calls', 'landlock', 'read-only-root', 'exec-sensor', 'process-limit', 'memory-limit', 'cpu-limit',
+  'system-calls', 'landlock', 'read-only-root', 'exec-sensor', 'process-limit', 'memory-limit', 'cpu-limit', 'disk-limit',
 ] as const // biome-ignore format: a list of names
 
 /** `memory-limit` and the like: a profile may accept that they hold only in part. */

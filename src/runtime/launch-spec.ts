@@ -26,6 +26,8 @@ export interface LaunchSpec {
     readonly memory: number
     readonly cpus: number
     readonly wallclock: number
+    /** Bytes that may be added to writable binds (the home); the view has a quota of its own. */
+    readonly disk: number
     readonly openFiles: number
   }
   /** Journal that the exec sensor appends to. */

@@ -174,6 +174,7 @@ export const EXPECTED: Readonly<Record<string, string>> = {
   'Q-10': 'bad policy never means defaults',
   'R-01': 'fork bomb bounded',
   'R-02': 'memory bounded by the watchdog',
+  'R-03': 'disk bounded in the view and the home',
   'R-07': 'wall clock ends everything',
   'V-01': 'file theft by an allowed API',
   'V-02': 'empty list of hosts is none',

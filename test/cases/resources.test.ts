@@ -108,3 +108,40 @@ async function endsAll(stage: Stage, signal: NodeJS.Signals): Promise<void> {
     `${signal} leaves processes\n${describe(ran)}`,
   )
 }
+
+/** Fills the home in the ways that an agent would try: plainly, where nobody may look, and in a file without a name. */
+const FILL: Readonly<Record<string, string>> = {
+  plainly: 'dd if=/dev/zero of=big bs=1M count=400 status=none',
+  'in a closed directory':
+    'mkdir -p d/e && dd if=/dev/zero of=d/e/big bs=1M count=400 status=none; chmod 0 d/e d',
+  'without a name': 'exec 9>gone; rm gone; dd if=/dev/zero bs=1M count=400 status=none >&9',
+}
+
+attack('R-03', 'ends a session whose home takes more disk than its profile says', async (as) => {
+  const isolation = { ...LIMITS, disk: '64MiB' }
+  const seen: string[] = []
+  for (const [how, command] of Object.entries(FILL)) {
+    const stage = new Stage(as)
+    const fill = (amount: string): string[] => [
+      '/bin/sh',
+      '-c',
+      `cd && ${command.replace('400', amount)}; sleep 8; echo lasted`,
+    ]
+    const greedy = await stage.session(fill('400'), { spec: { isolation } })
+    assert.equal(greedy.summary.outcome, 'killed', `${how}: ${describe(greedy)}`)
+    assert.match(greedy.summary.reason ?? '', /disk/)
+    assert.doesNotMatch(greedy.stdout, /lasted/)
+    seen.push(`${how}: ${Math.round(greedy.ms / 100) / 10} s`)
+  }
+  const stage = new Stage(as)
+  const modest = await stage.session(['/bin/sh', '-c', 'cd && head -c 9000000 /dev/zero > some; sleep 1'], {
+    spec: { isolation },
+  })
+  assert.equal(modest.summary.outcome, 'ended', `control: ${describe(modest)}`)
+  const viewed = await stage.session(
+    ['/bin/sh', '-c', 'dd if=/dev/zero of=big bs=1M count=400; ls -s --block-size=1 big'],
+    { spec: { isolation } },
+  )
+  assert.match(viewed.stderr, /quota|No space/i, `the view refuses: ${describe(viewed)}`)
+  return `killed after ${seen.join(', ')}`
+})

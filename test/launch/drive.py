@@ -27,7 +27,7 @@ def mounts():
 
 def spec(directory):
     host = scenario.get("host") or {"uid": os.getuid(), "gid": os.getgid()}
-    limits = {"processes": 64, "memory": 1 << 30, "cpus": 1, "wallclock": 20000, "openFiles": 256}
+    limits = {"processes": 64, "memory": 1 << 30, "cpus": 1, "wallclock": 20000, "disk": 1 << 30, "openFiles": 256}
     return {
         "version": 1, "session": "test", "host": host, "inside": {"uid": 1000, "gid": 1000}, "hostname": "ambit",
         "tools": scenario["tools"], "mounts": mounts(), "argv": scenario["argv"],

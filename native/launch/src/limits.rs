@@ -29,7 +29,7 @@ pub fn pinned(limits: Limits) -> bool {
 }
 
 /// How each limit is held, as the status says it.
-pub fn controls(limits: Limits) -> [ControlState; 5] {
+pub fn controls(limits: Limits) -> [ControlState; 6] {
     let processes =
         format!("{} processes by watchdog, {} threads by the kernel", limits.processes, tasks(limits));
     let memory = format!("{} MiB by watchdog (sum of PSS and tmpfs), no cgroup", limits.memory >> 20);
@@ -37,7 +37,12 @@ pub fn controls(limits: Limits) -> [ControlState; 5] {
         true => format!("{} CPUs by affinity, which the agent cannot change", granted(limits)),
         false => "all CPUs granted".into(),
     };
+    let disk = format!(
+        "{} MiB: exact in the view, the home by watchdog after at most one look and walk",
+        limits.disk >> 20
+    );
     [
+        ControlState::new("disk-limit", State::Partly, disk),
         ControlState::new("process-limit", State::Partly, processes),
         ControlState::new("memory-limit", State::Partly, memory),
         ControlState::new("cpu-limit", State::Fully, cpus),

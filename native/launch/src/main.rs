@@ -7,6 +7,7 @@ mod cell_end;
 mod command;
 mod control;
 mod digest;
+mod disk;
 mod failure;
 mod fuse;
 mod inside;

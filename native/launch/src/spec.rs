@@ -59,6 +59,8 @@ pub struct Limits {
     pub memory: u64,
     pub cpus: f64,
     pub wallclock: u64,
+    /// Bytes that may be added to writable binds.
+    pub disk: u64,
     pub open_files: u64,
 }
 

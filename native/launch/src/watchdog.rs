@@ -1,11 +1,13 @@
 //! Limits where no cgroup is delegated: a thread that counts and kills. It samples, so it says *partly*: a burst
 //! between two looks passes. Near a limit it looks more often.
 use std::fs;
+use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::alarm::{Alarm, Bell};
+use crate::disk::Disk;
 use crate::spec::{LaunchSpec, Mount};
 
 const CALM: Duration = Duration::from_millis(200);
@@ -13,6 +15,7 @@ const NEAR: Duration = Duration::from_millis(20);
 
 /// What one look sees.
 struct Usage {
+    pids: Vec<String>,
     processes: u64,
     /// Upper bound: pages that processes share count for each.
     resident: u64,
@@ -26,6 +29,9 @@ pub struct Watchdog {
     tmpfs: Vec<PathBuf>,
     processes: u64,
     memory: u64,
+    disk: u64,
+    /// Where the agent's own files lie on the host's disk: its home.
+    binds: Vec<PathBuf>,
 }
 
 impl Watchdog {
@@ -38,12 +44,27 @@ impl Watchdog {
             tmpfs: tmpfs.map(|path| path.strip_prefix("/").unwrap_or(path).to_path_buf()).collect(),
             processes: spec.limits.processes,
             memory: spec.limits.memory,
+            disk: spec.limits.disk,
+            binds: spec
+                .mounts
+                .iter()
+                .filter(|mount| matches!(mount, Mount::Bind { write: true, .. }))
+                .map(|mount| mount.target().strip_prefix("/").unwrap_or(mount.target()).to_path_buf())
+                .collect(),
         })
     }
 
     /// Until something is over a limit or the cell is gone.
     pub fn run(self, bell: &Bell) {
+        let disks: io::Result<Vec<Disk>> =
+            self.binds.iter().map(|path| Disk::new(&self.inside(path), self.disk)).collect();
+        let Ok(mut disks) = disks else { return bell.ring(Alarm::OverLimit("disk")) };
         while let Some(usage) = self.look() {
+            let processes: Vec<PathBuf> =
+                usage.pids.iter().map(|pid| self.inside("proc").join(pid)).collect();
+            if disks.iter_mut().any(|disk| disk.is_over(&processes)) {
+                return bell.ring(Alarm::OverLimit("disk"));
+            }
             if usage.processes > self.processes {
                 return bell.ring(Alarm::OverLimit("processes"));
             }
@@ -75,7 +96,7 @@ impl Watchdog {
         let pids = self.pids()?;
         let resident = pids.iter().filter_map(|pid| resident(&self.inside("proc").join(pid))).sum();
         let stored = self.tmpfs.iter().filter_map(|path| stored(&self.inside(path))).sum();
-        Some(Usage { processes: pids.len() as u64, resident, stored })
+        Some(Usage { processes: pids.len() as u64, pids, resident, stored })
     }
 
     /// Sum of PSS; a process that does not show it (it just ended) counts as resident.
