@@ -58,6 +58,8 @@ pid_filename ${join(dir, 'pid')}
 access_log stdio:${join(dir, 'access.log')}
 cache_log ${join(dir, 'cache.log')}
 coredump_dir ${dir}
+client_request_buffer_max_size 8 MB
+pinger_enable off
 shutdown_lifetime 0 seconds
 `
 

@@ -11,7 +11,7 @@ import { type ClientRequest, type Inbound, readInbound } from './inbound.ts'
 import { outboundHead } from './outbound.ts'
 import { type Refusal, refusal } from './refuse.ts'
 import { type ClientResponse, cut, sendRefusal } from './respond.ts'
-import { type Dialled, type Target, targetOf, UpstreamError } from './upstream.ts'
+import { type Dialled, type Target, UpstreamError } from './upstream.ts'
 
 /** What an admitted request is sent with. */
 export interface Admitted {
@@ -106,7 +106,7 @@ export class Exchange implements Watched {
     const inject = decision.obligations.find((obligation) => obligation.kind === 'inject')
     const injection = inject ? gate.credentials.injection(inject.credential) : null
     if (injection === undefined) return this.#refused(refusal('credential.unavailable', rule.id), inbound)
-    const target = targetOf(rule, flow.host, flow.port, flow.tls)
+    const target = flow.targetUnder(rule)
     const head = outboundHead(inbound, target, gate.credentials, injection)
     if (head.kind === 'malformed') return this.#refused(refusal('http.malformed', rule.id), inbound)
     if (head.kind === 'misplaced') return this.#refused(refusal('credential.misplaced', rule.id), inbound)

@@ -1,9 +1,10 @@
 /** One connection that a client in the session opened, from its first byte to its record. */
 import type { Duplex } from 'node:stream'
 import type { Host } from '../lib/host.ts'
+import type { NetworkRule } from '../profile/plan.ts'
 import type { GateContext } from './context.ts'
 import { type Refusal, refusal } from './refuse.ts'
-import type { Dialled } from './upstream.ts'
+import { type Dialled, type Target, targetOf } from './upstream.ts'
 
 /** Bytes that a refused client may still send before we hang up on it; it must get to read its answer (N-40). */
 const LINGER_BYTES = 64 << 20
@@ -31,6 +32,7 @@ export class Flow implements FlowTarget {
   bytesIn = 0
   readonly #gate: GateContext
   #upstream: Dialled | undefined
+  #target: Target | undefined
   #ended = false
 
   constructor(gate: GateContext, target: FlowTarget) {
@@ -39,6 +41,12 @@ export class Flow implements FlowTarget {
     this.host = target.host
     this.port = target.port
     this.address = target.address
+  }
+
+  /** Where a request under `rule` goes. Made once while the rule stays the same. */
+  targetUnder(rule: NetworkRule): Target {
+    if (this.#target?.rule !== rule) this.#target = targetOf(rule, this.host, this.port, this.tls)
+    return this.#target
   }
 
   /** Records the upstream connection that this flow's requests use, once for each. */

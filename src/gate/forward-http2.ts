@@ -9,7 +9,6 @@ import { pumpDown, UploadPump } from './pump.ts'
 import { refusal } from './refuse.ts'
 import { cut, sendHead, sendTrailers } from './respond.ts'
 import { BodyScrubber, hasBody, openerFor, withoutCoding } from './scrub.ts'
-import { formatAuthority } from '../lib/host.ts'
 import { UpstreamError } from './upstream.ts'
 
 /** Sends the request as HTTP/2, or as HTTP/1.1 where the server speaks only that. */
@@ -33,7 +32,7 @@ function headersOf({ inbound, target, path, headers }: Admitted): OutgoingHttpHe
     __proto__: null as never,
     ':method': inbound.method,
     ':scheme': 'https',
-    ':authority': formatAuthority(target.host, target.port, true),
+    ':authority': target.authority,
     ':path': path,
   }
   for (let at = 0; at < headers.length; at += 2) {

@@ -94,7 +94,10 @@ function framingError({ lengths, encodings }: Framing, http2: boolean): InboundE
 /** Every authority in the head names the connection's own host and port (N-20). */
 function namesFlow(hosts: readonly string[], flow: FlowTarget, tls: boolean, http2: boolean): boolean {
   if (hosts.length === 0 || hosts.length > (http2 ? 2 : 1)) return false
+  const usual = flow.port === (tls ? 443 : 80) && !flow.host.includes(':')
   return hosts.every((text) => {
+    // Spelled canonically, as nearly always: the parser could only say the same.
+    if (usual && text === flow.host) return true
     const named = parseAuthority(text, tls ? 443 : 80)
     return named !== null && named.host === flow.host && named.port === flow.port
   })

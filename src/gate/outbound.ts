@@ -1,5 +1,4 @@
 /** Rewrites heads: what goes upstream, what comes back. */
-import { formatAuthority } from '../lib/host.ts'
 import type { NetworkRule } from '../profile/plan.ts'
 import { canonicalName, type CredentialBook, echoes, type Injection } from './credential.ts'
 import type { Inbound } from './inbound.ts'
@@ -61,7 +60,7 @@ export function outboundHead(
   const vetted = book.vetTarget(inbound.target, target.rule)
   if ('foreign' in vetted) return { kind: 'foreign', header: `?${vetted.foreign}`, value: vetted.value }
   if (book.holdsPlaceholder(vetted.target)) return { kind: 'misplaced' }
-  const headers: string[] = ['Host', formatAuthority(target.host, target.port, target.tls)]
+  const headers: string[] = ['Host', target.authority]
   const named = connectionNames(inbound.raw)
   if (named === null) return { kind: 'malformed' }
   const cookies: string[] = []

@@ -11,7 +11,7 @@ import {
   type TLSSocket,
 } from 'node:tls'
 import type { TlsFacts } from '../audit/fact.ts'
-import { isAddress } from '../lib/host.ts'
+import { formatAuthority, isAddress } from '../lib/host.ts'
 import type { NetworkRule } from '../profile/plan.ts'
 import { isPublicAddress } from './address.ts'
 import { tlsFacts } from './certificate-facts.ts'
@@ -26,14 +26,18 @@ export interface Target {
   readonly port: number
   readonly tls: boolean
   readonly key: string
+  /** What `Host` and `:authority` say. */
+  readonly authority: string
 }
 
+/** The way of a rule's requests to `host`. */
 export const targetOf = (rule: NetworkRule, host: string, port: number, tls: boolean): Target => ({
   rule,
   host,
   port,
   tls,
   key: `${rule.id} ${tls ? 'tls' : 'tcp'} ${host} ${port}`,
+  authority: formatAuthority(host, port, tls),
 })
 
 /** What an upstream connection turned out to be. */

@@ -172,6 +172,8 @@ export const EXPECTED: Readonly<Record<string, string>> = {
   'Q-08': 'gate dead means no network',
   'Q-09': 'no gate outlives its session',
   'Q-10': 'bad policy never means defaults',
+  'Q-11': 'hundreds of names, bounded and refused',
+  'Q-12': 'resolver silent, empty or wordy: refused in time',
   'R-01': 'fork bomb bounded',
   'R-02': 'memory bounded by the watchdog',
   'R-03': 'disk bounded in the view and the home',

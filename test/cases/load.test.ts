@@ -293,6 +293,29 @@ attack('Q-07', 'closes an HTTP/2 connection that floods, and only that one', asy
   return `closed after ${value.opened} resets`
 })
 
+attack('Q-11', 'stays bounded and quick when hundreds of names want certificates', async (as) => {
+  const { value } = await run(
+    as,
+    `
+    const ask = (name) => new Promise((resolve) => {
+      const socket = tls.connect({ host: name, port: 443, servername: name, ALPNProtocols: ['http/1.1'] })
+      let text = ''
+      socket.on('secureConnect', () => socket.write('GET / HTTP/1.1\\r\\nHost: ' + name + '\\r\\n\\r\\n'))
+      socket.on('data', (bytes) => { text += bytes; socket.destroy() })
+      socket.on('error', () => {}).on('close', () => resolve(text.slice(9, 12)))
+    })
+    const statuses = {}
+    for (let batch = 0; batch < 30; batch++)
+      for (const status of await Promise.all(Array.from({ length: 20 }, (_, i) => ask('n' + (batch * 20 + i) + '.refused.test'))))
+        statuses[status] = (statuses[status] ?? 0) + 1
+    say({ statuses, after: await get('https://good.internal/after') })
+    `,
+  )
+  assert.deepEqual(value.statuses, { 403: 600 })
+  assert.equal(value.after.status, 200, 'control: a granted name is served')
+  return '600 names, 600 readable refusals'
+})
+
 /** Processes other than the daemon that hold the stage's session journal open: the gate's is one. */
 function writersOf(stage: Stage): number[] {
   return processesWith(stage.root).filter((pid) => {

@@ -6,6 +6,8 @@ export interface DnsRecorder {
   readonly asked: string[]
   /** Addresses of a name; a function is called for every query, so that answers can change. */
   readonly zone: Map<string, readonly string[] | (() => readonly string[])>
+  /** Names whose questions get no answer at all. */
+  readonly silent: Set<string>
   close(): void
 }
 
@@ -14,10 +16,11 @@ const TYPE_A = 1
 /** Listens on port 53 of 127.0.0.1 of the lab. Names that it does not know are NXDOMAIN. */
 export async function recordDns(): Promise<DnsRecorder> {
   const socket = createSocket('udp4')
-  const recorder: DnsRecorder = { asked: [], zone: new Map(), close: () => socket.close() }
+  const recorder: DnsRecorder = { asked: [], zone: new Map(), silent: new Set(), close: () => socket.close() }
   socket.on('message', (query, peer) => {
     const { name, type, end } = readQuestion(query)
     recorder.asked.push(name)
+    if (recorder.silent.has(name)) return
     const known = recorder.zone.get(name)
     const addresses = typeof known === 'function' ? known() : (known ?? [])
     socket.send(
