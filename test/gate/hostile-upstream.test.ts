@@ -43,7 +43,10 @@ async function against(speak: (socket: Socket, head: string) => void, credential
     secrets: new Map([['key', SECRET]]),
     placeholders: new Map([['key', 'sk-ambitABCDEFGHIJKLMNOPQRST']]),
   })
-  closers.push(bench.close, () => server.close())
+  closers.push(
+    () => bench.close(),
+    () => server.close(),
+  )
   return bench
 }
 

@@ -143,7 +143,7 @@ test('host and path patterns match what their description says', () => {
     for (const host of hosts)
       assert.equal(matchesHost(pattern, host), oracleHost(pattern, host), `${pattern} ${host}`)
   const text = (alphabet: string): string =>
-    `/${Array.from({ length: random(9) }, () => pick([...alphabet])).join('')}`
+    `/${Array.from({ length: random(9) }, () => pick(alphabet.split(''))).join('')}`
   for (let round = 0; round < 20_000; round++) {
     const [glob, path] = [text('ab/*'), text('aab/')]
     if (glob.replace(/\*+$/, '').includes('**')) continue
