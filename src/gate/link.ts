@@ -188,6 +188,10 @@ export class Link extends EventEmitter {
   #newParser(): HTTPParser {
     const parser = new HTTPParser()
     parser.initialize(HTTPParser.RESPONSE, {}, MAX_HEAD, HTTPParser.kLenientNone)
+    parser[HTTPParser.kOnMessageBegin] = () => {
+      // Behind a whole answer, in the same piece: half a head would become the beginning of the next one.
+      if (!this.#sent || this.#answer) this.destroy()
+    }
     parser[HTTPParser.kOnHeaders] = (headers) => {
       // Lists longer than the parser's own come in pieces, a trailer's too.
       this.#early = [...(this.#early ?? []), ...headers]

@@ -3,10 +3,12 @@ declare module 'node:_http_common' {
   export class HTTPParser {
     static readonly RESPONSE: number
     static readonly kLenientNone: number
+    static readonly kOnMessageBegin: 0
     static readonly kOnHeaders: 1
     static readonly kOnHeadersComplete: 2
     static readonly kOnBody: 3
     static readonly kOnMessageComplete: 4
+    0: () => void
     1: (headers: string[], url: string) => void
     2: (
       major: number,

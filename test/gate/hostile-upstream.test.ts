@@ -74,6 +74,18 @@ test('an answer that nobody asked for is not the answer of the next request', as
   assert.equal((await bench.curl(`https://${HOST}/second`, '--http1.1')).body, 'answer 2')
 })
 
+test('the beginning of an answer behind a whole one is not the beginning of the next', async () => {
+  let asked = 0
+  const bench = await against((socket) => {
+    asked++
+    socket.write(`${ok(`answer ${asked}`)}${asked === 1 ? 'HTTP/1.1 404 Planted\r\nX: ' : ''}`)
+  })
+  for (const answer of ['answer 1', 'answer 2']) {
+    const { status, body } = await bench.curl(`https://${HOST}/`, '--http1.1')
+    assert.deepEqual([status, body], [200, answer])
+  }
+})
+
 const KEY_OF = /x-api-key: (\S+)/i
 const UPGRADE =
   'Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n'
