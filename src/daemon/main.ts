@@ -1,6 +1,7 @@
 /** `ambitd`: claims the socket, opens the log, recovers, serves, and leaves when nobody needs it. Wiring only. */
 import { parseArgs } from 'node:util'
 import { AmbitError, messageOf } from '../lib/errors.ts'
+import { native } from '../lib/native.ts'
 import { type Paths, resolvePaths } from '../lib/paths.ts'
 import { openBook } from './book.ts'
 import { Daemon } from './daemon.ts'
@@ -14,6 +15,7 @@ async function main(): Promise<void> {
   process.umask(0o077)
   const { paths, idleMs } = parseOptions()
   if (claimDaemon(paths) === null) return
+  native().lockDown()
   const daemon = new Daemon(paths, await openBook(paths))
   daemon.adopt()
   let end = (_code: number): void => undefined

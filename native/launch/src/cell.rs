@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 use crate::command;
 use crate::control::{ControlState, Ending};
 use crate::failure::{Context, Failure, Result};
-use crate::{landlock, rlimits, seccomp, sys};
+use crate::{freeze, landlock, rlimits, seccomp, sys};
+
+/// Of 1000; an agent may go back to 0, where it would have been, and not below.
+const OOM_SCORE: &str = "500";
 
 /// What the outer launcher tells the cell, through an anonymous file: nothing of it shows on a command line.
 #[derive(Serialize, Deserialize)]
@@ -119,6 +122,9 @@ fn read(config: OwnedFd) -> Result<Config> {
 /// Everything that holds for PID 1 as well as for the agent. The order matters: after seccomp only what the agent
 /// may do is left.
 fn restrict(config: &Config) -> Result<landlock::Enforced> {
+    // When memory runs out the kernel takes the agent before its user's own programs. Refused only to those who
+    // stand higher already.
+    let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     sys::prctl(libc::PR_SET_DUMPABLE, 0).context("making PID 1 undumpable")?;
     sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as _).context("dying with bubblewrap")?;
     // SAFETY: plain number.
@@ -133,13 +139,15 @@ fn restrict(config: &Config) -> Result<landlock::Enforced> {
 /// PID 1's life: reap, obey, and end with the command.
 fn keep(control: &OwnedFd, main: libc::pid_t) -> i32 {
     let Ok(children) = sys::signal_fd(&[libc::SIGCHLD]) else { return 125 };
+    let mut frozen = false;
     loop {
         if let Some(ending) = reap(main) {
             return end(control, ending);
         }
-        let Ok(ready) = sys::poll(&[control.as_raw_fd(), children.as_raw_fd()], None) else { return 125 };
+        let patience = frozen.then(freeze::hold);
+        let Ok(ready) = sys::poll(&[control.as_raw_fd(), children.as_raw_fd()], patience) else { return 125 };
         while sys::next_signal(children.as_fd()).is_some() {}
-        if ready[0] != 0 && !obey(control, main) {
+        if ready[0] != 0 && !obey(control, main, &mut frozen) {
             return 137;
         }
     }
@@ -147,7 +155,7 @@ fn keep(control: &OwnedFd, main: libc::pid_t) -> i32 {
 
 /// Returning from here is the end of PID 1, and so of the whole pid namespace.
 fn end(control: &OwnedFd, ending: Ending) -> i32 {
-    signal_all(libc::SIGKILL);
+    freeze::signal_all(libc::SIGKILL);
     let news = serde_json::to_vec(&FromCell::Ended(ending)).unwrap_or_default();
     let _ = sys::send_with_fds(control.as_fd(), &news, &[]);
     match ending {
@@ -175,21 +183,19 @@ fn reap(main: libc::pid_t) -> Option<Ending> {
 }
 
 /// False when the outer launcher is gone or speaks nonsense.
-fn obey(control: &OwnedFd, main: libc::pid_t) -> bool {
+fn obey(control: &OwnedFd, main: libc::pid_t, frozen: &mut bool) -> bool {
     let Ok(message) = sys::receive(control.as_fd()) else { return false };
     match serde_json::from_slice(&message.bytes) {
-        // SAFETY: plain numbers.
-        Ok(ToCell::Signal(signal)) => unsafe { libc::kill(main, signal) },
-        // Twice: the second finds what the first one's victims were about to fork.
-        Ok(ToCell::Freeze) => signal_all(libc::SIGSTOP) | signal_all(libc::SIGSTOP),
-        Ok(ToCell::Thaw) => signal_all(libc::SIGCONT),
+        Ok(ToCell::Signal(signal)) => {
+            // SAFETY: plain numbers.
+            unsafe { libc::kill(main, signal) };
+        }
+        Ok(ToCell::Freeze) => *frozen = true,
+        Ok(ToCell::Thaw) => {
+            *frozen = false;
+            freeze::release();
+        }
         Err(_) => return false,
-    };
+    }
     true
-}
-
-/// Everything in the pid namespace but PID 1: that is what -1 means here (kill(2)).
-fn signal_all(signal: libc::c_int) -> libc::c_int {
-    // SAFETY: plain numbers.
-    unsafe { libc::kill(-1, signal) }
 }

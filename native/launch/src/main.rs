@@ -9,6 +9,7 @@ mod control;
 mod digest;
 mod disk;
 mod failure;
+mod freeze;
 mod fuse;
 mod inside;
 mod landlock;

@@ -26,7 +26,8 @@ struct Usage {
 pub struct Watchdog {
     /// The cell's root as PID 1 has it; its /proc lists exactly the cell's processes.
     root: fs::File,
-    tmpfs: Vec<PathBuf>,
+    /// Held from the start: an agent can move the directory that such a mount lies in.
+    tmpfs: Vec<fs::File>,
     processes: u64,
     memory: u64,
     disk: u64,
@@ -39,9 +40,11 @@ impl Watchdog {
     pub fn new(spec: &LaunchSpec, init: libc::pid_t) -> std::io::Result<Self> {
         let tmpfs = spec.mounts.iter().filter(|mount| matches!(mount, Mount::Tmpfs { .. }));
         let tmpfs = tmpfs.map(Mount::target).chain([Path::new("/dev/shm")]);
+        let root = PathBuf::from(format!("/proc/{init}/root"));
+        let inside = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
         Ok(Self {
-            root: fs::File::open(format!("/proc/{init}/root"))?,
-            tmpfs: tmpfs.map(|path| path.strip_prefix("/").unwrap_or(path).to_path_buf()).collect(),
+            tmpfs: tmpfs.map(|path| fs::File::open(inside(path))).collect::<std::io::Result<_>>()?,
+            root: fs::File::open(&root)?,
             processes: spec.limits.processes,
             memory: spec.limits.memory,
             disk: spec.limits.disk,
@@ -95,7 +98,7 @@ impl Watchdog {
     fn look(&self) -> Option<Usage> {
         let pids = self.pids()?;
         let resident = pids.iter().filter_map(|pid| resident(&self.inside("proc").join(pid))).sum();
-        let stored = self.tmpfs.iter().filter_map(|path| stored(&self.inside(path))).sum();
+        let stored = self.tmpfs.iter().filter_map(stored).sum();
         Some(Usage { processes: pids.len() as u64, pids, resident, stored })
     }
 
@@ -119,12 +122,11 @@ fn proportional(directory: &Path) -> Option<u64> {
     line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-fn stored(path: &Path) -> Option<u64> {
-    let path = crate::sys::cpath(path).ok()?;
+fn stored(mount: &fs::File) -> Option<u64> {
     // SAFETY: statvfs is plain data that the call fills.
     unsafe {
         let mut found: libc::statvfs = std::mem::zeroed();
-        (libc::statvfs(path.as_ptr(), &mut found) == 0)
+        (libc::fstatvfs(mount.as_raw_fd(), &mut found) == 0)
             .then(|| (found.f_blocks - found.f_bfree) * found.f_frsize)
     }
 }

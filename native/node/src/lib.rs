@@ -6,6 +6,7 @@
 mod certificates;
 mod fd_passing;
 mod files;
+mod lockdown;
 mod rego;
 mod sockets;
 mod tree_hashes;

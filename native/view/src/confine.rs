@@ -6,7 +6,7 @@ use landlock::{
     ABI, Access as _, AccessFs, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
     RulesetStatus,
 };
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal, getrlimit, setrlimit};
 
 use crate::spec::{Access, ViewSpec};
 use crate::view::View;
@@ -18,6 +18,12 @@ pub fn die_with_parent() {
     if rustix::process::getppid() != parent {
         std::process::exit(1);
     }
+}
+
+/// It starts nothing and speaks to nobody but the kernel and its supervisor, and nobody looks into it.
+pub fn lock() -> Result<(), String> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| format!("dumpable: {e}"))?;
+    ambit_shared::lockdown::lock().map_err(|e| format!("lockdown: {e}"))
 }
 
 /// Raises the descriptor limit as far as allowed and returns it.

@@ -183,7 +183,8 @@ pub fn serve(spec: &Path, fuse: File, control: File) -> i32 {
     }));
     let tell = |line: serde_json::Value| writeln!(say.lock().unwrap(), "{line}").is_ok();
     let failed = |why: String| json!({ "ev": "failed", "what": "the file view", "why": why, "remedy": null });
-    let serving = match ViewSpec::read(spec).and_then(|spec| start(&spec, fuse)) {
+    let locked = confine::lock();
+    let serving = match locked.and_then(|()| ViewSpec::read(spec)).and_then(|spec| start(&spec, fuse)) {
         Ok(serving) => serving,
         Err(why) => {
             tell(failed(why));
