@@ -1,4 +1,5 @@
 /** `./dev fuzz [NAME] [--seconds N] [--seed N]`: one target, or each in turn. A finding is kept under fuzz/crashes. */
+import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -8,15 +9,28 @@ import { fuzzLive } from './live.ts'
 import { LIVE_TARGETS } from './live-targets.ts'
 import { TARGETS } from './targets.ts'
 
+/** Fuzzed in Rust → the crate whose tests hold the target. */
+const NATIVE: Readonly<Record<string, string>> = {
+  'terminal-filter': 'ambit-launch',
+  'launch-orders': 'ambit-launch',
+  'launch-spec': 'ambit-launch',
+  'journal-prefix': 'ambit-shared',
+}
+
 const { values, positionals } = parseArgs({
   options: { seconds: { type: 'string', default: '60' }, seed: { type: 'string' } },
   allowPositionals: true,
 })
 const seed = Number(values.seed ?? Date.now() % 2 ** 31)
-const ALL = [...Object.keys(TARGETS), ...Object.keys(LIVE_TARGETS)]
+const ALL = [...Object.keys(TARGETS), ...Object.keys(LIVE_TARGETS), ...Object.keys(NATIVE)]
 const names = positionals.length > 0 ? positionals : ALL
 let failed = false
 for (const name of names) {
+  const crate = NATIVE[name]
+  if (crate) {
+    failed = !fuzzNative(name, crate) || failed
+    continue
+  }
   const [target, start] = [TARGETS[name], LIVE_TARGETS[name]]
   if (!target && !start) {
     console.error(`fuzz: no target ${name}; there are ${ALL.join(', ')}`)
@@ -39,3 +53,19 @@ for (const name of names) {
   console.log(`  ${String(finding.error)}\n  kept as ${file}`)
 }
 process.exit(failed ? 1 : 0)
+
+/** A target of the Rust parts: a test of its crate (native/shared/src/fuzz.rs) that keeps its findings itself. */
+function fuzzNative(name: string, crate: string): boolean {
+  const test = `fuzz_${name.replaceAll('-', '_')}`
+  const { status } = spawnSync(
+    'cargo',
+    ['test', '--quiet', '--locked', '-p', crate, test, '--', '--nocapture'],
+    {
+      cwd: join(import.meta.dirname, '../native'),
+      env: { ...process.env, AMBIT_FUZZ_SECONDS: values.seconds, AMBIT_FUZZ_SEED: String(seed) },
+      stdio: ['ignore', 'inherit', 'inherit'],
+    },
+  )
+  console.log(`${status === 0 ? '✓' : '✗'} ${name}`)
+  return status === 0
+}

@@ -1,4 +1,5 @@
 import { resolve } from 'node:path'
+import { native } from '../lib/native.ts'
 import { RUNTIMES, type RuntimeName } from '../profile/plan.ts'
 import { ownFront } from '../session/front.ts'
 import { runSession } from '../session/run.ts'
@@ -41,8 +42,12 @@ examples:
     observe: { type: 'boolean', help: 'at the end, draft the profile that the run would have needed' },
     quiet: { type: 'boolean', short: 'q', help: 'no sheet and no summary on the terminal (needs --yes)' },
   },
-  run: async (args, context) =>
-    runSession(sessionRequest(command, args, context), context.front ?? ownFront(context)),
+  run: async (args, context) => {
+    const request = sessionRequest(command, args, context)
+    // It holds the session's CA key and the user's credentials: no core file, and nothing that it starts gains rights.
+    native().noNewPrivileges()
+    return runSession(request, context.front ?? ownFront(context))
+  },
 }
 
 /** The session that `args` ask for. Shared with `ambit explain`. */

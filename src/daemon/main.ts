@@ -15,7 +15,7 @@ async function main(): Promise<void> {
   process.umask(0o077)
   const { paths, idleMs } = parseOptions()
   if (claimDaemon(paths) === null) return
-  native().lockDown()
+  native().noNewPrivileges()
   const daemon = new Daemon(paths, await openBook(paths))
   daemon.adopt()
   let end = (_code: number): void => undefined

@@ -6,6 +6,7 @@ import { execFileSync } from 'node:child_process'
 import * as fs from 'node:fs'
 import { join } from 'node:path'
 import { AmbitError, messageOf } from '../lib/errors.ts'
+import { HOST_PATH } from '../lib/host-path.ts'
 import { type Paths, daemonSocket, logDir } from '../lib/paths.ts'
 import { connectDaemon } from './client.ts'
 import { killOrphans } from './orphans.ts'
@@ -45,6 +46,7 @@ function detachMounts(mountinfo: string): string[] {
   return leftoverMounts(mountinfo).map((path) => {
     try {
       execFileSync('fusermount3', ['-u', '-z', '--', path], {
+        env: { PATH: HOST_PATH },
         stdio: ['ignore', 'ignore', 'pipe'],
         timeout: 10_000,
       })

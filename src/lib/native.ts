@@ -17,8 +17,6 @@ export interface Native {
   peerCredentials(fd: number): { pid: number; uid: number; gid: number }
   /** flock(2), non-blocking. False when another process holds it. Freed by death. */
   tryLock(fd: number): boolean
-  /** For good: starts no program, makes no namespace, opens no socket but AF_UNIX, looks into no other process. */
-  lockDown(): void
   /** For good, children included: no new privileges and no core file. */
   noNewPrivileges(): void
   /** Issues a CA and leaves with rcgen. Keys are P-256, PEM. `notBefore`/`notAfter` epoch seconds. */

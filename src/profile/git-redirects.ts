@@ -6,6 +6,7 @@
 import { spawnSync } from 'node:child_process'
 import { lstatSync, readFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
+import { HOST_PATH } from '../lib/host-path.ts'
 
 /** Absolute paths to protect in the working tree `root`; empty where there is no git. */
 export function gitRedirects(root: string): string[] {
@@ -51,7 +52,7 @@ function settingsOf(config: string, root: string): string[] {
     timeout: 5000,
     maxBuffer: 1024 * 1024,
     env: {
-      PATH: process.env.PATH ?? '/usr/bin:/bin',
+      PATH: HOST_PATH,
       GIT_CONFIG_NOSYSTEM: '1',
       GIT_CONFIG_GLOBAL: '/dev/null',
     },

@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { compileGlobs } from '../lib/glob.ts'
+import { HOST_PATH } from '../lib/host-path.ts'
 import type { Plan } from './plan.ts'
 
 /** Absolute paths, sorted; attacker-controlled like all file names. Empty where there is no git. */
@@ -28,7 +29,7 @@ function trackedIn(root: string): string[] {
     timeout: 5000,
     maxBuffer: 64 * 1024 * 1024,
     env: {
-      PATH: process.env.PATH ?? '/usr/bin:/bin',
+      PATH: HOST_PATH,
       GIT_CONFIG_NOSYSTEM: '1',
       GIT_CONFIG_GLOBAL: '/dev/null',
       GIT_NO_LAZY_FETCH: '1',

@@ -36,9 +36,9 @@ fn anything_runs() -> bool {
     let numbers = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     numbers.filter(|pid| *pid > 1).any(|pid| {
         let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-        threads.map(|thread| thread.path().join("stat")).any(|path| {
-            fs::read_to_string(path).is_ok_and(|stat| may_go_on(&stat))
-        })
+        threads
+            .map(|thread| thread.path().join("stat"))
+            .any(|path| fs::read_to_string(path).is_ok_and(|stat| may_go_on(&stat)))
     })
 }
 

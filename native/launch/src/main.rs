@@ -11,6 +11,8 @@ mod disk;
 mod failure;
 mod freeze;
 mod fuse;
+#[cfg(test)]
+mod fuzz;
 mod inside;
 mod landlock;
 mod limits;
@@ -23,6 +25,7 @@ mod pty;
 mod redact;
 mod relay;
 mod rlimits;
+mod rules;
 mod seccomp;
 mod sensor;
 mod session;

@@ -15,7 +15,9 @@ use crate::sys;
 const MAX_PATH: usize = 4096;
 const MAX_ARGUMENTS: usize = 128;
 const MAX_ARGUMENT: usize = 1024;
+/// As it will stand in the journal, where a control character takes six bytes.
 const MAX_TOTAL: usize = 16 << 10;
+const IN_JSON: usize = 6;
 
 pub struct Launch {
     /// As the sandbox counts, and as we do.
@@ -250,7 +252,8 @@ impl Memory {
                 break;
             }
             let Some((argument, whole)) = self.string(pointer, MAX_ARGUMENT) else { break };
-            total += argument.len();
+            total +=
+                argument.iter().map(|byte| if byte.is_ascii_control() { IN_JSON } else { 1 }).sum::<usize>();
             argv.push(text(&argument));
             if !whole {
                 break;

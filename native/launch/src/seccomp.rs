@@ -9,9 +9,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use crate::bpf::{
-    ARCHITECTURE, Instruction, JUMP_EQUAL, JUMP_GREATER, JUMP_GREATER_EQUAL, JUMP_SET, NUMBER, and, answer,
-    argument, jump, load,
+    ARCHITECTURE, Instruction, JUMP_EQUAL, JUMP_GREATER, JUMP_GREATER_EQUAL, NUMBER, answer, jump, load,
 };
+use crate::rules::rules;
 use crate::sys;
 use crate::syscalls::{ABSENT, COMMON, NEWER, NEWEST_KNOWN, OLDER, UNASSIGNED};
 
@@ -29,17 +29,11 @@ pub const NATIVE: u32 = 0xc000_00b7;
 #[cfg(target_arch = "x86_64")]
 const X32: u32 = 0x4000_0000;
 
-/// NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET, NEWNS.
-const NEW_NAMESPACES: u32 = 0x7e02_0000;
-/// CLONE_NEWTIME: to clone() this bit is part of the exit signal.
-const NEW_TIME: u32 = 0x80;
-const SOCKET_TYPE: u32 = 0xf;
-
 pub const fn errno(error: i32) -> u32 {
     ERRNO | error as u32
 }
 
-const EPERM: u32 = errno(libc::EPERM);
+pub const EPERM: u32 = errno(libc::EPERM);
 const ENOSYS: u32 = errno(libc::ENOSYS);
 
 /// The agent's filter. `pinned`: it may not choose its CPUs.
@@ -102,141 +96,6 @@ fn ranges(sorted: Vec<u32>) -> Vec<(u32, u32)> {
         }
     }
     runs
-}
-
-type Rule = Vec<Instruction>;
-
-/// Calls whose arguments decide. Each rule ends in an answer on every path.
-fn rules(pinned: bool) -> Vec<(libc::c_long, Rule)> {
-    let affinity = if pinned { EPERM } else { ALLOW };
-    let mut rules = vec![
-        (libc::SYS_ioctl, refuse_values(1, &TERMINAL_INJECTION, EPERM)),
-        (libc::SYS_fcntl, refuse_values(1, &[F_SETSIG], errno(libc::EINVAL))),
-        (libc::SYS_clone, refuse_bits(0, NEW_NAMESPACES)),
-        (libc::SYS_unshare, refuse_bits(0, NEW_NAMESPACES | NEW_TIME)),
-        (libc::SYS_socket, sockets()),
-        (libc::SYS_socketpair, admit_values(0, &[libc::AF_UNIX as u32], errno(libc::EAFNOSUPPORT))),
-        (libc::SYS_prctl, admit_values(0, PROCESS_CONTROLS, errno(libc::EINVAL))),
-        (libc::SYS_personality, admit_values(0, &PERSONALITIES, EPERM)),
-        (libc::SYS_mknodat, no_devices(2)),
-        (libc::SYS_sched_setaffinity, vec![answer(affinity)]),
-    ];
-    #[cfg(target_arch = "x86_64")]
-    rules.push((libc::SYS_mknod, no_devices(1)));
-    rules
-}
-
-/// TIOCSTI types into the terminal (CVE-2017-5226), TIOCLINUX pastes into it (CVE-2023-28100), TIOCCONS takes the
-/// console's output, TIOCSETD loads line disciplines.
-const TERMINAL_INJECTION: [u32; 4] = [0x5412, 0x541c, 0x541d, 0x5423];
-
-/// A file that announces itself by SIGCONT would wake its process out of a freeze, as would a timer of
-/// timer_create(2), which is absent: its callers fall back to setitimer(2) and alarm(2), whose signals wake nobody.
-const F_SETSIG: u32 = 10;
-
-/// PER_LINUX, ADDR_NO_RANDOMIZE (SBCL, gcc's precompiled headers), both, and the query.
-const PERSONALITIES: [u32; 3] = [0, 0x0004_0000, 0xffff_ffff];
-
-/// prctl options that concern the caller alone. Not: PR_SET_MM (its own exe link), PR_SCHED_CORE, MCE, io flusher,
-/// syscall user dispatch.
-const PROCESS_CONTROLS: &[u32] = &[
-    1,
-    2,
-    3,
-    4,
-    7,
-    8, // death signal, dumpable, keepcaps
-    15,
-    16,
-    21,
-    22,
-    23,
-    24,
-    25,
-    26,
-    27,
-    28,
-    29,
-    30, // name, seccomp, bounding set, TSC, securebits, timer slack
-    36,
-    37,
-    38,
-    39,
-    40,
-    41,
-    42, // child subreaper, no_new_privs, tid address, THP
-    47,
-    50,
-    51,
-    52,
-    53,
-    54,
-    55,
-    56, // ambient set, vector lengths, speculation, pointer authentication, tags
-    60,
-    61,
-    65,
-    66,
-    71,
-    72,
-    74,
-    75,
-    76,
-    78, // PAC keys, MDWE, RISC-V, shadow stack, futex hash
-    0x4155_5856,
-    0x5356_4d41,
-    0x5961_6d61, // auxv, VMA names, ptracer
-];
-
-fn refuse_values(index: u32, values: &[u32], refusal: u32) -> Rule {
-    let mut rule = vec![load(argument(index))];
-    values.iter().for_each(|&value| rule.extend([jump(JUMP_EQUAL, value, 0, 1), answer(refusal)]));
-    rule.push(answer(ALLOW));
-    rule
-}
-
-fn admit_values(index: u32, values: &[u32], refusal: u32) -> Rule {
-    let mut rule = vec![load(argument(index))];
-    values.iter().for_each(|&value| rule.extend([jump(JUMP_EQUAL, value, 0, 1), answer(ALLOW)]));
-    rule.push(answer(refusal));
-    rule
-}
-
-/// Masks, never compares: further bits must not open the door.
-fn refuse_bits(index: u32, bits: u32) -> Rule {
-    vec![load(argument(index)), jump(JUMP_SET, bits, 0, 1), answer(EPERM), answer(ALLOW)]
-}
-
-/// Regular files, FIFOs and sockets.
-fn no_devices(index: u32) -> Rule {
-    vec![
-        load(argument(index)),
-        and(libc::S_IFMT),
-        jump(JUMP_EQUAL, libc::S_IFCHR, 1, 0),
-        jump(JUMP_EQUAL, libc::S_IFBLK, 0, 1),
-        answer(EPERM),
-        answer(ALLOW),
-    ]
-}
-
-/// AF_UNIX; AF_INET and AF_INET6 as TCP or UDP; AF_NETLINK for routing questions (getifaddrs). Nothing else.
-fn sockets() -> Rule {
-    let (stream, datagram) = (libc::SOCK_STREAM as u32, libc::SOCK_DGRAM as u32);
-    let mut internet = vec![load(argument(1)), and(SOCKET_TYPE), jump(JUMP_EQUAL, stream, 2, 0)];
-    internet.extend([jump(JUMP_EQUAL, datagram, 1, 0), answer(EPERM)]);
-    let protocols = [0, libc::IPPROTO_TCP as u32, libc::IPPROTO_UDP as u32];
-    internet.extend(admit_values(2, &protocols, errno(libc::EPROTONOSUPPORT)));
-    let netlink = admit_values(2, &[libc::NETLINK_ROUTE as u32], errno(libc::EPROTONOSUPPORT));
-
-    let mut rule = vec![load(argument(0))];
-    rule.extend([jump(JUMP_EQUAL, libc::AF_UNIX as u32, 0, 1), answer(ALLOW)]);
-    rule.push(jump(JUMP_EQUAL, libc::AF_NETLINK as u32, 0, netlink.len() as u8));
-    rule.extend(&netlink);
-    rule.push(jump(JUMP_EQUAL, libc::AF_INET as u32, 1, 0));
-    rule.push(jump(JUMP_EQUAL, libc::AF_INET6 as u32, 0, internet.len() as u8));
-    rule.extend(internet);
-    rule.push(answer(errno(libc::EAFNOSUPPORT)));
-    rule
 }
 
 #[repr(C)]

@@ -19,6 +19,8 @@ const MODES: [u32; 22] = [
     1, 5, 6, 7, 12, 25, 47, 66, 1000, 1002, 1003, 1004, 1005, 1006, 1007, 1015, 1016, 1047, 1048, 1049, 2004,
     2026,
 ];
+/// Setting margins moves the cursor, so that is saved around it.
+const DEFAULTS: &str = "\x1b[0m\x1b[4l\x0f\x1b(B\x1b)B\x1b>\x1b7\x1b[r\x1b8\x1b[>4;0m";
 /// Of these, what a terminal starts with.
 const ON_AT_FIRST: [u32; 3] = [7, 25, 1007];
 
@@ -44,7 +46,7 @@ pub struct Filter {
     state: State,
     /// Private modes as the agent last set them.
     modes: BTreeMap<u32, bool>,
-    /// True once a control sequence passed.
+    /// True once a sequence passed that a terminal may remember.
     drew: bool,
 }
 
@@ -65,14 +67,18 @@ impl Filter {
         }
     }
 
-    /// What puts the terminal back when the agent is gone: colours, and the modes that it left changed.
+    /// What puts the terminal back when the agent is gone: the modes that it left changed, colours, insertion,
+    /// character sets, keypad, scrolling region and key encoding. What Ambit prints next must be seen as it is.
     pub fn restore(&self) -> Vec<u8> {
         let mut out = String::new();
         for (mode, _) in self.modes.iter().filter(|(mode, on)| **on != ON_AT_FIRST.contains(mode)) {
             out += &format!("\x1b[?{mode}{}", if ON_AT_FIRST.contains(mode) { 'h' } else { 'l' });
         }
+        if matches!(self.state, State::Character(..)) {
+            out.insert(0, '\u{fffd}');
+        }
         if self.drew {
-            out += "\x1b[0m";
+            out += DEFAULTS;
         }
         out.into_bytes()
     }
@@ -80,10 +86,11 @@ impl Filter {
     fn step(&mut self, byte: u8, out: &mut Vec<u8>) {
         self.state = match std::mem::take(&mut self.state) {
             State::Ground => ground(byte, out),
-            State::Escape => escape(byte, out),
+            State::Escape => self.escape(byte, out),
             State::CharacterSet(_) | State::Unknown | State::Control(_) if byte == ESC => State::Escape,
             State::CharacterSet(set) => {
                 if byte.is_ascii_alphanumeric() {
+                    self.drew = true;
                     out.extend([ESC, set, byte]);
                 }
                 State::Ground
@@ -101,10 +108,16 @@ impl Filter {
                 b'\\' => State::Ground,
                 ESC => State::TextEscape(bell),
                 // The escape ended the string and began another sequence.
-                _ => escape(byte, out),
+                _ => self.escape(byte, out),
             },
             State::Character(part, wanted) => self.character(part, wanted, byte, out),
         };
+    }
+
+    fn escape(&mut self, byte: u8, out: &mut Vec<u8>) -> State {
+        // The keypad's other mode stays until it is taken back.
+        self.drew |= byte == b'=';
+        escape(byte, out)
     }
 
     fn control(&mut self, mut sequence: Vec<u8>, byte: u8, out: &mut Vec<u8>) -> State {
@@ -240,7 +253,7 @@ const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
 
 #[cfg(test)]
 mod tests {
-    use super::Filter;
+    use super::{DEFAULTS, Filter};
 
     fn pass(input: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
@@ -368,7 +381,20 @@ mod tests {
         filter.pass(b"\x1b[?1049h\x1b[?25l\x1b[?1000h\x1b[?1000l\x1b[?2004h", &mut Vec::new());
         assert_eq!(filter.restore(), b"\x1b[?25h\x1b[?1049l\x1b[?2004l");
         filter.pass(b"\x1b[?25h\x1b[?1049l\x1b[?2004l\x1b[31m", &mut Vec::new());
-        assert_eq!(filter.restore(), b"\x1b[0m");
+        assert_eq!(filter.restore(), DEFAULTS.as_bytes());
         assert_eq!(Filter::default().restore(), b"");
+    }
+
+    /// A summary printed into a scrolling region, line-drawing characters or insert mode would be the agent's to shape.
+    #[test]
+    fn restores_what_would_shape_the_text_that_comes_next() {
+        for left in ["\x1b[5;6r", "\x1b[4h", "\x1b(0", "\x1b=", "\x1b[8m", "\x1b]x\x1b="] {
+            let mut filter = Filter::default();
+            filter.pass(left.as_bytes(), &mut Vec::new());
+            assert_eq!(filter.restore(), DEFAULTS.as_bytes(), "{left:?}");
+        }
+        let mut cut = Filter::default();
+        cut.pass(b"caf\xc3", &mut Vec::new());
+        assert_eq!(cut.restore(), "\u{fffd}".as_bytes());
     }
 }

@@ -1,7 +1,7 @@
 //! Session journals. Format: docs/architecture.md, "Journals". The TypeScript twin is src/audit/journal.ts;
 //! both are held to test/fixtures/journal.
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Mutex;
@@ -150,27 +150,33 @@ fn broken() -> io::Error {
 
 /// Length of the longest valid prefix: 0 for an empty or torn header, an error for another file.
 fn valid_length(file: &mut File) -> io::Result<u64> {
-    let mut bytes = Vec::new();
     file.seek(SeekFrom::Start(0))?;
-    file.read_to_end(&mut bytes)?;
-    if bytes.len() < MAGIC.len() {
-        return if MAGIC.starts_with(&bytes) { Ok(0) } else { Err(foreign()) };
+    longest_prefix(&mut BufReader::with_capacity(MAX_PAYLOAD, file))
+}
+
+/// Record by record: a journal may be as long as its limit.
+fn longest_prefix(reader: &mut impl Read) -> io::Result<u64> {
+    let mut magic = Vec::new();
+    reader.take(MAGIC.len() as u64).read_to_end(&mut magic)?;
+    if magic != MAGIC {
+        return if MAGIC.starts_with(&magic) { Ok(0) } else { Err(foreign()) };
     }
-    if &bytes[..MAGIC.len()] != MAGIC {
-        return Err(foreign());
-    }
-    let mut at = MAGIC.len();
-    while let Some(header) = bytes.get(at..at + 8) {
-        let length = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
-        let sum = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
-        match bytes.get(at + 8..at + 8 + length) {
-            Some(payload) if (1..=MAX_PAYLOAD).contains(&length) && crc32fast::hash(payload) == sum => {
-                at += 8 + length
-            }
-            _ => break,
+    let (mut at, mut header, mut payload) = (MAGIC.len() as u64, Vec::new(), Vec::new());
+    loop {
+        header.clear();
+        reader.take(8).read_to_end(&mut header)?;
+        let Ok([a, b, c, d, e, f, g, h]) = <[u8; 8]>::try_from(header.as_slice()) else { return Ok(at) };
+        let (length, sum) = (u32::from_le_bytes([a, b, c, d]) as usize, u32::from_le_bytes([e, f, g, h]));
+        if !(1..=MAX_PAYLOAD).contains(&length) {
+            return Ok(at);
         }
+        payload.clear();
+        reader.take(length as u64).read_to_end(&mut payload)?;
+        if payload.len() < length || crc32fast::hash(&payload) != sum {
+            return Ok(at);
+        }
+        at += 8 + length as u64;
     }
-    Ok(at as u64)
 }
 
 fn foreign() -> io::Error {
@@ -180,6 +186,26 @@ fn foreign() -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn record(payload: &[u8]) -> Vec<u8> {
+        let head = [(payload.len() as u32).to_le_bytes(), crc32fast::hash(payload).to_le_bytes()].concat();
+        [&head, payload].concat()
+    }
+
+    #[test]
+    fn fuzz_journal_prefix() {
+        let two = [&MAGIC[..], &record(b"{\"k\":\"a\"}"), &record(b"{}")].concat();
+        crate::fuzz::fuzz("journal-prefix", &[&two, MAGIC, b"AMBITJ"], |input| {
+            let Ok(length) = longest_prefix(&mut &input[..]) else { return };
+            let valid = &input[..length as usize];
+            // What is kept stays valid, and a whole record behind it is kept, too.
+            assert_eq!(longest_prefix(&mut &valid[..]).unwrap(), length);
+            if length > 0 {
+                let more = [valid, &record(b"more")].concat();
+                assert_eq!(longest_prefix(&mut &more[..]).unwrap(), more.len() as u64);
+            }
+        });
+    }
 
     #[test]
     fn a_flood_ends_the_journal_and_says_why() {

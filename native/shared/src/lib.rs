@@ -1,4 +1,6 @@
 //! What the native parts share: the journal writer, facts' clocks, the glob matcher, the lock of host processes.
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod glob;
 pub mod journal;
 pub mod lockdown;

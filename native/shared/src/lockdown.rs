@@ -1,6 +1,5 @@
-//! What a host process of Ambit that starts no program gives up for good, once it stands. It speaks with the agent's
-//! kernel (`ambit-view`) or holds the log's key (`ambitd`): a flaw in it must not become a program, a namespace, a
-//! socket to the network or a look into another process.
+//! What Ambit's own host processes give up for good. `ambit-view` speaks with the agent's kernel and starts no program:
+//! a flaw in it must not become a program, a namespace, a socket to the network or a look into another process.
 use std::io;
 
 /// Refused with EPERM whatever the arguments.
@@ -29,8 +28,8 @@ const GIVEN_UP: &[libc::c_long] = &[
     libc::SYS_bpf,
     libc::SYS_perf_event_open,
     libc::SYS_userfaultfd,
-    // Not io_uring_enter: Node's event loop has a ring before any code of ours runs, and aborts without it.
     libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
     libc::SYS_io_uring_register,
     libc::SYS_add_key,
     libc::SYS_request_key,

@@ -27,10 +27,24 @@ fn installation() -> Option<PathBuf> {
     Some(std::fs::read_link("/proc/self/exe").ok()?.parent()?.parent()?.parent()?.to_path_buf())
 }
 
+/// What would load somebody's code, configuration or trust into the program that confines (CASES.md C-48).
+const LOADING: [&str; 8] = [
+    "NODE_OPTIONS",
+    "NODE_PATH",
+    "NODE_V8_COVERAGE",
+    "NODE_TLS_REJECT_UNAUTHORIZED",
+    "OPENSSL_CONF",
+    "OPENSSL_MODULES",
+    "LD_PRELOAD",
+    "LD_AUDIT",
+];
+
 /// The cold start. Returns only when it failed.
 fn become_node(root: &Path, words: &[OsString]) -> libc::c_int {
     let build = root.join(".build");
-    let error = Command::new(build.join("node")).arg(build.join("ambit.cjs")).args(words).exec();
+    let mut node = Command::new(build.join("node"));
+    LOADING.iter().for_each(|name| drop(node.env_remove(name)));
+    let error = node.arg(build.join("ambit.cjs")).args(words).exec();
     eprintln!("ambit: cannot start: {}: {error}; run: ./dev build", build.join("node").display());
     125
 }

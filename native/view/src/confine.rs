@@ -22,7 +22,8 @@ pub fn die_with_parent() {
 
 /// It starts nothing and speaks to nobody but the kernel and its supervisor, and nobody looks into it.
 pub fn lock() -> Result<(), String> {
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| format!("dumpable: {e}"))?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|e| format!("dumpable: {e}"))?;
     ambit_shared::lockdown::lock().map_err(|e| format!("lockdown: {e}"))
 }
 

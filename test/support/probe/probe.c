@@ -20,6 +20,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -177,6 +178,57 @@ static long run_from_memory(void) {
   return status == 0 ? 0 : -1;
 }
 
+/* Every call of `arguments` with zeros, each in a child of its own, with what came of it. What a call breaks, ends or
+ * starves is the child's; one that does not come back is ended. */
+static long every_call(void) {
+  for (int at = 0; arguments[at]; at++) {
+    long number = atol(arguments[at]);
+    int report[2];
+    if (pipe2(report, O_CLOEXEC) < 0) return -1;
+    pid_t pid = fork();
+    if (pid < 0) return -1;
+    if (pid == 0) {
+      /* Descriptor 0 is the one that zeros name: read, written, and its mode and owner changed. */
+      int mine = memfd_create("mine", MFD_CLOEXEC);
+      for (int fd = 0; fd < 3; fd++)
+        if (mine < 0 || dup2(mine, fd) < 0) _exit(1);
+      setsid();
+      struct itimerval soon = {{0, 0}, {0, 200000}};
+      setitimer(ITIMER_REAL, &soon, NULL);
+      errno = 0;
+      long result = syscall(number, 0, 0, 0, 0, 0, 0);
+      int why = result < 0 ? errno : 0;
+      if (write(report[1], &why, sizeof why) < 0) _exit(1);
+      _exit(0);
+    }
+    close(report[1]);
+    int why = -1;
+    ssize_t got = read(report[0], &why, sizeof why);
+    close(report[0]);
+    waitpid(pid, NULL, 0);
+    printf("%ld %s\n", number, got != sizeof why ? "NOTHING" : why ? strerrorname_np(why) ? strerrorname_np(why) : "UNKNOWN" : "ok");
+  }
+  fflush(stdout);
+  return 0;
+}
+
+/* `argument` processes that wake all others without end, and count in the file given after it for as long as they run. */
+static long keep_awake(void) {
+  int file = open(arguments[1], O_RDWR | O_CREAT, 0644);
+  if (file < 0 || ftruncate(file, 4096) < 0) return -1;
+  volatile unsigned *count = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (count == MAP_FAILED) return -1;
+  for (long left = atol(argument); left > 1; left--)
+    if (fork() == 0) break;
+  for (;;) {
+    kill(-1, SIGCONT);
+    __sync_fetch_and_add(count, 1);
+    char text[16];
+    int length = snprintf(text, sizeof text, "%u", *count);
+    if (pwrite(file, text, (size_t)length, 0) < 0) return -1;
+  }
+}
+
 static const struct { const char *name; long (*attempt)(void); } PROBES[] = {
   {"call", any_call}, {"run-from-memory", run_from_memory},
   {"unshare-user", unshare_user}, {"unshare-user-high", unshare_user_high}, {"unshare-mount", unshare_mount},
@@ -190,7 +242,7 @@ static const struct { const char *name; long (*attempt)(void); } PROBES[] = {
   {"socket-packet", socket_packet}, {"socket-inet", socket_inet}, {"chmod", chmod_null}, {"listen", listen_bad},
   {"prctl", prctl_null}, {"x32-getpid", x32_getpid}, {"ia32-getpid", ia32_getpid},
   {"ia32-socketcall", ia32_socketcall}, {"namespace-chain", namespace_chain}, {"allocate", allocate},
-  {"fork-many", fork_many}, {"write", write_argument}, {"read-fd", read_fd},
+  {"every-call", every_call}, {"keep-awake", keep_awake}, {"fork-many", fork_many}, {"write", write_argument}, {"read-fd", read_fd},
 };
 
 /* The child reports through shared memory, so that nothing but the attempt happens in it. */

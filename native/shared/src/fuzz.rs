@@ -1,0 +1,121 @@
+//! Mutation fuzzing for tests, repeatable by its seed: the twin of fuzz/fuzz.ts. `./dev fuzz NAME` sets how long; what
+//! it finds is kept under fuzz/crashes/NAME and tried again ever after.
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// In every test run, where nobody says how long.
+const BRIEFLY: Duration = Duration::from_millis(400);
+const LONGEST: usize = 1 << 14;
+const SPICE: [&[u8]; 14] = [
+    b"\0",
+    b"\n",
+    b"\"",
+    b"{",
+    b"[",
+    b"\x1b",
+    b"\x1b[",
+    b"\x1b]",
+    b"\x07",
+    b"\xc2\x9b",
+    b"\xff\xff\xff\xff",
+    b"\xe2\x80",
+    b";?",
+    b"999999999999",
+];
+
+/// Calls `check` with the seeds, what was found before, then mutations of them. It panics when a promise is broken.
+pub fn fuzz(name: &str, seeds: &[&[u8]], check: impl Fn(&[u8])) {
+    let time = std::env::var("AMBIT_FUZZ_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+    let seed = std::env::var("AMBIT_FUZZ_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(now);
+    let mut corpus: Vec<Vec<u8>> = seeds.iter().map(|seed| seed.to_vec()).chain(found_before(name)).collect();
+    let mut random = Random(seed | 1);
+    let mut runs = 0u64;
+    let attempt = |input: &[u8], runs: u64| {
+        if let Err(broken) = catch_unwind(AssertUnwindSafe(|| check(input))) {
+            eprintln!("{name}: seed {seed}, input {runs}: {}", input.escape_ascii());
+            if time.is_some() {
+                keep(name, input);
+            }
+            resume_unwind(broken);
+        }
+    };
+    corpus.iter().for_each(|input| attempt(input, 0));
+    let end = Instant::now() + time.map_or(BRIEFLY, Duration::from_secs);
+    while Instant::now() < end {
+        let input = mutate(&corpus, &mut random);
+        attempt(&input, runs);
+        runs += 1;
+        // A little drift away from the seeds; old inputs stay likely.
+        if runs.is_multiple_of(64) && corpus.len() < 4096 {
+            corpus.push(input);
+        }
+    }
+    println!("{name}: {runs} inputs, seed {seed}");
+}
+
+fn now() -> u64 {
+    std::time::UNIX_EPOCH.elapsed().map_or(7, |since| since.as_nanos() as u64)
+}
+
+fn crashes(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/crashes").join(name)
+}
+
+fn found_before(name: &str) -> Vec<Vec<u8>> {
+    let entries = std::fs::read_dir(crashes(name)).into_iter().flatten().flatten();
+    entries.filter_map(|entry| std::fs::read(entry.path()).ok()).collect()
+}
+
+fn keep(name: &str, input: &[u8]) {
+    let file = crashes(name).join(format!("{:08x}-{}", crc32fast::hash(input), input.len()));
+    let _ = std::fs::create_dir_all(crashes(name));
+    let _ = std::fs::write(&file, input);
+    eprintln!("kept as {}", file.display());
+}
+
+/// Marsaglia's xorshift64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as usize % limit.max(1)
+    }
+}
+
+fn mutate(corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
+    let mut bytes = corpus[random.below(corpus.len())].clone();
+    for _ in 0..1 + random.below(6) {
+        step(&mut bytes, corpus, random);
+    }
+    bytes.truncate(LONGEST);
+    bytes
+}
+
+fn step(bytes: &mut Vec<u8>, corpus: &[Vec<u8>], random: &mut Random) {
+    let at = random.below(bytes.len() + 1);
+    let end = at + random.below((bytes.len() - at).min(32) + 1);
+    match random.below(7) {
+        0 => drop(bytes.drain(at..end)),
+        1 => {
+            let again = bytes[at..end].to_vec();
+            bytes.splice(at..at, again);
+        }
+        2 => bytes.insert(at, random.below(256) as u8),
+        3 => drop(bytes.splice(at..end, SPICE[random.below(SPICE.len())].iter().copied())),
+        4 => {
+            let other = &corpus[random.below(corpus.len())];
+            bytes.truncate(at);
+            bytes.extend_from_slice(&other[random.below(other.len() + 1)..]);
+        }
+        5 => drop(bytes.splice(at..at, vec![random.below(256) as u8; 1 + random.below(300)])),
+        _ if !bytes.is_empty() => {
+            let place = random.below(bytes.len());
+            bytes[place] ^= 1 << random.below(8);
+        }
+        _ => {}
+    }
+}
