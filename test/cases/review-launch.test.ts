@@ -55,12 +55,89 @@ attack('R-05', 'a flood of programs is recorded in bounded records and never out
   const made = Number(ran.stdout)
   const journal = join(stage.ambitHome, 'state/sessions', ran.summary.session, 'journal/launch.wal')
   const size = statSync(journal).size
-  assert.ok(made > 100, `control: ${made} programs ran`)
+  assert.ok(made > 20, `control: ${made} programs ran`)
   const launches = readFileSync(journal, 'latin1').match(/"process\.launch"/g)?.length ?? 0
   assert.ok(launches >= made, `${launches} of ${made} are on record`)
   assert.ok(size / launches < 24 << 10, `${Math.round(size / launches)} bytes a launch`)
   return `${made} in 3 s, all recorded, ${Math.round(size / launches)} bytes each`
 })
+
+attack('R-05', 'a line of 100 MB is passed on whole, and nothing piles up for it', async (as) => {
+  const stage = new Stage(as)
+  let most = 0
+  const watch = setInterval(() => {
+    for (const pid of helpersOf(stage).filter((pid) => read(pid, 'comm').trim() === 'ambit-launch'))
+      most = Math.max(most, Number(/^VmHWM:\s*(\d+)/m.exec(read(pid, 'status'))?.[1] ?? 0))
+  }, 200)
+  const ran = await stage.session(['/bin/sh', '-c', 'head -c 100000000 /dev/zero | tr "\\0" x; sleep 0.5'])
+  clearInterval(watch)
+  assert.equal(ran.stdout.length, 100_000_000, ran.stderr)
+  assert.ok(most > 0 && most < 64 << 10, `the launcher took ${most} KiB`)
+  return `whole; the launcher at ${Math.round(most / 1024)} MiB`
+})
+
+attack('R-06', 'a session that spins on every core is still seen and ended at once', async (as) => {
+  const stage = new Stage(as)
+  const spin = 'i=0; while [ $i -lt 16 ]; do (while :; do :; done) & i=$((i+1)); done; echo spinning; wait'
+  const running = stage.session(['/bin/sh', '-c', spin])
+  let id = ''
+  const listed = async (): Promise<boolean> => {
+    id = /s[0-9a-z]{8,}-[0-9a-z]+/.exec((await stage.ambit(['sessions', '--json'])).stdout)?.[0] ?? ''
+    return id !== ''
+  }
+  assert.ok(await eventually(listed, 20_000))
+  await later(1500)
+  const asked = await stage.ambit(['sessions', '--json'])
+  const killed = await stage.ambit(['kill', id])
+  const ran = await running
+  assert.match(ran.stdout, /spinning/, describe(ran))
+  assert.ok(asked.ms < 5000 && killed.ms < 8000, `${asked.ms} ms to list, ${killed.ms} ms to end`)
+  assert.equal(ran.summary.outcome, 'killed')
+  return `listed in ${Math.round(asked.ms)} ms, ended in ${Math.round(killed.ms)} ms`
+})
+
+attack(
+  'R-04',
+  'descriptors, pipes and watches that run out inside leave Ambit and others working',
+  async (as) => {
+    const stage = new Stage(as, { files: { 'a.txt': 'a' } })
+    const script = lines(
+      'import ctypes, os, socket, time',
+      'c = ctypes.CDLL(None, use_errno=True)',
+      'def use_up(make):',
+      '  n = 0',
+      '  try:',
+      '    while n < 200000: make(); n += 1',
+      '  except OSError: pass',
+      '  return n',
+      'keep = []',
+      'def watch():',
+      '  if c.inotify_init1(0) < 0: raise OSError(ctypes.get_errno(), "inotify")',
+      'for kind, make in [("inotify", watch), ("files", lambda: keep.append(os.open("a.txt", 0))), ("pipes", os.pipe), ("sockets", lambda: keep.append(socket.socketpair()))]:',
+      '  pid = os.fork()',
+      '  if pid == 0:',
+      '    print(kind, use_up(make), flush=True); time.sleep(3); os._exit(0)',
+      'time.sleep(1.5); print("read", open("a.txt").read(), flush=True)',
+      'for n in range(4): os.wait()',
+    )
+    const running = stage.session([PYTHON, '-c', script])
+    await later(2500)
+    const other = await stage.session(['cat', join(stage.project, 'a.txt')])
+    const ran = await running
+    assert.equal(ran.code, 0, describe(ran))
+    const counts = [...ran.stdout.matchAll(/^(files|pipes|sockets|inotify) (\d+)$/gm)].map((m) =>
+      Number(m[2]),
+    )
+    assert.equal(counts.length, 4, describe(ran))
+    assert.ok(
+      counts.every((count) => count > 10 && count < 200_000),
+      `control: they do run out: ${counts.join()}`,
+    )
+    assert.match(ran.stdout, /^read a$/m, 'the view still answers')
+    assert.equal(other.stdout, 'a', `another session works\n${describe(other)}`)
+    return `ran out at ${counts.join(', ')}; both sessions work`
+  },
+)
 
 attack('R-02', 'when memory runs out the agent goes before its user', async (as) => {
   const stage = new Stage(as)
