@@ -116,7 +116,9 @@ test('N-20: the server name inside must be the CONNECT host', async () => {
 test('N-23: what follows CONNECT must be TLS, or HTTP where a rule has it plain', async () => {
   const before = reached()
   const connect = 'CONNECT api.example.com:443 HTTP/1.1\r\nHost: api.example.com:443\r\n\r\n'
-  assert.equal(await raw(`${connect}SSH-2.0-x\r\n`), 'HTTP/1.1 200 Connection established\r\n\r\n')
+  // Refused in the words of its own protocol, by the gate: nobody was dialled.
+  const ssh = await raw(`${connect}SSH-2.0-x\r\n`)
+  assert.match(ssh, /^HTTP\/1\.1 200 Connection established\r\n\r\nSSH-2\.0-Ambit\r\n[^]*Refused by Ambit/)
   const http = await raw(`${connect}GET / HTTP/1.1\r\nHost: api.example.com:443\r\n\r\n`)
   assert.match(http, /^HTTP\/1\.1 200 Connection established\r\n\r\nHTTP\/1\.1 403 [^]*plain-not-allowed/)
   assert.deepEqual(reached(), before)
