@@ -70,7 +70,10 @@ function chosenFiles(): string[] {
 /** Two files at a time: sessions mostly wait, but two cores is what CI has. */
 async function runTests(files: string[]): Promise<readonly Outcome[]> {
   if (files.length === 0) return []
-  return await watch(run({ files, cwd: root, concurrency: 2, timeout: 300_000, execArgv: [] }), root)
+  return await watch(
+    run({ files, cwd: root, concurrency: 2, timeout: all ? 2_400_000 : 300_000, execArgv: [] }),
+    root,
+  )
 }
 
 /** Runs one program whose exit status is its verdict. */

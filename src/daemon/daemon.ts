@@ -56,6 +56,7 @@ export class Daemon {
   /** Sessions known to be in the log whole. */
   readonly #sealed = new Set<string>()
   #recovered = 0
+  #recovering: Promise<void> = Promise.resolve()
   #stalled: string | null = null
 
   constructor(paths: Paths, book: Book) {
@@ -97,7 +98,17 @@ export class Daemon {
    * Ends the sessions that died meanwhile, and sequences whatever journals hold beyond what the log has. Again and again:
    * a session may die before it has called, and a record may be written after its daemon was gone.
    */
-  async recover(): Promise<void> {
+  recover(): Promise<void> {
+    this.#recovering = this.#recover()
+    return this.#recovering
+  }
+
+  /** Resolves when what was found dead is ended and in the log: before that, no answer about sessions is the truth. */
+  async settled(): Promise<void> {
+    await this.#recovering.catch(() => undefined)
+  }
+
+  async #recover(): Promise<void> {
     if (!this.#book.sequencer) return
     this.#recovered = performance.now()
     for (const id of listSessions(this.#paths)) {
@@ -188,6 +199,7 @@ export class Daemon {
   }
 
   async syncLog(): Promise<Head> {
+    await this.settled()
     return await this.#sequence()
   }
 

@@ -121,6 +121,7 @@ async function answer(op: Op, raw: unknown, { daemon, caller, shutdown }: Scope)
     case 'narrow':
       return await daemon.order({ op: 'session.narrow', ...args('narrow'), by })
     case 'sessions':
+      await daemon.settled()
       return { sessions: daemon.sessions(args('sessions').all) }
     case 'why':
       return daemon.why(args('why').id)
