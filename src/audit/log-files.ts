@@ -2,8 +2,9 @@
  * The few steps by which the log touches the disk, as an interface: tests die before, within and after each of them.
  * Whatever a step returns from `sync` and `syncDir` must be true of the disk, not of the cache.
  */
-import * as fs from 'node:fs/promises'
+import * as fs from 'node:fs'
 import { dirname, join } from 'node:path'
+import { promisify } from 'node:util'
 import { AmbitError, errnoOf, messageOf } from '../lib/errors.ts'
 
 export interface LogFile {
@@ -21,23 +22,33 @@ export interface LogFiles {
   syncDir(path: string): Promise<void>
 }
 
+/**
+ * Only syncs leave the event loop: they wait for the disk, all else for the page cache, and a hop to the thread pool and
+ * back costs more than that, on a busy machine a hundred times.
+ */
 export const diskFiles: LogFiles = {
-  mkdir: (path) => fs.mkdir(path, { mode: 0o700 }),
-  rename: fs.rename,
-  remove: (path) => fs.rm(path, { recursive: true, force: true }),
+  mkdir: async (path) => fs.mkdirSync(path, { mode: 0o700 }),
+  rename: async (from, to) => fs.renameSync(from, to),
+  remove: async (path) => fs.rmSync(path, { recursive: true, force: true }),
   async create(path) {
-    const file = await fs.open(path, 'w', 0o600)
-    return { write: (bytes) => file.writeFile(bytes), sync: () => file.sync(), close: () => file.close() }
+    const fd = fs.openSync(path, 'w', 0o600)
+    return {
+      write: async (bytes) => fs.writeFileSync(fd, bytes),
+      sync: () => fsync(fd),
+      close: async () => fs.closeSync(fd),
+    }
   },
   async syncDir(path) {
-    const dir = await fs.open(path, 'r')
+    const fd = fs.openSync(path, 'r')
     try {
-      await dir.sync()
+      await fsync(fd)
     } finally {
-      await dir.close()
+      fs.closeSync(fd)
     }
   },
 }
+
+const fsync = promisify(fs.fsync)
 
 /** A failed sync: what the kernel still holds may never reach the disk, so the writer must not go on (A-05). */
 export class SyncFailed extends Error {}
@@ -130,7 +141,7 @@ async function all(work: readonly Promise<void>[]): Promise<void> {
 
 /** Makes `dir` and what leads to it (0700), each name durable in its parent. */
 export async function makeDir(dir: string, files: Pick<LogFiles, 'syncDir'> = diskFiles): Promise<void> {
-  const first = await fs.mkdir(dir, { recursive: true, mode: 0o700 })
+  const first = fs.mkdirSync(dir, { recursive: true, mode: 0o700 })
   if (first === undefined) return
   for (let made = dir; made.length >= first.length; made = dirname(made)) await files.syncDir(dirname(made))
 }

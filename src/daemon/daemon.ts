@@ -6,7 +6,7 @@ import { diskFiles } from '../audit/log-files.ts'
 import type { Log } from '../audit/log.ts'
 import { type Sequencer, isSealed } from '../audit/sequencer.ts'
 import { AmbitError, messageOf } from '../lib/errors.ts'
-import { type Paths, journalDir, sessionDir, sessionsDir } from '../lib/paths.ts'
+import { type Paths, journalDir, memoryDir, sessionDir, sessionsDir } from '../lib/paths.ts'
 import type { Book } from './book.ts'
 import { hasEnd, recordKill, recordLoss } from './loss.ts'
 import type { Args, Head, Order, SessionInfo, Status, Values } from './messages.ts'
@@ -135,11 +135,16 @@ export class Daemon {
     const born = birthOf(args.pid)
     if (born === null) throw refusedOpen('its process does not live')
     const record: SessionRecord = { v: 1, id, ...facts, state: 'running', born, endedAt: null, counters: {} }
-    await saveRecord(this.#paths, record)
-    // The session made its own directory; its name must outlive a power cut as its journals do.
-    await diskFiles.syncDir(sessionsDir(this.#paths))
-    sequencer.follow(id)
+    // Ours from here on: recovery, which may still run, must not take it for a dead one.
     this.#live.set(id, { record, caller, lostAt: 0, frozen: false })
+    try {
+      // The session made its own directory; its name must outlive a power cut as its journals do.
+      await Promise.all([saveRecord(this.#paths, record), diskFiles.syncDir(sessionsDir(this.#paths))])
+    } catch (error) {
+      this.#live.delete(id)
+      throw error
+    }
+    sequencer.follow(id)
     return {}
   }
 
@@ -253,7 +258,8 @@ export class Daemon {
   async #endLost(id: string, record: SessionRecord, killedBy?: string): Promise<void> {
     // They write to the journals that are about to be closed for good.
     killOrphans(this.#paths)
-    fs.rmSync(join(this.#paths.run, 'sessions', id), { recursive: true, force: true })
+    for (const dir of [join(this.#paths.run, 'sessions', id), memoryDir(id)])
+      fs.rmSync(dir, { recursive: true, force: true })
     if (!isDirectory(sessionDir(this.#paths, id))) return this.#forget(id)
     const said = hasEnd(journalDir(this.#paths, id))
     const sameBoot = birthOf(process.pid)?.split(':')[0] === record.born.split(':')[0]
@@ -285,16 +291,10 @@ export class Daemon {
     await sequencer.sequence()
     const counters = { ...sequencer.counters(id) }
     const said = sequencer.outcome(id) === 'killed' ? 'killed' : state
-    await sequencer.finish(id)
-    if (session) {
-      const endedAt = session.record.endedAt ?? Date.now()
-      await saveRecord(this.#paths, {
-        ...session.record,
-        state: state === 'ended' ? said : state,
-        endedAt,
-        counters,
-      })
-    }
+    const endedAt = session?.record.endedAt ?? Date.now()
+    const ended = session && { ...session.record, state: state === 'ended' ? said : state, endedAt, counters }
+    // Both may be lost with the power: a session without its seal is finished again by the next daemon.
+    await Promise.all([sequencer.finish(id), ended && saveRecord(this.#paths, ended)])
     this.#live.delete(id)
     return headOf(log)
   }

@@ -41,10 +41,7 @@ export function keepStandby(paths: Paths): Standby {
   }
   refill(REFILL_MS)
   return {
-    stop: () => {
-      clearTimeout(timer)
-      waiting?.kill()
-    },
+    stop: () => clearTimeout(timer),
   }
 }
 

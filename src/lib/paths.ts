@@ -37,6 +37,11 @@ export const sessionsDir = (paths: Paths): string => join(paths.state, 'sessions
 export const sessionDir = (paths: Paths, id: string): string => join(sessionsDir(paths), id)
 /** The session's journals: `run.wal` (gate, monitor, life cycle), `view.wal`, `launch.wal`. */
 export const journalDir = (paths: Paths, id: string): string => join(sessionDir(paths, id), 'journal')
+/**
+ * What of a session's run directory is many files and no record (its /etc) lies in memory: on a disk, every sync of a
+ * journal would write it, too.
+ */
+export const memoryDir = (id: string): string => `/dev/shm/ambit-${process.getuid?.()}-${id}`
 export const agentHomesDir = (paths: Paths): string => join(paths.state, 'homes')
 
 /**

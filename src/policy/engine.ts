@@ -42,17 +42,40 @@ export function readPolicyData(paths: Paths): string {
   return listDir(join(paths.config, 'policies'), false).includes('data.json') ? readText(path) : '{}'
 }
 
+/** Engines made before somebody asks (in a session host), by all that they were made of. Each is handed out once. */
+const made: { readonly of: string; readonly engine: RegoEngine }[] = []
+
+/** Makes one engine for each of `rules` of what stands there now; it is for the very same contents, or for nobody. */
+export function makeEngines(paths: Paths, rules: readonly string[]): void {
+  const modules = readModules(paths).filter(({ test }) => !test)
+  const data = readPolicyData(paths)
+  for (const rule of rules) {
+    const engine = makeEngine(modules, data)
+    // The first evaluation lays out the rules for all later ones; of its answer nothing is kept.
+    guard(rule, () => engine.evalRule(rule, '{}'))
+    made.push({ of: contentOf(modules, data), engine })
+  }
+}
+
 /** An engine with all modules and data. @throws AmbitError ERR_POLICY_INVALID */
 export function openPolicies(
   paths: Paths,
   options: { readonly tests: boolean } = { tests: false },
 ): RegoEngine {
+  const modules = readModules(paths).filter(({ test }) => !test || options.tests)
+  const data = readPolicyData(paths)
+  const content = made.length > 0 ? contentOf(modules, data) : ''
+  const ready = made.findIndex(({ of }) => of === content)
+  return made.splice(ready, ready < 0 ? 0 : 1)[0]?.engine ?? makeEngine(modules, data)
+}
+
+const contentOf = (modules: readonly PolicyModule[], data: string): string => JSON.stringify([modules, data])
+
+function makeEngine(modules: readonly PolicyModule[], data: string): RegoEngine {
   const Engine = native().RegoEngine
   const engine = new Engine()
-  for (const module of readModules(paths)) {
-    if (!module.test || options.tests) guard(module.path, () => engine.addPolicy(module.path, module.text))
-  }
-  guard('data.json', () => engine.addDataJson(readPolicyData(paths)))
+  for (const { path, text } of modules) guard(path, () => engine.addPolicy(path, text))
+  guard('data.json', () => engine.addDataJson(data))
   return engine
 }
 

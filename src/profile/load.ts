@@ -119,9 +119,22 @@ function loadChain(found: Found, paths: Paths, seen: readonly string[]): Profile
   return narrow(base, own)
 }
 
+/** The last documents, by file and text: in a session host the profile is parsed before somebody asks for it. */
+const parsed = new Map<string, { readonly yaml: YamlDocument; readonly source: ProfileSource }>()
+const MOST_PARSED = 16
+
+function parseProfile(text: string, file: string): { yaml: YamlDocument; source: ProfileSource } {
+  const key = `${file}\0${text}`
+  const known = parsed.get(key)
+  if (known) return known
+  const yaml = parseYaml(text, file)
+  const fresh = { yaml, source: validate(yaml) }
+  if (parsed.size < MOST_PARSED) parsed.set(key, fresh)
+  return fresh
+}
+
 function loadOne(found: Found): ProfileDocument {
-  const yaml = parseYaml(readText(found.file, MAX_YAML_BYTES), found.file)
-  const resolved = validate(yaml)
+  const { yaml, source: resolved } = parseProfile(readText(found.file, MAX_YAML_BYTES), found.file)
   if (found.name !== null && resolved.metadata.name !== found.name) {
     throw invalid(
       yaml.place(['metadata', 'name']),

@@ -1,8 +1,8 @@
-import { lstatSync } from 'node:fs'
+import { existsSync, lstatSync, mkdirSync, statfsSync } from 'node:fs'
 import { userInfo } from 'node:os'
-import { join, relative } from 'node:path'
+import { dirname, join, relative } from 'node:path'
 import { AmbitError } from '../lib/errors.ts'
-import { agentHomesDir, type Paths } from '../lib/paths.ts'
+import { agentHomesDir, memoryDir, type Paths } from '../lib/paths.ts'
 import { adapterFor } from './agents.ts'
 import { buildLaunchSpec, HOSTNAME, type LaunchInput } from './build-launch-spec.ts'
 import type { Plan } from '../profile/plan.ts'
@@ -12,7 +12,7 @@ import { gitIdentity } from './git-identity.ts'
 import { takeHome } from './home.ts'
 import type { LaunchSpec } from './launch-spec.ts'
 import { sessionOwner } from './owner.ts'
-import { inspectHost, writeEtc } from './system-files.ts'
+import { inspectHost, makeEtc, writeEtc } from './system-files.ts'
 import { findTool } from './tools.ts'
 
 /** What the session knows; the rest is looked up here. */
@@ -20,8 +20,6 @@ export type LaunchRequest = Pick<
   LaunchInput,
   'plan' | 'agent' | 'session' | 'argv' | 'cwd' | 'placeholders' | 'terminal' | 'journal' | 'env'
 > & {
-  /** Certificate of the session's CA. */
-  readonly caPem: string
   readonly project: string
   readonly home: string
   readonly paths: Paths
@@ -29,12 +27,18 @@ export type LaunchRequest = Pick<
   readonly run: string
 }
 
+export interface PreparedLaunch {
+  readonly spec: LaunchSpec
+  /** Fills the session's /etc, given the certificate of its CA. Before the cell is built. */
+  fillEtc(caPem: string): void
+}
+
 /**
  * Finds the host's tools and files, takes the agent's home (until this process ends), and builds the launch spec.
  *
  * @throws AmbitError ERR_RUNTIME_MISSING when a tool is not installed, ERR_PATH_FORBIDDEN for a home that is no home.
  */
-export function prepareLaunch(request: LaunchRequest): LaunchSpec {
+export function prepareLaunch(request: LaunchRequest): PreparedLaunch {
   const { agent, env } = request
   refuseSockets(request.plan)
   const tools = { bwrap: findTool('bwrap', 'bubblewrap'), nft: findTool('nft', 'nftables') }
@@ -52,10 +56,10 @@ export function prepareLaunch(request: LaunchRequest): LaunchSpec {
   const host = inspectHost()
   const user = { name: caller.uid === 0 ? 'agent' : caller.username, shell: shellOf(env) }
   const inside = checkedHome(request.home)
-  const etc = join(request.run, 'etc')
+  const etc = placeForEtc(request)
   const person = { ...user, ...owner.inside, home: inside }
-  writeEtc(etc, { host, person, hostname: HOSTNAME, caPem: request.caPem, extra: adapter.files })
-  return buildLaunchSpec({
+  makeEtc(etc, host)
+  const spec = buildLaunchSpec({
     ...request,
     adapter,
     home: { inside, outside: home.path },
@@ -65,6 +69,20 @@ export function prepareLaunch(request: LaunchRequest): LaunchSpec {
     etc,
     tools,
   })
+  const fillEtc = (caPem: string): void =>
+    writeEtc(etc, { host, person, hostname: HOSTNAME, caPem, extra: adapter.files })
+  return { spec, fillEtc }
+}
+
+/** In memory where there is some that is meant for it, else beside the spec. Both go with the session. */
+function placeForEtc({ run, session }: LaunchRequest): string {
+  const TMPFS = 0x01021994
+  const isMemory = (path: string): boolean => existsSync(path) && statfsSync(path).type === TMPFS
+  const memory = memoryDir(session)
+  if (isMemory(run) || !isMemory(dirname(memory))) return join(run, 'etc')
+  // Fails where somebody has taken the name: every name in a shared directory is a guess.
+  mkdirSync(memory, { mode: 0o700 })
+  return join(memory, 'etc')
 }
 
 /** A plain mount would let the agent connect to what listens under it; the view would not (CASES.md C-42). */

@@ -106,14 +106,28 @@ export interface EtcContent {
   readonly extra: Readonly<Record<string, string>>
 }
 
+/** Makes what of the session's /etc is mounted by name, so that it can be filled while the launcher works. */
+export function makeEtc(dir: string, host: HostSystem): void {
+  withPlainUmask(() => {
+    mkdirSync(dir)
+    if (host.truststores.length > 0) writeFileSync(placesIn(dir)(TRUSTSTORE), '')
+  })
+}
+
 /** Writes the session's /etc into `dir`: one mount instead of thirty, which would cost 6 ms at every start. */
 export function writeEtc(dir: string, content: EtcContent): void {
-  // Root's agent reads these under another uid; the caller's umask may forbid that.
-  const umask = process.umask(0o022)
-  try {
+  withPlainUmask(() => {
     const placeOf = placesIn(dir)
     copyHostFiles(placeOf, content.host)
     writeGenerated(placeOf, content)
+  })
+}
+
+/** Root's agent reads these under another uid; the caller's umask may forbid that. */
+function withPlainUmask(work: () => void): void {
+  const umask = process.umask(0o022)
+  try {
+    work()
   } finally {
     process.umask(umask)
   }

@@ -1,12 +1,11 @@
 /** Step 6: drain, record, sign, tell. */
-import { rmSync, writeFileSync } from 'node:fs'
-import { rm } from 'node:fs/promises'
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { AmbitError, messageOf } from '../lib/errors.ts'
 import type { Exit } from '../runtime/runtime.ts'
 import type { Change } from '../view/review.ts'
 import { factsOf } from './facts.ts'
-import type { Registered } from './register.ts'
+import { type Registered, removeRunDirs } from './register.ts'
 import { pendingChanges } from './review.ts'
 import { ActivityFold, type SessionActivity } from './summary.ts'
 import type { Ending } from './supervise.ts'
@@ -36,23 +35,28 @@ export interface Summary extends Outcome, SessionActivity {
 
 /** Ends a session that ran. Everything recorded is signed in the log when this resolves. */
 export async function endSession(session: Registered, wired: Wired, ending: Ending): Promise<Summary> {
-  await wired.gate.close(2000)
-  await wired.view.stop()
+  await Promise.all([wired.gate.close(2000), wired.view.stop()])
   wired.labels.close()
   const outcome = outcomeOf(ending)
-  // Nobody uses the upper layers and the private directory any more: seen to while ambitd signs.
-  const pending = pendingChanges(session.request.paths, session.id)
-  const removed = rm(session.run, { recursive: true, force: true })
-  for (const aside of [pending, removed]) aside.catch(() => undefined)
-  const log = await closeRecord(session, ending, outcome)
+  // Nobody writes the upper layers, the journals and the private directory any more: seen to while ambitd signs.
+  let rest: ReturnType<typeof tidy> | undefined
+  const log = await closeRecord(session, ending, outcome, () => (rest = tidy(session)))
   wired.barrier.close()
-  await removed
-  return summaryOf(session, outcome, log, await pending)
+  const { activity, pending } = rest ?? tidy(session)
+  return summaryOf(session, { ...outcome, ...activity }, log, await pending)
+}
+
+function tidy(session: Registered): { activity: SessionActivity; pending: Promise<readonly Change[]> } {
+  const pending = pendingChanges(session.request.paths, session.id)
+  pending.catch(() => undefined)
+  removeRunDirs(session)
+  return { activity: activityOf(session.request.paths, session.id), pending }
 }
 
 /** Ends a session that never ran its command; the failure is recorded and stays the caller's to report. */
 export async function abandonSession(session: Registered, error: unknown): Promise<void> {
   const exit = error instanceof AmbitError ? error.exitCode : 125
+  const daemon = await session.recorded.catch(() => null)
   try {
     session.journal.append({
       k: 'session.end',
@@ -61,15 +65,21 @@ export async function abandonSession(session: Registered, error: unknown): Promi
       reason: messageOf(error),
     })
     await session.journal.sync()
-    await session.daemon.call('session.close', { id: session.id })
+    await daemon?.call('session.close', { id: session.id })
   } finally {
-    session.daemon.close()
+    daemon?.close()
     session.journal.close()
-    rmSync(session.run, { recursive: true, force: true })
+    removeRunDirs(session)
   }
 }
 
-async function closeRecord(session: Registered, ending: Ending, outcome: Outcome): Promise<Summary['log']> {
+/** `meanwhile` runs while ambitd works. */
+async function closeRecord(
+  session: Registered,
+  ending: Ending,
+  outcome: Outcome,
+  meanwhile: () => void,
+): Promise<Summary['log']> {
   try {
     session.journal.append({
       k: 'session.end',
@@ -79,7 +89,9 @@ async function closeRecord(session: Registered, ending: Ending, outcome: Outcome
     })
     await session.journal.sync()
     session.journal.close()
-    const answer = await ending.daemon.call('session.close', { id: session.id })
+    const signing = ending.daemon.call('session.close', { id: session.id })
+    meanwhile()
+    const answer = await signing
     return { dir: join(session.request.paths.state, 'log'), size: Number(answer.size) }
   } catch {
     // The session is over and its journals are durable: the next ambitd sequences them. The summary says log: null.
@@ -110,7 +122,7 @@ const describeFailure = (exit: Extract<Exit, { kind: 'failed' }>): string =>
 
 function summaryOf(
   session: Registered,
-  outcome: Outcome,
+  done: Outcome & SessionActivity,
   log: Summary['log'],
   pending: readonly Change[],
 ): Summary {
@@ -124,8 +136,7 @@ function summaryOf(
     workspace: session.workspace,
     startedAt: new Date(session.startedAt).toISOString(),
     endedAt: new Date().toISOString(),
-    ...outcome,
-    ...activityOf(session.request.paths, session.id),
+    ...done,
     pending,
     log,
   }

@@ -2,9 +2,9 @@
  * A session host: everything of a session but the terminal, loaded before it is needed. It serves one `ambit run` of
  * its own user, becomes as that one is, and ends with it (docs/decisions/0005-a-warm-start.md).
  */
-import { closeSync, fstatSync, readFileSync, renameSync, rmSync } from 'node:fs'
+import { closeSync, fstatSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs'
 import { type Server, Socket, createServer } from 'node:net'
-import { basename, dirname } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import * as z from 'zod'
 import { checkPeer } from '../lib/peer.ts'
 import { withAddress } from '../lib/socket-dir.ts'
@@ -55,6 +55,7 @@ export interface Guest {
  * may not be served is sent away and starts by itself; then this waits on.
  */
 export async function awaitGuest(paths: Paths, taken: () => void): Promise<Guest> {
+  const loaded = installation()
   const server = createServer({ pauseOnConnect: true })
   const waiting = new Promise<Guest>((resolve, reject) => {
     server.on('connection', (socket) => void admit(socket).then((guest) => guest && resolve(guest), reject))
@@ -63,6 +64,8 @@ export async function awaitGuest(paths: Paths, taken: () => void): Promise<Guest
 
   async function admit(socket: Socket): Promise<Guest | null> {
     socket.on('error', () => socket.destroy())
+    // Rebuilt or updated meanwhile: this code and what it would start are not of one piece any more.
+    if (installation() !== loaded) process.exit(1)
     const caller = await receive(socket, paths).catch(() => null)
     if (!caller || !server.listening) {
       for (const fd of caller?.fds ?? []) closeSync(fd)
@@ -78,6 +81,16 @@ export async function awaitGuest(paths: Paths, taken: () => void): Promise<Guest
   }
 
   return waiting
+}
+
+/** What the installation consists of, by size and time. */
+function installation(): string {
+  const build = join(installRoot(), '.build')
+  const parts = ['ambit-main.cjs', 'native.node', 'bin/ambit-launch', 'bin/ambit-view', 'bin/ambit-start']
+  return parts
+    .map((part) => statSync(join(build, part)))
+    .map(({ size, mtimeMs }) => `${size} ${mtimeMs}`)
+    .join()
 }
 
 /** The name appears only when the socket listens, and replaces one that a dead host left. */

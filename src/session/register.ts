@@ -1,10 +1,11 @@
 /** Step 3: the session gets a name, a directory, its journal and the daemon's ear, before anything is built. */
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import type { FactBody } from '../audit/fact.ts'
 import { Journal } from '../audit/journal.ts'
 import { connectDaemon, type DaemonClient } from '../daemon/client.ts'
 import { ownBirth } from '../daemon/records.ts'
-import { journalDir, sessionDir } from '../lib/paths.ts'
+import { journalDir, memoryDir, sessionDir } from '../lib/paths.ts'
 import { newSessionId, type SessionId } from './id.ts'
 import type { Resolved } from './resolve.ts'
 import type { Acceptance } from './show.ts'
@@ -16,55 +17,85 @@ export interface Registered extends Resolved {
   /** Private and short-lived: specs. Removed at the end. */
   readonly run: string
   readonly journal: Journal
-  readonly daemon: DaemonClient
+  /**
+   * The daemon that knows of the session, once its start is durable. Nothing of the agent's is served or run before.
+   */
+  readonly recorded: Promise<DaemonClient>
   readonly startedAt: number
 }
 
-/** Opens the record of the session. `session.start` is durable when this resolves. */
-export async function registerSession(resolved: Resolved, acceptance: Acceptance): Promise<Registered> {
-  const { request, plan, agent } = resolved
+/** Opens the record of the session and begins to make its start durable: `recorded` says when it is. */
+export function registerSession(resolved: Resolved, acceptance: Acceptance): Registered {
+  const { request, plan } = resolved
   const id = newSessionId()
   const dir = sessionDir(request.paths, id)
   const run = join(request.paths.run, 'sessions', id)
+  const startedAt = Date.now()
   mkdirSync(journalDir(request.paths, id), { recursive: true, mode: 0o700 })
   mkdirSync(run, { recursive: true, mode: 0o700 })
-  const startedAt = Date.now()
-  let journal: Journal | null = null
   // Asked for now, used when the start is durable.
   const connecting = connectDaemon(request.paths)
   connecting.catch(() => undefined)
   try {
-    const planText = JSON.stringify(plan)
-    writeFileSync(join(dir, 'plan.json'), planText, { mode: 0o600 })
     const description = { ...descriptionOf(resolved, id, startedAt), ...ownBirth() }
+    writeFileSync(join(dir, 'plan.json'), JSON.stringify(plan), { mode: 0o600 })
     writeFileSync(join(dir, 'session.json'), JSON.stringify(description), { mode: 0o600 })
-    journal = Journal.open(join(journalDir(request.paths, id), 'run.wal'))
-    journal.append({
-      k: 'session.start',
-      user: resolved.user.name,
-      uid: resolved.user.uid,
-      profile: plan.profile.name,
-      planDigest: plan.profile.digest,
-      sheetDigest: acceptance.digest,
-      runtime: resolved.runtime,
-      argv: [...request.argv],
-      agent: { name: agent.name, version: agent.version, digest: agent.digest },
-      cwd: request.cwd,
-    })
+    const journal = Journal.open(join(journalDir(request.paths, id), 'run.wal'))
+    journal.append(startOf(resolved, acceptance))
     recordConfiguration(journal, acceptance)
-    await journal.sync()
-    const daemon = await connecting
-    await daemon.call('session.open', openArguments(resolved, id, dir, startedAt))
-    return { ...resolved, id, dir, run, journal, daemon, startedAt }
+    const told = openArguments(resolved, id, dir, startedAt)
+    const recorded = recordStart(journal, connecting, told)
+    // Whoever waits for it hears of it; a session that fails before that is told of its own failure.
+    recorded.catch(() => undefined)
+    return { ...resolved, id, dir, run, journal, recorded, startedAt }
   } catch (error) {
-    void connecting.then(
-      (daemon) => daemon.close(),
-      () => undefined,
-    )
-    journal?.close()
-    rmSync(run, { recursive: true, force: true })
+    leave(connecting)
+    removeRunDirs({ id, run })
     throw error
   }
+}
+
+/** Removes the session's private and short-lived directories. */
+export function removeRunDirs({ id, run }: Pick<Registered, 'id' | 'run'>): void {
+  for (const dir of [run, memoryDir(id)]) rmSync(dir, { recursive: true, force: true })
+}
+
+function startOf({ request, plan, agent, user, runtime }: Resolved, { digest }: Acceptance): FactBody {
+  return {
+    k: 'session.start',
+    user: user.name,
+    uid: user.uid,
+    profile: plan.profile.name,
+    planDigest: plan.profile.digest,
+    sheetDigest: digest,
+    runtime,
+    argv: [...request.argv],
+    agent: { name: agent.name, version: agent.version, digest: agent.digest },
+    cwd: request.cwd,
+  }
+}
+
+async function recordStart(
+  journal: Journal,
+  connecting: Promise<DaemonClient>,
+  told: Record<string, unknown>,
+): Promise<DaemonClient> {
+  try {
+    await journal.sync()
+    const daemon = await connecting
+    await daemon.call('session.open', told)
+    return daemon
+  } catch (error) {
+    leave(connecting)
+    throw error
+  }
+}
+
+function leave(connecting: Promise<DaemonClient>): void {
+  void connecting.then(
+    (daemon) => daemon.close(),
+    () => undefined,
+  )
 }
 
 /** Files of a changed configuration that go on record one by one. */

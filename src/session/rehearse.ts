@@ -11,6 +11,7 @@ import { Journal, readJournal } from '../audit/journal.ts'
 import { connectDaemon } from '../daemon/client.ts'
 import { createGate } from '../gate/gate.ts'
 import type { Paths } from '../lib/paths.ts'
+import { makeEngines } from '../policy/engine.ts'
 import { openRuntimePolicy } from '../policy/runtime.ts'
 import { inspectHost, writeEtc } from '../runtime/system-files.ts'
 import { resolveSession, type Resolved } from './resolve.ts'
@@ -66,6 +67,7 @@ async function rehearseResolved(dir: string, paths: Paths): Promise<void> {
     upstream: { proxy: null, roots: [] },
   })
   await gate.close(0)
+  makeEngines(paths, ['data.ambit.admission.decision', 'data.ambit.runtime.decision'])
 }
 
 /** One fact of each kind that every session has. */

@@ -20,7 +20,7 @@ export async function runSession(request: SessionRequest, front: Front): Promise
   const { resolved, acceptance } = await admit(request, front)
   const file =
     request.summaryFile === null ? null : openSummaryFile(resolve(request.cwd, request.summaryFile))
-  const session = await registerSession(resolved, acceptance)
+  const session = registerSession(resolved, acceptance)
   const wired = await wireSession(session, front).catch(async (error: unknown) => {
     await abandonSession(session, error)
     throw error

@@ -45,8 +45,8 @@ class Watch {
   constructor(session: Registered, wired: Wired) {
     this.#session = session
     this.#wired = wired
-    this.daemon = session.daemon
-    this.#follow(session.daemon)
+    this.daemon = wired.daemon
+    this.#follow(wired.daemon)
     void wired.view.exited.then((end) => this.#viewEnded(end))
     session.journal.onFailure((error) => this.#stop(`the journal failed: ${messageOf(error)}`))
     for (const [name, number] of [

@@ -2,6 +2,7 @@
 import { closeSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { isAbsolute, join, relative } from 'node:path'
 import type { Barrier } from '../audit/barrier.ts'
+import type { DaemonClient } from '../daemon/client.ts'
 import { createGate, type Gate } from '../gate/gate.ts'
 import { journalDir } from '../lib/paths.ts'
 import { openRuntimePolicy } from '../policy/runtime.ts'
@@ -9,7 +10,7 @@ import { fillMirror } from '../profile/mirror.ts'
 import type { Plan } from '../profile/plan.ts'
 import { requireEnforced } from '../runtime/enforcement.ts'
 import { osSandbox } from '../runtime/os-sandbox.ts'
-import { prepareLaunch } from '../runtime/prepare.ts'
+import { type PreparedLaunch, prepareLaunch } from '../runtime/prepare.ts'
 import type { LaunchSpec } from '../runtime/launch-spec.ts'
 import type { Runtime, World } from '../runtime/runtime.ts'
 import { startView, type View } from '../view/view.ts'
@@ -30,9 +31,13 @@ export interface Wired {
   readonly gate: Gate
   readonly view: View
   readonly world: World
+  readonly daemon: DaemonClient
 }
 
-/** Builds the session's world up to the point where the command waits for `world.exec()`. */
+/**
+ * Builds the session's world up to the point where the command waits for `world.exec()`. The parts are made side by
+ * side; the view serves, and the cell is built, once the session's start is durable.
+ */
 export async function wireSession(session: Registered, front: Front): Promise<Wired> {
   const state = new LiveState()
   // Reads of a plain mount pass no view and raise no label: what it holds counts as read.
@@ -41,31 +46,47 @@ export async function wireSession(session: Registered, front: Front): Promise<Wi
   const secrets = readSecrets(session.plan.credentials, session.request.env)
   const barrier = openBarrier(session.request.paths, session.id, session.journal)
   const labels = new LabelWatch(session.request.paths, session.id)
-  const gate = await openGate(session, secrets, state, barrier, labels)
-  let world: World | null = null
-  let view: View | null = null
+  const { spec: launch, fillEtc } = launchSpec(session, secrets, front.terminal)
+  const opening = openWorld(session, launch, front)
+  let gate: Gate | null = null
+  let viewing: Promise<View> | null = null
   try {
-    const launch = launchSpec(session, gate.caPem, secrets, front.terminal)
-    const specPath = writeSpec(session, 'launch', launch)
-    world = await runtimeNamed(session.runtime).open(launch, specPath, front.startLauncher)
-    await gate.listen(world.sockets)
-    const spec = viewSpec(session, launch)
-    view = await startView({ spec, specPath: join(session.dir, VIEW_SPEC), fuse: world.fuse })
-    // The view's copy must be the only one: when it dies, the kernel then ends the mount instead of hanging it.
-    closeSync(world.fuse)
-    const controls = await world.build()
+    gate = await openGate(session, secrets, state, barrier, labels)
+    fillEtc(gate.caPem)
+    const [world, daemon] = await Promise.all([opening, session.recorded])
+    viewing = serveView(session, launch, world)
+    // The cell's mounts wait in the kernel for the view's first answer.
+    const [view, controls] = await Promise.all([viewing, world.build(), gate.listen(world.sockets)])
     session.journal.append({ k: 'session.enforced', controls: [...controls] })
     await session.journal.sync()
     requireEnforced(controls, session.plan.isolation)
-    return { state, barrier, labels, gate, view, world }
+    return { state, barrier, labels, gate, view, world, daemon }
   } catch (error) {
+    const world = await opening.catch(() => null)
     world?.kill()
+    const view = await viewing?.catch(() => null)
     await view?.stop()
-    await gate.close(0)
+    await gate?.close(0)
     await world?.exited
     labels.close()
     throw error
   }
+}
+
+function openWorld(session: Registered, launch: LaunchSpec, front: Front): Promise<World> {
+  const specPath = writeSpec(session, 'launch', launch)
+  const opening = runtimeNamed(session.runtime).open(launch, specPath, front.startLauncher)
+  opening.catch(() => undefined)
+  return opening
+}
+
+function serveView(session: Registered, launch: LaunchSpec, world: World): Promise<View> {
+  const spec = viewSpec(session, launch)
+  const viewing = startView({ spec, specPath: join(session.dir, VIEW_SPEC), fuse: world.fuse })
+  viewing.catch(() => undefined)
+  // The view's copy must be the only one: when it dies, the kernel then ends the mount instead of hanging it.
+  closeSync(world.fuse)
+  return viewing
 }
 
 /** The directories that are Ambit's to make, and the copies that the mirror holds. */
@@ -124,7 +145,7 @@ function upstreamOf(env: NodeJS.ProcessEnv): { proxy: string | null; roots: stri
   }
 }
 
-function launchSpec(session: Registered, caPem: string, secrets: Secrets, terminal: boolean): LaunchSpec {
+function launchSpec(session: Registered, secrets: Secrets, terminal: boolean): PreparedLaunch {
   const { request, plan, agent, id } = session
   return prepareLaunch({
     plan,
@@ -132,7 +153,6 @@ function launchSpec(session: Registered, caPem: string, secrets: Secrets, termin
     session: id,
     argv: request.argv,
     cwd: request.cwd,
-    caPem,
     placeholders: secrets.placeholders,
     terminal,
     journal: join(journalDir(request.paths, id), 'launch.wal'),

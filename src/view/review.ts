@@ -7,6 +7,7 @@
  */
 import { isUtf8 } from 'node:buffer'
 import { spawn } from 'node:child_process'
+import { readdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { createTwoFilesPatch } from 'diff'
 import { AmbitError } from '../lib/errors.ts'
@@ -83,7 +84,7 @@ export function reviewLayers(spec: ViewSpec): ReviewLayer[] {
 /** All changes; those to executable configuration and links outward first, then by path. */
 export async function listChanges(layers: readonly ReviewLayer[]): Promise<Change[]> {
   const lists = await Promise.all(
-    layers.map(async (layer) => {
+    layers.filter(isUsed).map(async (layer) => {
       const { changes } = await ask<{ changes: Omit<Change, 'root' | 'executableConfig'>[] }>(
         layer,
         'list',
@@ -98,6 +99,17 @@ export async function listChanges(layers: readonly ReviewLayer[]): Promise<Chang
   )
   const key = (change: Change) => `${isRisky(change) ? 0 : 1}${join(change.root, change.path)}`
   return lists.flat().sort((a, b) => (key(a) < key(b) ? -1 : 1))
+}
+
+/** False when nothing was ever put into the layer: no object, no mark (native/view/src/overlay.rs). */
+function isUsed({ upper }: ReviewLayer): boolean {
+  try {
+    return (
+      statSync(join(upper, 'meta', 'changes.jsonl')).size > 0 || readdirSync(join(upper, 'files')).length > 0
+    )
+  } catch {
+    return true // ambit-view says what is wrong with it
+  }
 }
 
 interface Content {

@@ -1,6 +1,6 @@
 /** Starts `ambit-view` and speaks to it (docs/architecture.md, "View protocol"). */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { writeFile } from 'node:fs/promises'
+import { writeFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import type { Duplex } from 'node:stream'
 import { AmbitError } from '../lib/errors.ts'
@@ -48,7 +48,7 @@ export interface ViewOptions {
   readonly spec: ViewSpec
   /** Where the spec is written for the child (mode 0600). */
   readonly specPath: string
-  /** The mounted `/dev/fuse`; the caller keeps its own copy and closes it once this resolves. */
+  /** The mounted `/dev/fuse`; the caller closes its own copy as soon as `startView` has returned. */
   readonly fuse: number
 }
 
@@ -64,9 +64,9 @@ const STOP_MS = 30_000
 /** Requests under way are answered before a grant shrinks. */
 const NARROW_MS = 4_000
 
-/** Resolves when the view serves. Throws AmbitError ERR_RUNTIME_FAILED or ERR_RUNTIME_MISSING. */
+/** Resolves when the view serves; its process has its own copy of `fuse` at once. Throws AmbitError ERR_RUNTIME_FAILED or ERR_RUNTIME_MISSING. */
 export async function startView({ spec, specPath, fuse }: ViewOptions): Promise<View> {
-  await writeFile(specPath, JSON.stringify(spec), { mode: 0o600 })
+  writeFileSync(specPath, JSON.stringify(spec), { mode: 0o600 })
   const child = spawn(nativeBinary('ambit-view'), ['serve', specPath], {
     stdio: ['ignore', 'ignore', 'inherit', fuse, 'pipe'],
     env: {},

@@ -1,6 +1,6 @@
 /** A warm start is as a cold one, serves only whoever is like it, and takes nothing from session to session. */
 import assert from 'node:assert/strict'
-import { readdirSync, readFileSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -95,34 +95,39 @@ for (const as of ['user', 'root'] as const) {
     skip,
   }, async () => {
     const stage = await warmStage(as)
-    const trap = ['sh', '-c', 'trap "echo told; exit 9" TERM; echo up; while :; do sleep 0.05; done']
+    const up = join(stage.project, 'up')
+    const whenUp = (act: () => void) => (): void => {
+      rmSync(up, { force: true })
+      void eventually(() => existsSync(up), 60_000).then(act)
+    }
+    const agent = (does: string): string[] => ['sh', '-c', `touch up; ${does}`]
+    const trap = ['sh', '-c', 'trap "echo told; exit 9" TERM; touch up; while :; do sleep 0.05; done']
     const signalled = await taken(stage, () =>
-      stage.session(trap, { onStart: (pid) => setTimeout(() => process.kill(pid, 'SIGTERM'), 2500) }),
+      stage.session(trap, { onStart: (pid) => whenUp(() => process.kill(pid, 'SIGTERM'))() }),
     )
     assert.ok(signalled.warm)
-    assert.deepEqual([signalled.ran.code, signalled.ran.stdout], [9, 'up\ntold\n'], describe(signalled.ran))
+    assert.deepEqual([signalled.ran.code, signalled.ran.stdout], [9, 'told\n'], describe(signalled.ran))
 
-    const mark = ['sleep', `8${process.pid}`]
-    const gone = (): boolean => processesWith(mark.join('\0')).length === 0
+    const mark = `8${process.pid}`
+    const gone = (): boolean => processesWith(`sleep\0${mark}`).length === 0
+    const sleeper = agent(`exec sleep ${mark}`)
     const killed = await taken(stage, () =>
-      stage.session(mark, { onStart: (pid) => setTimeout(() => process.kill(pid, 'SIGKILL'), 2500) }),
+      stage.session(sleeper, { onStart: (pid) => whenUp(() => process.kill(pid, 'SIGKILL'))() }),
     )
     assert.ok(killed.warm)
     assert.equal(killed.ran.signal, 'SIGKILL')
-    assert.ok(await eventually(gone), 'the agent outlived ambit run')
+    assert.ok(await eventually(gone, 20_000), 'the agent outlived ambit run')
 
     const orphaned = await taken(stage, () => {
       const [host] = hosts(stage)
-      return stage.session(mark, {
-        onStart: () => setTimeout(() => host && process.kill(host, 'SIGKILL'), 2500),
-      })
+      return stage.session(sleeper, { onStart: whenUp(() => host && process.kill(host, 'SIGKILL')) })
     })
     assert.ok(orphaned.warm)
     assert.equal(orphaned.ran.code, 125, describe(orphaned.ran))
     assert.match(orphaned.ran.stderr, /its host was killed/)
-    assert.ok(await eventually(gone), 'the agent outlived its host')
+    assert.ok(await eventually(gone, 20_000), 'the agent outlived its host')
     const states = async (): Promise<string> => (await stage.ambit(['sessions', '--all', '--json'])).stdout
-    assert.ok(await eventually(async () => ((await states()).match(/"killed"/g) ?? []).length === 2, 10_000))
+    assert.ok(await eventually(async () => ((await states()).match(/"killed"/g) ?? []).length === 2, 30_000))
     stage.dispose()
   })
 

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::mem::{size_of, zeroed};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use crate::failure::{Context, Failure, Result};
 use crate::spec::Ports;
@@ -21,13 +21,13 @@ pub struct GateSockets {
     pub proxy: OwnedFd,
 }
 
-/// Wires this (fresh) network namespace. The sockets stand before anything else can run in it and take their ports.
-pub fn wire(ports: Ports, nft: &Tool) -> Result<GateSockets> {
+/// Wires this (fresh) network namespace. The sockets stand before anything else can run in it and take their ports;
+/// the rules are there once `Rules::loaded` says so.
+pub fn wire(ports: Ports, nft: &Tool) -> Result<(GateSockets, Rules)> {
     raise_loopback().context("raising lo")?;
     make_everything_local().context("adding the local route")?;
     let sockets = listen(ports).context("opening the gate's sockets")?;
-    redirect(ports, nft)?;
-    Ok(sockets)
+    Ok((sockets, redirect(ports, nft)?))
 }
 
 /// All on loopback: that is where the redirect delivers, and a UDP answer must leave from the address to which the
@@ -167,8 +167,24 @@ table ip6 ambit {{
     )
 }
 
-fn redirect(ports: Ports, nft: &Tool) -> Result<()> {
-    let what = "loading the network rules";
+const LOADING: &str = "loading the network rules";
+
+/// The rules on their way into the kernel: the view starts meanwhile, and nothing else is in this namespace yet.
+pub struct Rules(Child);
+
+impl Rules {
+    /// Waits until they hold. Nothing of the agent's may run before.
+    pub fn loaded(self) -> Result<()> {
+        let done = self.0.wait_with_output().context(LOADING)?;
+        if done.status.success() {
+            return Ok(());
+        }
+        Err(Failure::new(LOADING, String::from_utf8_lossy(&done.stderr).trim())
+            .remedy("the kernel needs nf_tables with NAT"))
+    }
+}
+
+fn redirect(ports: Ports, nft: &Tool) -> Result<Rules> {
     let mut child = Command::new(nft.path())
         .args(["-f", "-"])
         .env_clear()
@@ -176,12 +192,8 @@ fn redirect(ports: Ports, nft: &Tool) -> Result<()> {
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
-        .context(what)?;
-    child.stdin.take().map_or(Ok(()), |mut input| input.write_all(rules(ports).as_bytes())).context(what)?;
-    let done = child.wait_with_output().context(what)?;
-    if done.status.success() {
-        return Ok(());
-    }
-    Err(Failure::new(what, String::from_utf8_lossy(&done.stderr).trim())
-        .remedy("the kernel needs nf_tables with NAT"))
+        .context(LOADING)?;
+    let input = child.stdin.take();
+    input.map_or(Ok(()), |mut input| input.write_all(rules(ports).as_bytes())).context(LOADING)?;
+    Ok(Rules(child))
 }
