@@ -96,7 +96,9 @@ function install(root: string): void {
 function dropOld(folder: string): void {
   for (const name of readdirSync(folder)) {
     const path = join(folder, name)
-    if (name.startsWith('product-') && Date.now() - statSync(path).ctimeMs > 3_600_000)
+    // Another process may be about to rename its own.
+    const made = statSync(path, { throwIfNoEntry: false })?.ctimeMs ?? Date.now()
+    if (name.startsWith('product-') && Date.now() - made > 3_600_000)
       rmSync(path, { recursive: true, force: true })
   }
 }
