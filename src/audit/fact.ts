@@ -75,6 +75,11 @@ export type FactBody =
       label: Label
     }
   | { k: 'file.write'; path: string; size: number; sha256: string | null; label: Label }
+  /**
+   * Up to `files` files beneath `path` are being written: durable before the first of them is closed. Each also has
+   * records of its own, which after a power cut may be missing for the last tenth of a second.
+   */
+  | { k: 'file.intent'; path: string; files: number; label: Label }
   | { k: 'file.create'; path: string; type: 'file' | 'dir' | 'link' | 'other' }
   | { k: 'file.delete'; path: string }
   | { k: 'file.rename'; path: string; to: string }

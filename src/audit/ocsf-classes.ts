@@ -228,6 +228,14 @@ const MAPPERS: Mapper = {
     ),
   'file.write': ({ path, size, sha256, label }) =>
     file(3, `write ${path}`, path, { size, ...sha256Hash(sha256) }, { label }),
+  'file.intent': ({ path, files, label }) =>
+    file(
+      'Intent',
+      `up to ${files} files beneath ${path} are being written`,
+      path,
+      { type_id: 2 },
+      { files, label },
+    ),
   'file.create': ({ path, type }) =>
     file(1, `create ${path}`, path, { type_id: { file: 1, dir: 2, link: 7, other: 99 }[type] }, { type }),
   'file.delete': ({ path }) => file(4, `delete ${path}`, path, {}, {}),

@@ -96,6 +96,7 @@ const FACT = z.discriminatedUnion('k', [
     label,
   }),
   kind('file.write', { path: text, size: count, sha256: digest.nullable(), label }),
+  kind('file.intent', { path: text, files: count, label }),
   kind('file.create', { path: text, type: fileType }),
   kind('file.delete', { path: text }),
   kind('file.rename', { path: text, to: text }),

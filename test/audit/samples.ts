@@ -49,6 +49,7 @@ const BODIES: { readonly [K in FactKind]: Extract<FactBody, { k: K }> } = {
     label: 'confidential',
   },
   'file.write': { k: 'file.write', path: '/w/out.csv', size: 12, sha256: null, label: 'internal' },
+  'file.intent': { k: 'file.intent', path: '/w', files: 256, label: 'internal' },
   'file.create': { k: 'file.create', path: '/w/new', type: 'dir' },
   'file.delete': { k: 'file.delete', path: '/w/old' },
   'file.rename': { k: 'file.rename', path: '/w/a', to: '/w/b' },

@@ -159,3 +159,38 @@ print(json.dumps([got, later, last]))
   const made = facts(world).filter((fact) => fact.k === 'file.create').length
   assert.equal(made, last + 1)
 })
+
+test('a burst of files shares its durable intents; each file is on record', { skip }, async (t) => {
+  const world = makeWorld([{ files: { 'a/b/x': '' } }])
+  t.after(() => world.remove())
+  await inView(
+    world,
+    `
+for i in range(600): put('0/a/b/f%d' % i, 'text')
+put('0/a/other', 'text')
+`,
+  )
+  const all = facts(world)
+  const written = (path: string): number =>
+    all.findIndex((fact) => fact.k === 'file.write' && fact.path === path)
+  const intents = all.flatMap((fact, at) => (fact.k === 'file.intent' ? [{ ...fact, at }] : []))
+  const [first] = intents
+  assert.deepEqual([first?.path, first?.files], [join(world.root(0), 'a/b'), 256])
+  assert.ok(intents.length >= 3 && intents.length < 100, `${intents.length} intents for 600 files`)
+  // The first two waited for themselves; from then on each write has an intent before it that is not used up.
+  let covered = 2
+  let next = 0
+  for (let i = 0; i < 600; i++) {
+    const at = written(join(world.root(0), `a/b/f${i}`))
+    assert.ok(at >= 0, `f${i} is not on record`)
+    while (next < intents.length && (intents[next]?.at ?? 0) < at) covered = 1 + (intents[next++]?.files ?? 0)
+    assert.ok(covered-- > 0, `f${i} was written without an intent`)
+  }
+  const other = written(join(world.root(0), 'a/other'))
+  const wider = intents.findLast(({ at }) => at < other)
+  assert.equal(
+    wider?.path,
+    join(world.root(0), 'a'),
+    'what is not beneath the directory has an intent of its own',
+  )
+})

@@ -62,29 +62,43 @@ impl View {
         if class.review { self.upper_dir(parent.node) } else { self.dir(parent.node, Layer::Lower) }
     }
 
-    /// Admits a name and one inode more, and gives the directory to make it in.
+    /// Admits a name and one inode more, and gives the directory to make it in and its class.
     fn prepare(
         &self,
         parent: &Spot,
         name: &[u8],
         kind: FileType,
         op: &'static str,
-    ) -> io::Result<Arc<OwnedFd>> {
+    ) -> io::Result<(Arc<OwnedFd>, Class)> {
         let class = self.admit_name(parent, name, kind, op)?;
         if self.find(parent, name)?.is_some() {
             return Err(errno(libc::EEXIST));
         }
         self.within_quota(parent.root, &parent.child_path(name), self.quota.add_inode())?;
-        self.place(parent, class)
+        Ok((self.place(parent, class)?, class))
     }
 
     /// After a name was made: it belongs to the session, is on record and has a node.
-    fn made(&self, parent: &Spot, name: &[u8], object: impl std::os::fd::AsFd) -> io::Result<Entry> {
+    fn made(
+        &self,
+        parent: &Spot,
+        name: &[u8],
+        class: Class,
+        object: impl std::os::fd::AsFd,
+    ) -> io::Result<Entry> {
         self.own(&object)?;
         let path = parent.child_path(name);
-        let kind = kind_name(sys::kind(&sys::stat_fd(&object)?));
+        // The parent may have got its upper directory just now.
+        let lasts = self.names_last(parent.node, parent.lower.is_some());
+        let stat = sys::stat_fd(&object)?;
+        let kind = kind_name(sys::kind(&stat));
         self.record.append(&Fact::Create { path: &self.fact_path(parent.root, &path), kind })?;
-        self.known(parent.node, name)
+        // A name in the upper layer that stands over a directory of the host's is merged with it.
+        if class.review && parent.lower.is_some() {
+            return self.known(parent.node, name);
+        }
+        let (lower, upper) = if class.review { (None, Some(stat)) } else { (Some(stat), None) };
+        self.entry(parent.node, name, &Found { path, class, stat, lower, upper }, lasts)
     }
 
     fn known(&self, parent: u64, name: &[u8]) -> io::Result<Entry> {
@@ -97,7 +111,7 @@ impl View {
     pub fn create_file(&self, parent: u64, name: &[u8], mode: u32, flags: u32) -> io::Result<(Entry, u64)> {
         let _shape = self.shape.read().unwrap();
         let spot = self.parent(parent)?;
-        let dir = match self.prepare(&spot, name, FileType::RegularFile, "create") {
+        let (dir, class) = match self.prepare(&spot, name, FileType::RegularFile, "create") {
             // The host made it since the kernel looked.
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) && flags as i32 & libc::O_EXCL == 0 => {
                 let entry = self.known(parent, name)?;
@@ -109,11 +123,11 @@ impl View {
         };
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
         let file = File::from(sys::open(&dir, name, flags, mode & 0o777)?);
-        let entry = self.made(&spot, name, &file)?;
+        let entry = self.made(&spot, name, class, &file)?;
         let path = self.fact_path(spot.root, &spot.child_path(name));
         let label = &self.root(&spot).label;
         self.record.append(&Fact::Open { path: &path, mode: "write", size: 0, sha256: None, label })?;
-        self.record.sync_soon();
+        self.will_intend(spot.root, &spot.child_path(name));
         let file = Arc::new(file);
         self.quota.open(entry.inode, &file);
         let unrecorded = AtomicBool::new(true);
@@ -124,18 +138,18 @@ impl View {
     pub fn make_dir(&self, parent: u64, name: &[u8], mode: u32) -> io::Result<Entry> {
         let _shape = self.shape.read().unwrap();
         let spot = self.parent(parent)?;
-        let dir = self.prepare(&spot, name, FileType::Directory, "mkdir")?;
+        let (dir, class) = self.prepare(&spot, name, FileType::Directory, "mkdir")?;
         fs::mkdirat(&dir, name, Mode::from_raw_mode(mode & 0o1777))?;
-        self.made(&spot, name, sys::open_path(&dir, name)?)
+        self.made(&spot, name, class, sys::open_path(&dir, name)?)
     }
 
     pub fn make_link(&self, target: &[u8], parent: u64, name: &[u8]) -> io::Result<Entry> {
         let _shape = self.shape.read().unwrap();
         let spot = self.parent(parent)?;
-        let dir = self.prepare(&spot, name, FileType::Symlink, "symlink")?;
+        let (dir, class) = self.prepare(&spot, name, FileType::Symlink, "symlink")?;
         // The target is text to this process: only the agent's own kernel view ever follows it.
         fs::symlinkat(target, &dir, name)?;
-        self.made(&spot, name, sys::open_path(&dir, name)?)
+        self.made(&spot, name, class, sys::open_path(&dir, name)?)
     }
 
     /// Regular files, FIFOs and sockets. Device nodes have no place in a view.
@@ -146,9 +160,9 @@ impl View {
         if !matches!(kind, FileType::RegularFile | FileType::Fifo | FileType::Socket) {
             return Err(self.refuse(spot.root, &spot.child_path(name), "mknod", "unsupported", libc::EPERM));
         }
-        let dir = self.prepare(&spot, name, kind, "mknod")?;
+        let (dir, class) = self.prepare(&spot, name, kind, "mknod")?;
         fs::mknodat(&dir, name, kind, Mode::from_raw_mode(mode & 0o777), 0)?;
-        self.made(&spot, name, sys::open_path(&dir, name)?)
+        self.made(&spot, name, class, sys::open_path(&dir, name)?)
     }
 
     pub fn hard_link(&self, node: u64, parent: u64, name: &[u8]) -> io::Result<Entry> {

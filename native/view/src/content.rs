@@ -56,9 +56,12 @@ impl View {
         if writes {
             self.admit_change(&spot, "open")?;
         }
-        self.admit_links(&spot, &stat, writes && !spot.class.review)?;
+        // It may search the whole root.
+        if stat.st_nlink > 1 {
+            self.crew.held_up(|| self.admit_links(&spot, &stat, writes && !spot.class.review))?;
+        }
         if writes && self.below_review(&spot) {
-            spot = self.copy_up(node)?;
+            spot = self.crew.held_up(|| self.copy_up(node))?;
         }
         let file = if writes { self.writable(&spot)? } else { self.content(&spot, OFlags::RDONLY)? };
         let path = self.fact_path(spot.root, &spot.path);
@@ -86,7 +89,7 @@ impl View {
         }
         if writes {
             self.record.append(&Fact::Open { path: &path, mode: "write", size, sha256: None, label })?;
-            self.record.sync_soon();
+            self.will_intend(spot.root, &spot.path);
             self.quota.open(node, &file);
             if flags as i32 & libc::O_TRUNC != 0 && size > 0 {
                 fs::ftruncate(&file, 0).inspect_err(|_| self.quota.close(node))?;
@@ -119,13 +122,17 @@ impl View {
         }
         handle.unrecorded.store(false, Ordering::Release);
         // The intent was appended when the file was opened; it is durable before close returns.
-        self.record.sync()?;
+        let spot = self.spot_of_any(handle.node);
+        match &spot {
+            Ok(spot) => self.intend(spot)?,
+            Err(_) => self.crew.held_up(|| self.record.sync())?,
+        }
         let file = handle.file.read().unwrap().clone();
         let stat = sys::stat_fd(&*file)?;
         let version = Version::from(&stat);
         let size = stat.st_size as u64;
         let sha256 = if size <= HASHED_AT_CLOSE { digest(&file, size).ok() } else { None };
-        let Ok(spot) = self.spot_of_any(handle.node) else { return Ok(()) };
+        let Ok(spot) = spot else { return Ok(()) };
         let path = self.fact_path(spot.root, &spot.path);
         let label = &self.root(&spot).label;
         self.record.append(&Fact::Write { path: &path, size, sha256: sha256.as_deref(), label })?;
@@ -154,6 +161,8 @@ impl View {
             return Ok(());
         }
         let spot = self.spot(node)?;
+        // What the agent makes durable is on record first.
+        self.record.sync()?;
         for (layer, id) in [(Layer::Lower, spot.lower), (Layer::Upper, spot.upper)] {
             if id.is_some() {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;

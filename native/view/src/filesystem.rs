@@ -100,7 +100,7 @@ impl FileSystem for View {
         handle: Option<u64>,
         valid: SetattrValid,
     ) -> io::Result<(stat64, Duration)> {
-        self.change_attributes(inode, &attr, handle, valid)
+        self.crew.held_up(|| self.change_attributes(inode, &attr, handle, valid))
     }
 
     fn readlink(&self, _: &Context, inode: u64) -> io::Result<Vec<u8>> {
@@ -124,7 +124,7 @@ impl FileSystem for View {
     }
 
     fn rmdir(&self, _: &Context, parent: u64, name: &CStr) -> io::Result<()> {
-        self.remove_dir(parent, name.to_bytes())
+        self.crew.held_up(|| self.remove_dir(parent, name.to_bytes()))
     }
 
     fn rename(
@@ -136,11 +136,11 @@ impl FileSystem for View {
         new_name: &CStr,
         flags: u32,
     ) -> io::Result<()> {
-        self.rename_name(old, name.to_bytes(), new, new_name.to_bytes(), flags)
+        self.crew.held_up(|| self.rename_name(old, name.to_bytes(), new, new_name.to_bytes(), flags))
     }
 
     fn link(&self, _: &Context, inode: u64, parent: u64, name: &CStr) -> io::Result<Entry> {
-        self.hard_link(inode, parent, name.to_bytes())
+        self.crew.held_up(|| self.hard_link(inode, parent, name.to_bytes()))
     }
 
     fn open(
@@ -218,7 +218,11 @@ impl FileSystem for View {
     fn fsync(&self, _: &Context, _: u64, datasync: bool, handle: u64) -> io::Result<()> {
         self.with_file(handle, |file| {
             let host = file.file.read().unwrap().clone();
-            if datasync { host.sync_data() } else { host.sync_all() }
+            self.crew.held_up(|| {
+                // What the agent makes durable is on record first.
+                self.record.sync()?;
+                if datasync { host.sync_data() } else { host.sync_all() }
+            })
         })
     }
 
@@ -246,7 +250,7 @@ impl FileSystem for View {
             }
             file.dirty.store(true, Ordering::Release);
             let host = file.file.read().unwrap().clone();
-            Ok(fs::fallocate(&*host, flags, offset, length)?)
+            Ok(self.crew.held_up(|| fs::fallocate(&*host, flags, offset, length))?)
         })
     }
 
@@ -374,7 +378,7 @@ impl FileSystem for View {
     }
 
     fn fsyncdir(&self, _: &Context, inode: u64, _: bool, _: u64) -> io::Result<()> {
-        self.sync_dir(inode)
+        self.crew.held_up(|| self.sync_dir(inode))
     }
 
     fn releasedir(&self, _: &Context, _: u64, _: u32, _: u64) -> io::Result<()> {

@@ -50,7 +50,7 @@ pub struct Hasher {
 /// Digest of the first `size` bytes.
 pub fn digest(file: &File, size: u64) -> io::Result<String> {
     let mut hash = Sha256::new();
-    let mut buffer = vec![0; 128 << 10];
+    let mut buffer = vec![0; size.clamp(1, 128 << 10) as usize];
     let mut at = 0;
     while at < size {
         let want = buffer.len().min((size - at) as usize);

@@ -16,6 +16,9 @@ pub enum Fact<'a> {
     Open { path: &'a str, mode: &'a str, size: u64, sha256: Option<&'a str>, label: &'a str },
     #[serde(rename = "file.write")]
     Write { path: &'a str, size: u64, sha256: Option<&'a str>, label: &'a str },
+    /// Up to `files` files beneath `path` are being written.
+    #[serde(rename = "file.intent")]
+    Intent { path: &'a str, files: u64, label: &'a str },
     #[serde(rename = "file.create")]
     Create {
         path: &'a str,
@@ -43,6 +46,7 @@ pub enum Fact<'a> {
 
 /// Equal refusals recorded one by one; further ones are counted and recorded once a second.
 const REFUSALS_IN_FULL: u64 = 8;
+const COUNTED_EVERY: Duration = Duration::from_secs(1);
 /// Different refusals remembered at once.
 const REFUSALS_KEPT: usize = 4096;
 
@@ -71,7 +75,8 @@ pub struct Recorder {
     dead: AtomicBool,
     /// Why the journal died.
     died: (Mutex<Option<String>>, Condvar),
-    wanted: (Mutex<bool>, Condvar),
+    /// When the background thread is to sync.
+    wanted: (Mutex<Option<Instant>>, Condvar),
     refusals: Mutex<Refusals>,
     pub stats: Stats,
 }
@@ -99,34 +104,47 @@ impl Recorder {
         self.journal.sync().map_err(|why| self.die(&why))
     }
 
-    /// Asks the background thread for a sync, so that the close that will need it finds it done.
-    pub fn sync_soon(&self) {
-        *self.wanted.0.lock().unwrap() = true;
-        self.wanted.1.notify_one();
+    /// Asks the background thread for a sync: at once, so that the close that will need it finds it done, or later.
+    pub fn sync_within(&self, lag: Duration) {
+        let due = Instant::now() + lag;
+        let mut wanted = self.wanted.0.lock().unwrap();
+        if wanted.is_none_or(|wanted| wanted > due) {
+            *wanted = Some(due);
+            self.wanted.1.notify_one();
+        }
     }
 
     /// Body of the background thread: syncs on request, writes counted refusals each second.
     pub fn run(&self) {
-        let mut last = Instant::now();
+        let mut counted = Instant::now() + COUNTED_EVERY;
         loop {
-            let asked = {
-                let wait = Duration::from_secs(1).saturating_sub(last.elapsed());
-                let (mut guard, _) = self
-                    .wanted
-                    .1
-                    .wait_timeout_while(self.wanted.0.lock().unwrap(), wait, |wanted| !*wanted)
-                    .unwrap();
-                std::mem::take(&mut *guard)
-            };
+            let asked = self.wait_until(counted);
             if asked && self.sync().is_err() {
                 return;
             }
-            if last.elapsed() >= Duration::from_secs(1) {
-                last = Instant::now();
+            if Instant::now() >= counted {
+                counted = Instant::now() + COUNTED_EVERY;
                 if self.write_counted().is_err() {
                     return;
                 }
             }
+        }
+    }
+
+    /// True when a sync is due; false when the time has come.
+    fn wait_until(&self, end: Instant) -> bool {
+        let mut wanted = self.wanted.0.lock().unwrap();
+        loop {
+            let now = Instant::now();
+            if wanted.is_some_and(|due| due <= now) {
+                *wanted = None;
+                return true;
+            }
+            if now >= end {
+                return false;
+            }
+            let next = wanted.map_or(end, |due| due.min(end));
+            wanted = self.wanted.1.wait_timeout(wanted, next - now).unwrap().0;
         }
     }
 

@@ -15,6 +15,7 @@ use rustix::fs::OFlags;
 use serde_json::json;
 
 use crate::confine;
+use crate::crew::{Crew, THREADS};
 use crate::hash::Hasher;
 use crate::notify::Notifier;
 use crate::order::Order;
@@ -22,8 +23,6 @@ use crate::search;
 use crate::spec::ViewSpec;
 use crate::view::View;
 
-/// Threads that take requests. More than two keep a slow copy-up or digest from blocking the rest.
-const WORKERS: usize = 4;
 /// One request: 1 MiB of data and its header.
 const REQUEST: usize = (1 << 20) + 4096;
 
@@ -56,12 +55,12 @@ pub fn start(spec: &ViewSpec, fuse: File) -> Result<Serving, String> {
     let searched = Arc::new(OnceLock::new());
     let kernel = fuse.try_clone().map_err(|e| format!("fuse: {e}"))?;
     let _ = view.watch.kernel.set(Notifier::new(kernel));
-    for _ in 0..WORKERS {
+    for _ in 0..THREADS {
         let fuse = fuse.try_clone().map_err(|e| format!("fuse: {e}"))?;
         let (server, view, stopping) = (server.clone(), view.clone(), stopping.clone());
         let (answering, searched) = (answering.clone(), searched.clone());
         std::thread::spawn(move || {
-            let ended = work(&server, &fuse, &answering, &searched);
+            let ended = work(&server, &view.crew, &fuse, &answering, &searched);
             if !stopping.load(Ordering::Acquire) {
                 leave(&view, i32::from(ended.is_err()));
             }
@@ -101,14 +100,17 @@ fn changes(request: &[u8]) -> bool {
 /// Answers requests until the mount is gone. Changes wait until the roots are looked through (search.rs).
 fn work(
     server: &Server<Arc<View>>,
+    crew: &Crew,
     mut fuse: &File,
     answering: &RwLock<()>,
     searched: &OnceLock<()>,
 ) -> std::io::Result<()> {
     use std::os::fd::AsRawFd;
+    crew.join();
     let (mut request, mut reply) = (vec![0; REQUEST], vec![0; REQUEST]);
     loop {
-        let length = match fuse.read(&mut request) {
+        crew.rejoin();
+        let length = match crew.idle(|| fuse.read(&mut request)) {
             Ok(length) => length,
             Err(error) => match error.raw_os_error() {
                 Some(libc::EINTR | libc::EAGAIN | libc::ENOENT) => continue,
@@ -117,7 +119,7 @@ fn work(
             },
         };
         if searched.get().is_none() && changes(&request[..length]) {
-            searched.wait();
+            crew.held_up(|| searched.wait());
         }
         let reader = Reader::<()>::from_fuse_buffer(FuseBuf::new(&mut request[..length]));
         let writer = FuseDevWriter::<()>::new(fuse.as_raw_fd(), &mut reply);

@@ -13,8 +13,10 @@ use fuse_backend_rs::abi::fuse_abi::stat64;
 use fuse_backend_rs::api::filesystem::Entry;
 use rustix::fs::{self, FileType, Mode, OFlags, ResolveFlags, Stat};
 
+use crate::crew::Crew;
 use crate::dirs::Dirs;
 use crate::hash::Hasher;
+use crate::intent::Intents;
 use crate::listing::Listings;
 use crate::overlay::Overlay;
 use crate::quota::{OverQuota, Quota};
@@ -86,6 +88,8 @@ pub struct View {
     /// did not see.
     pub shape: RwLock<()>,
     pub links: crate::links::Links,
+    pub crew: Crew,
+    pub intents: Intents,
     pub watch: Watch,
     pub listings: Listings,
     /// The kernel is too old to open directories by itself.
@@ -115,6 +119,8 @@ impl View {
             devices: Mutex::default(),
             shape: RwLock::new(()),
             links: crate::links::Links::default(),
+            crew: Crew::default(),
+            intents: Intents::default(),
             watch: Watch::new(),
             listings: Listings::default(),
             opens_dirs: AtomicBool::new(false),
@@ -368,7 +374,8 @@ impl View {
 
     /// Gives a new object to the session's owner when root acts for it.
     pub fn own(&self, fd: impl AsFd) -> io::Result<()> {
-        if self.acts_for_owner {
+        let theirs = |stat: &Stat| (stat.st_uid, stat.st_gid) == (self.owner.host_uid, self.owner.host_gid);
+        if self.acts_for_owner && !theirs(&sys::stat_fd(&fd)?) {
             let uid = rustix::fs::Uid::from_raw(self.owner.host_uid);
             let gid = rustix::fs::Gid::from_raw(self.owner.host_gid);
             fs::chownat(fd, c"", Some(uid), Some(gid), fs::AtFlags::EMPTY_PATH)?;
