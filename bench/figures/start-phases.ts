@@ -8,18 +8,24 @@ import { messageOf } from '../../src/lib/errors.ts'
 import type { Series } from '../stats.ts'
 
 const PHASES = [
-  'load code, resolve profile and agent, until the start is recorded',
+  'hand over, resolve profile and agent, until the start is recorded',
   'namespaces, gate, view, cell, until the controls are recorded as enforced',
   'until the command is launched',
   'the command, until the end is recorded',
   'log sequenced and signed, tidied up, until exit',
 ] as const
 
-/** Milliseconds of each phase in `rounds` runs. `run` starts one session whose state lies in `home`. */
-export async function phases(home: string, rounds: number, run: () => Promise<unknown>): Promise<Column> {
+/** Milliseconds of each phase in `rounds` runs. `run` starts one session whose state lies in `home`; `ready` comes before it and is not counted. */
+export async function phases(
+  home: string,
+  rounds: number,
+  run: () => Promise<unknown>,
+  ready: () => Promise<void>,
+): Promise<Column> {
   const taken: number[][] = []
   try {
     for (let round = 0; round < rounds; round++) {
+      await ready()
       const before = new Set(sessionsOf(home))
       const began = now()
       await run()

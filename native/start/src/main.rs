@@ -43,7 +43,9 @@ const LOADING: [&str; 8] = [
 fn become_node(root: &Path, words: &[OsString]) -> libc::c_int {
     let build = root.join(".build");
     let mut node = Command::new(build.join("node"));
-    LOADING.iter().for_each(|name| drop(node.env_remove(name)));
+    for name in LOADING {
+        node.env_remove(name);
+    }
     let error = node.arg(build.join("ambit.cjs")).args(words).exec();
     eprintln!("ambit: cannot start: {}: {error}; run: ./dev build", build.join("node").display());
     125
