@@ -4,7 +4,6 @@
  */
 import { execFileSync } from 'node:child_process'
 import * as fs from 'node:fs'
-import { join } from 'node:path'
 import { AmbitError, messageOf } from '../lib/errors.ts'
 import { HOST_PATH } from '../lib/host-path.ts'
 import { type Paths, daemonSocket, logDir } from '../lib/paths.ts'
