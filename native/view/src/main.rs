@@ -8,7 +8,10 @@ mod content;
 mod crew;
 mod dirs;
 mod filesystem;
+#[cfg(test)]
+mod fuzz;
 mod git;
+mod globs;
 mod hash;
 mod intent;
 mod links;
@@ -40,6 +43,7 @@ fn main() {
     let code = match args.as_slice() {
         ["serve", spec] => serve_inherited(Path::new(spec)),
         ["review", spec] => review::run(Path::new(spec)),
+        ["globs"] => globs::run(),
         // For tests and benchmarks: mounts in namespaces of its own and runs a command there.
         ["mount", spec, dir, "--", command @ ..] if !command.is_empty() => {
             mount::run(Path::new(spec), Path::new(dir), command)

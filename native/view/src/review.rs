@@ -98,8 +98,12 @@ fn try_run(spec: &Path) -> Result<Value, String> {
         }
         false => std::fs::read(spec),
     };
-    let text = text.map_err(|e| format!("cannot read the review spec: {e}"))?;
-    let spec: ReviewSpec = serde_json::from_slice(&text).map_err(|e| format!("bad review spec: {e}"))?;
+    answer(&text.map_err(|e| format!("cannot read the review spec: {e}"))?)
+}
+
+/// Does what the spec in `text` asks for.
+pub fn answer(text: &[u8]) -> Result<Value, String> {
+    let spec: ReviewSpec = serde_json::from_slice(text).map_err(|e| format!("bad review spec: {e}"))?;
     if spec.version != 1 {
         return Err("review spec version is not 1".into());
     }

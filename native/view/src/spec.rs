@@ -59,7 +59,11 @@ impl ViewSpec {
     /// Reads and checks the file; unknown fields and other versions are refused.
     pub fn read(path: &std::path::Path) -> Result<Self, String> {
         let text = std::fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
-        let spec: ViewSpec = serde_json::from_slice(&text).map_err(|e| format!("bad view spec: {e}"))?;
+        Self::parse(&text)
+    }
+
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
+        let spec: ViewSpec = serde_json::from_slice(text).map_err(|e| format!("bad view spec: {e}"))?;
         if spec.version != 1 {
             return Err(format!("view spec version {} is not 1", spec.version));
         }
