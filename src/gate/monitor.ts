@@ -11,6 +11,9 @@ type Options = Pick<GateOptions, 'plan' | 'record' | 'barrier' | 'state' | 'onDe
 /** Hosts counted apart: names are the attacker's, memory is ours. */
 const MOST_HOSTS = 1000
 
+/** When all that is ready has been read: requests that came together share one barrier, not the first one and the rest. */
+const endOfTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
+
 /** Every question and every record of the gate goes through here. */
 export class Monitor {
   readonly plan: Options['plan']
@@ -116,7 +119,7 @@ export class Monitor {
    */
   commit(): Promise<void> {
     if (this.#next) return this.#next
-    const next = this.#current.then(() => {
+    const next = this.#current.then(endOfTurn).then(() => {
       this.#next = null
       return this.#durable()
     })
