@@ -1,6 +1,6 @@
 /** Q: the gate under ten times its load, and between peers that misbehave on purpose. */
 import assert from 'node:assert/strict'
-import { globSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
+import { existsSync, globSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -342,4 +342,53 @@ attack('Q-09', 'ends the gate when the command that began the session is killed'
   await running
   assert.ok(await eventually(() => writersOf(stage).length === 0, 10_000), 'a gate outlived its session')
   return `gone after ${((performance.now() - killed) / 1000).toFixed(1)} s`
+})
+
+attack('Q-14', 'stays closed without descriptors, and serves again with them', async (as) => {
+  let served = 0
+  const { value } = await run(
+    as,
+    `
+    import { existsSync, writeFileSync } from 'node:fs'
+    const until = async (name) => { while (!existsSync(name)) await sleep(50) }
+    const before = await get('https://good.internal/before')
+    writeFileSync('ready', '')
+    await until('limited')
+    const many = await Promise.all(Array.from({ length: 60 }, () => get('https://good.internal/during')))
+    writeFileSync('tried', '')
+    await until('lifted')
+    say({ before, during: many.map(({ status }) => status ?? 'none'), after: await get('https://good.internal/after') })
+    `,
+    async (stage) => {
+      const { good } = await world(null)
+      const ready = (name: string) => eventually(() => existsSync(join(stage.project, name)), 40_000)
+      assert.ok(await ready('ready'))
+      const gates = writersOf(stage)
+      assert.equal(gates.length, 1, 'control: one gate')
+      const pid = String(gates[0])
+      const open = readdirSync(`/proc/${pid}/fd`).length
+      const limit = async (soft: number) => {
+        const ran = await stage.command(['prlimit', '--pid', pid, `--nofile=${soft}:`])
+        assert.equal(ran.code, 0, describe(ran))
+      }
+      await limit(open + 12)
+      const before = good.requests.length
+      stage.put(stage.project, { limited: '' })
+      assert.ok(await ready('tried'))
+      served = good.requests.length - before
+      await limit(1024)
+      stage.put(stage.project, { lifted: '' })
+    },
+  )
+  assert.equal(value.before.status, 200, 'control: served before')
+  const answers = value.during as (number | 'none')[]
+  const ok = answers.filter((status) => status === 200).length
+  assert.ok(ok < 60, 'the limit was not felt')
+  assert.ok(
+    answers.every((status) => [200, 502, 503, 'none'].includes(status)),
+    answers.join(' '),
+  )
+  assert.ok(served <= 60 && served >= ok, `${served} requests left, ${ok} were answered`)
+  assert.equal(value.after.status, 200, 'and serves again')
+  return `${60 - ok} of 60 refused or reset, then served`
 })
