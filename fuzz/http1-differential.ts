@@ -79,11 +79,14 @@ async function compare(bench: Bench, reader: Reader, inputs: readonly Buffer[]):
     `${reader.host} understood ${seen.length} requests of ${decided.length}`,
   )
   const open = [...decided]
-  for (const { method, path, hosts, bytes, whole } of seen) {
+  // Whole ones first: a body that was broken off fits any request of its kind, and must take none from another.
+  for (const { method, path, hosts, bytes, whole } of seen.toSorted(
+    (x, y) => Number(y.whole) - Number(x.whole),
+  )) {
     demand(hosts.length === 1 && hosts[0] === reader.host, `${reader.host} read the hosts ${hosts.join('|')}`)
-    const at = open.findIndex(
-      (one) => one.method === method && one.path === path && (!whole || counted(one, bytes)),
-    )
+    const alike = (one: Decided): boolean => one.method === method && one.path === path
+    const exact = open.findIndex((one) => alike(one) && one.out > one.bytes && one.out - one.bytes === bytes)
+    const at = exact !== -1 ? exact : open.findIndex((one) => alike(one) && (!whole || counted(one, bytes)))
     const what = `${reader.host} understood ${method} ${path} with ${bytes} bytes`
     demand(at !== -1, `${what}; decided: ${JSON.stringify(open)}`)
     open.splice(at, 1)
