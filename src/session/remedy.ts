@@ -12,11 +12,12 @@ import { unavailableCommand } from '../runtime/unavailable.ts'
 import { type Advice, type Attempt, none } from './advice.ts'
 import { adviseFile } from './remedy-files.ts'
 import { adviseNetwork } from './remedy-network.ts'
-import { refusalOf } from './summary.ts'
+import { adviseLimit, limitOf } from './remedy-limits.ts'
+import { type Refusal, refusalOf } from './summary.ts'
 
 /** One thing that was refused, once or often. All its text is safe to show. */
 export interface Remedy extends Advice {
-  /** `file`, `network`, `dns`, `http`, `credential`, `process`, `command`, or the action of a policy's decision. */
+  /** `file`, `network`, `dns`, `http`, `credential`, `process`, `command`, `limit`, or the action of a policy's decision. */
   readonly kind: string
   readonly target: string
   readonly reason: string
@@ -24,6 +25,8 @@ export interface Remedy extends Advice {
   readonly rule: string | null
   readonly count: number
 }
+
+const refused = (fact: Fact): Refusal | null => refusalOf(fact) ?? limitOf(fact)
 
 const MOST_ATTEMPTS = 1000
 const MOST_PATHS = 20
@@ -45,7 +48,7 @@ export class RemedyFold {
     if (fact.k === 'file.open' && LABELS.indexOf(fact.label) > LABELS.indexOf(this.#label)) {
       this.#label = fact.label
     }
-    if (refusalOf(fact) === null) return
+    if (refused(fact) === null) return
     const key = keyOf(fact)
     const attempt = this.#attempts.get(key) ?? newAttempt(fact)
     if (!this.#attempts.has(key)) {
@@ -104,7 +107,7 @@ function keyOf(fact: Fact): string {
         ? JSON.stringify([fact.k, fact.reason, fact.rule])
         : JSON.stringify([fact.k, fact.reason, fact.path])
     default: {
-      const refusal = refusalOf(fact)
+      const refusal = refused(fact)
       return JSON.stringify([fact.k, refusal?.reason, refusal?.target])
     }
   }
@@ -124,7 +127,7 @@ function unmatchedHost(fact: Fact): string | undefined {
 }
 
 function remedyOf(attempt: Attempt, plan: Plan | null, label: Label): Remedy {
-  const refusal = refusalOf(attempt.first)
+  const refusal = refused(attempt.first)
   const { advice, rule } = adviceFor(attempt, plan, label)
   const place = rule ?? refusal?.rule ?? null
   return {
@@ -164,6 +167,8 @@ function adviceFor(
         advice: none('The key is not of this session: remove it and use the one from the environment.'),
         rule: null,
       }
+    case 'session.end':
+      return { advice: adviseLimit(fact, plan), rule: null }
     case 'process.launch':
       return { advice: none(unavailableCommand(fact.path)?.advice ?? ''), rule: null }
     default:

@@ -162,3 +162,30 @@ test('a command that no session can give is refused before one starts', {
   const control = await stage.session(['/bin/ls'])
   assert.equal(control.code, 0, describe(control))
 })
+
+const LIMITS = [
+  [
+    'memory',
+    { memory: '128MiB' },
+    'python3 -c "x = bytearray(400 << 20); import time; time.sleep(20)"',
+    '256MiB',
+  ],
+  ['processes', { processes: 40 }, 'for i in $(seq 100); do sleep 20 & done; wait', '80'],
+  ['wallclock', { wallclock: '3s' }, 'sleep 60', '6s'],
+] as const
+
+for (const [limit, isolation, script, doubled] of LIMITS)
+  test(`a session that its limit of ${limit} ended is told the limit and how to raise it`, {
+    skip: unavailable('user') ?? false,
+  }, async () => {
+    const stage = new Stage('user')
+    const base = { runtime: 'os-sandbox', limits: 'partly', memory: '4GiB', processes: 512, wallclock: '5m' }
+    const ran = await stage.session(['/bin/bash', '-c', script], {
+      spec: { isolation: { ...base, ...isolation } },
+    })
+    assert.equal(ran.code, 125, describe(ran))
+    const [remedy] = JSON.parse((await stage.ambit(['why', '--json'])).stdout) as any[]
+    assert.equal(remedy.reason, `limit.${limit}`, describe(ran))
+    assert.equal(remedy.rule, `isolation.${limit}`)
+    assert.deepEqual(remedy.changes, [{ place: 'isolation', yaml: `${limit}: ${doubled}` }])
+  })
