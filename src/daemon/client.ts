@@ -17,6 +17,7 @@ import { checkDir, claimDir, withAddress } from '../lib/socket-dir.ts'
 export type * from './messages.ts'
 
 /** Executes an order of the daemon; what it throws travels to the person who asked. */
+export type { Order } from './messages.ts'
 export type OrderHandler = (order: Order) => void | Promise<void>
 
 export interface DaemonClient {

@@ -51,7 +51,7 @@ export function configurationOf(plan: Plan, cwd: string, project: string, paths:
   const removed = gone.map(([path, sha256]): ConfigurationFile => ({ path, sha256, state: 'removed' }))
   return {
     files: [...files, ...removed].toSorted((a, b) => (a.path < b.path ? -1 : 1)),
-    digest: digestOf(Object.fromEntries([...found].toSorted())),
+    digest: digestOf(Object.fromEntries(found)),
   }
 }
 

@@ -1,6 +1,5 @@
 /** Step 5: waits for the end, whatever it is, and keeps the session closed while a part it depends on is gone. */
-import { connectDaemon, type DaemonClient } from '../daemon/client.ts'
-import type { Order } from '../daemon/messages.ts'
+import { connectDaemon, type DaemonClient, type Order } from '../daemon/client.ts'
 import { AmbitError, messageOf } from '../lib/errors.ts'
 import type { Plan } from '../profile/plan.ts'
 import type { Exit } from '../runtime/runtime.ts'

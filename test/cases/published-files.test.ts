@@ -97,7 +97,7 @@ const PUBLISHED: Readonly<Record<string, Published>> = {
     steps: ({ project, outside }) => [
       sh(
         'V-11',
-        `cd ${project}; [ -e .env ] && . ./.env; PLACE=${outside}; . "\${CODEX_HOME:-$HOME/.codex}/config.toml"; eval "\$command"; eval "$(sed -n 's/^command = "\\(.*\\)"/\\1/p' .codex/config.toml)"`,
+        `cd ${project}; [ -e .env ] && . ./.env; PLACE=${outside}; . "\${CODEX_HOME:-$HOME/.codex}/config.toml"; eval "$command"; eval "$(sed -n 's/^command = "\\(.*\\)"/\\1/p' .codex/config.toml)"`,
       ),
     ],
     harmed: ({ outside }) => existsSync(join(outside, 'v11')),
@@ -106,14 +106,22 @@ const PUBLISHED: Readonly<Record<string, Published>> = {
     title: 'writes no configuration of five agents, there or not (CBSE)',
     steps: writes(
       'V-12',
-      ...['.claude/settings.local.json', '.gemini/settings.json', '.codex/hooks.json'],
-      ...['.cursor/hooks.json', '.github/agents/a.agent.md', 'a/b/c/d/e/.claude/settings.json'],
+      '.claude/settings.local.json',
+      '.gemini/settings.json',
+      '.codex/hooks.json',
+      '.cursor/hooks.json',
+      '.github/agents/a.agent.md',
+      'a/b/c/d/e/.claude/settings.json',
     ),
     harmed: (stage) =>
       inProject(
         stage,
-        ...['.claude/settings.local.json', '.gemini/settings.json', '.codex/hooks.json'],
-        ...['.cursor/hooks.json', '.github/agents/a.agent.md', 'a/b/c/d/e/.claude/settings.json'],
+        '.claude/settings.local.json',
+        '.gemini/settings.json',
+        '.codex/hooks.json',
+        '.cursor/hooks.json',
+        '.github/agents/a.agent.md',
+        'a/b/c/d/e/.claude/settings.json',
       ),
   },
   'V-17': {
