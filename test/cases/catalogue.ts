@@ -168,6 +168,7 @@ export const EXPECTED: Readonly<Record<string, string>> = {
   'A-03': 'directories synced after names',
   'A-04': 'disk full refuses the action',
   'A-05': 'a failed sync ends the writer',
+  'A-06': 'a hanging disk holds requests back',
   'A-07': 'no configuration ends the record',
   'A-10': 'any change to the log is found',
   'A-11': 'missing tile reported, not rebuilt',
@@ -246,6 +247,12 @@ export const CANNOT: Readonly<Record<string, string>> = {
   'K-03':
     'a credential belongs to the session and its rule, not to a child: without a placeholder it is set too',
   'T-10': 'needs the credential broker: there are no leases to expire',
+  'A-08':
+    'needs a witness outside the account; a state older than its checkpoint is refused (test/audit/log.test.ts)',
+  'A-09': 'needs a witness; a second writer is kept out (A-19)',
+  'A-12': 'needs the witness protocol',
+  'A-13': 'one key for the life of a log: rotation is not built',
+  'A-20': 'nothing is rotated or erased yet',
   'V-15': 'how it was done was never published',
 }
 

@@ -17,11 +17,21 @@ import { account, type As, identity } from '../support/users.ts'
 const attack = attackIn(labMissing)
 const PUBLIC = '93.184.216.34'
 
+/** When each request arrived. */
+const times = new Map<string, number>()
+
 const world = once(async () => {
   claimAddress(PUBLIC)
   const dns = await recordDns()
   dns.zone.set('good.test', [PUBLIC])
-  return await serveHttps(['good.test'], { address: PUBLIC, port: 443 })
+  return await serveHttps(['good.test'], {
+    address: PUBLIC,
+    port: 443,
+    answer: (request, response) => {
+      times.set(request.url, performance.now())
+      response.end('hello')
+    },
+  })
 })
 
 after(() => setTimeout(() => process.exit(), 100).unref())
@@ -231,3 +241,59 @@ attack('Q-13', 'a budget is not fresh after a crash of the daemon', async (as) =
   assert.equal(await arrived(mark), 1, 'a body beyond the budget arrived whole')
   return 'refused after the crash as before'
 })
+
+const strace = labMissing ?? (fs.existsSync('/usr/bin/strace') ? null : 'needs strace')
+
+attackIn(strace)(
+  'A-06',
+  'a disk that hangs holds the request back, and nothing goes on unrecorded',
+  async (as) => {
+    const stage = await makeStage(as)
+    const mark = `hang-${as}`
+    // The daemon must be nobody's child: strace would wait for its end.
+    await stage.ambit(['sessions'])
+    const build = join(stage.product.root, 'ambit/.build')
+    const hang = [
+      'strace',
+      '-f',
+      '-o',
+      '/dev/null',
+      '-e',
+      'trace=fdatasync',
+      '-e',
+      'inject=fdatasync:delay_enter=700000',
+    ]
+    const ask = `require('node:https').get('https://good.test/${mark}/0', (answer) => answer.resume().on('end', () => console.log('answered'))).on('error', (error) => console.log(error.code))`
+    const run = [
+      'run',
+      '--profile',
+      stage.profile(network(stage)),
+      '--project',
+      stage.project,
+      '--yes',
+      '--quiet',
+      '--',
+    ]
+    const running = stage.command(
+      [...hang, join(build, 'node'), join(build, 'ambit.cjs'), ...run, stage.product.node, '-e', ask],
+      { timeout: 90_000 },
+    )
+    const journals = (): string[] => fs.globSync('state/sessions/*/journal/run.wal', { cwd: stage.ambitHome })
+    const intent = (): boolean =>
+      journals().some((path) => fs.readFileSync(join(stage.ambitHome, path), 'latin1').includes(`/${mark}/0`))
+    assert.ok(await eventually(intent, 60_000), 'control: the request is recorded')
+    const recordedAt = performance.now()
+    const ran = await running
+    const at = times.get(`/${mark}/0`)
+    assert.ok(
+      at === undefined || at - recordedAt > 400,
+      `it went out ${at && at - recordedAt} ms after its record was written`,
+    )
+    assert.match(ran.stdout, /answered|E[A-Z]+/, describe(ran))
+    await assertVerified(stage)
+    assert.equal(await recorded(stage, mark), 1)
+    return at === undefined
+      ? 'refused'
+      : `held back ${((at - recordedAt) / 1000).toFixed(1)} s, until it was durable`
+  },
+)
