@@ -28,7 +28,7 @@ pub fn leaf_hashes(framed: Uint8Array) -> Result<Uint8Array> {
 #[napi]
 pub fn subtree_root(hashes: Uint8Array) -> Result<Uint8Array> {
     let count = hashes.len() / HASH;
-    if hashes.len() % HASH != 0 || !count.is_power_of_two() {
+    if !hashes.len().is_multiple_of(HASH) || !count.is_power_of_two() {
         return Err(failed("subtreeRoot", "not 2^n hashes"));
     }
     let mut row = hashes.to_vec();
