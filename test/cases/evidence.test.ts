@@ -144,7 +144,7 @@ async function daemonBelow(
   env: Record<string, string> = {},
 ): Promise<void> {
   const build = join(stage.product.root, 'ambit/.build')
-  const [program = '', ...args] = [...wrapper, join(build, 'node'), join(build, 'ambitd.cjs')]
+  const [program, ...args] = [...wrapper, join(build, 'node'), join(build, 'ambitd.cjs')]
   fs.mkdirSync(join(stage.ambitHome, 'run'), { recursive: true, mode: 0o700 })
   give(stage.ambitHome, stage.as)
   const child = spawn(program, args, {
@@ -380,9 +380,9 @@ attack('A-15', 'hostile names make no line, no field and no event of their own',
   const lines = json.split('\n').filter(Boolean)
   const events = lines.map((line) => JSON.parse(line))
   for (const line of lines) {
-    // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what must not be there
     assert.doesNotMatch(
       line,
+      // oxlint-disable-next-line no-control-regex -- they are what must not be there
       /[\u0000-\u001f\u007f-\u009f\u202a-\u202e\u2028\u2029]/,
       'raw control character',
     )
