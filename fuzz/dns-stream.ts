@@ -1,7 +1,7 @@
 /** DNS over TCP (RFC 7766) as it arrives: cut anywhere, with any lengths. Every answer is whole, small and for a question. */
 import { connect } from 'node:net'
 import { planOf, rule, startBench } from '../test/gate/harness.ts'
-import { dnsQuery } from '../test/fixtures/servers/dns-recorder.ts'
+import { dnsQuery } from '../test/fixtures/servers/dns-message.ts'
 import { demand, type LiveTarget } from './live.ts'
 
 const framed = (message: Buffer): Buffer =>

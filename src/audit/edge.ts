@@ -79,7 +79,7 @@ const changed = (level: number, before: number, after: number): boolean =>
   hashesAt(level, before) !== hashesAt(level, after)
 
 /** Every complete subtree on the way to the root lies within one partial tile of the edge. */
-export const edgeReader =
+const edgeReader =
   (edge: Edge): HashReader =>
   (level, index) => {
     const count = 2 ** (level % 8)

@@ -14,7 +14,7 @@ const HEAD = 8
 const CHUNK = 1 << 18
 
 /** One whole record: `[offset, next)` of the file. */
-export interface RawRecord {
+interface RawRecord {
   readonly offset: number
   readonly next: number
   readonly payload: Buffer
@@ -35,7 +35,7 @@ export interface JournalEnd {
 }
 
 /** Reads whole records of an open journal from byte `from` (0 or the `next` of a record). */
-export function* scanJournal(fd: number, from = 0): Generator<RawRecord, JournalEnd> {
+function* scanJournal(fd: number, from = 0): Generator<RawRecord, JournalEnd> {
   const source = new Window(fd)
   if (from < MAGIC.length) {
     const head = source.take(0, MAGIC.length)

@@ -12,7 +12,7 @@ const KEY = 'log.key'
 export const loadVerifierKey = (paths: Paths): string => loadSigner(keysDir(paths)).vkey
 
 /** The key in `dir`. Throws ERR_KEY_INVALID. */
-export function loadSigner(dir: string): Signer {
+function loadSigner(dir: string): Signer {
   const path = join(dir, KEY)
   try {
     return parseSignerKey(readPrivate(path).trim())

@@ -93,7 +93,7 @@ export function missingTile(path: string, why: string): AmbitError {
  * Bytes of a tile. Only the newest partial tiles stay on disk, so that a reader with an older checkpoint takes a wider
  * tile in place of its own: the same hashes, and more. `exact` false says that the bytes may hold more.
  */
-export function readTile(
+function readTile(
   dir: string,
   level: Level,
   index: number,

@@ -21,6 +21,7 @@ export function sessionIdOf(own: Pick<Command, 'name'>, words: readonly string[]
   return id
 }
 
+/** The command that gives the daemon one order about one session. */
 export function orderCommand(name: 'kill' | 'freeze' | 'thaw', summary: string, details: string): Command {
   const own: Command = {
     name,

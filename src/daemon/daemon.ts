@@ -337,7 +337,7 @@ export class Daemon {
   }
 }
 
-export const headOf = (log: Log): Head => ({
+const headOf = (log: Log): Head => ({
   size: log.size,
   root: Buffer.from(log.head.root).toString('base64'),
 })

@@ -1,6 +1,6 @@
 /** A month of bookkeeping with known differences: the work that the agent has to do, and the truth it is held to. */
 
-export type Difference = 'missing-in-ledger' | 'missing-in-bank' | 'amount-differs' | 'booked-twice'
+type Difference = 'missing-in-ledger' | 'missing-in-bank' | 'amount-differs' | 'booked-twice'
 
 /** One difference. Amounts are cents; null where there is no such posting. */
 export interface Finding {

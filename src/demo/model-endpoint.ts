@@ -32,6 +32,7 @@ export interface EndpointOptions {
 /** Largest request, bytes: a conversation of a dozen turns is some 100 KiB. */
 const MAX_BODY = 8 << 20
 
+/** A model endpoint on loopback that answers with the demonstration's turns and keeps what it received. */
 export async function startModelEndpoint(options: EndpointOptions): Promise<ModelEndpoint> {
   const received: Received[] = []
   const server = createServer(options.tls, (request, response) => {

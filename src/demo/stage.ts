@@ -28,6 +28,7 @@ const MODEL_HOST = 'model.ambit-demo.example'
 const EVIL_HOST = 'audit-collect.invalid'
 const MONTH = '2026-10'
 
+/** Makes the demonstration's files: a project with a malicious memo, a home with secrets, an empty workspace. */
 export function setStage(): Stage {
   const root = mkdtempSync(join(tmpdir(), 'ambit-demo-'))
   const at = (path: string): string => join(root, path)

@@ -26,7 +26,7 @@ import { createProxyServer } from './proxy.ts'
 import { SessionCa } from './session-ca.ts'
 import { Dialler } from './upstream.ts'
 
-export type { BoundPorts, DeniedSummary, Gate, GateListeners, GateOptions, Totals } from './options.ts'
+export type { Gate, GateOptions } from './options.ts'
 
 /** Connections open at once, direct and by proxy; slots come back when they close (CASES.md Q-02). */
 const MOST_CONNECTIONS = 512

@@ -14,7 +14,7 @@ import { rawProblem, refusal } from './refuse.ts'
 import type { ClientResponse } from './respond.ts'
 import { isWebSocket, upgradeWebSocket } from './websocket.ts'
 
-export const MAX_HEAD = 65_536
+const MAX_HEAD = 65_536
 /** Bytes an HTTP/2 client may send ahead of us: the bound on what a flow keeps in memory. */
 const WINDOW = 1 << 20
 

@@ -13,6 +13,7 @@ export type OutboundAction = Exclude<Action, { kind: 'dns.query' }>
 /** Distinct answers kept; hosts under a wildcard are the attacker's to invent. */
 const MOST_ANSWERS = 4096
 
+/** Asks the runtime policy about destinations that the plan allows, and keeps its answers while they hold. */
 export class Judge {
   readonly #plan: Plan
   readonly #policy: RuntimePolicy

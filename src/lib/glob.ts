@@ -69,7 +69,7 @@ function parseSegment(text: string, bad: (why: string) => never): Segment {
  * The form in which names are compared: case-folded, NFC, without trailing dots and spaces and without the characters
  * that HFS+ ignores.
  */
-export function foldName(name: string): string {
+function foldName(name: string): string {
   return foldText(name.replace(/[. ]+$/, '') || name)
 }
 

@@ -10,7 +10,7 @@ import { native, type RegoEngine } from '../lib/native.ts'
 import { installRoot, type Paths } from '../lib/paths.ts'
 import { printable } from '../lib/printable.ts'
 
-export interface PolicyModule {
+interface PolicyModule {
   /** Absolute. */
   readonly path: string
   readonly text: string
@@ -21,13 +21,13 @@ export interface PolicyModule {
 const MAX_MODULE_BYTES = 1024 * 1024
 
 /** Directories of modules, the shipped one first. */
-export const policyDirs = (paths: Paths): string[] => [
+const policyDirs = (paths: Paths): string[] => [
   join(installRoot(), 'policies'),
   join(paths.config, 'policies'),
 ]
 
 /** Every module, by directory and name. @throws AmbitError ERR_POLICY_INVALID when one cannot be read. */
-export function readModules(paths: Paths): PolicyModule[] {
+function readModules(paths: Paths): PolicyModule[] {
   const modules = policyDirs(paths).flatMap((dir, index) =>
     listDir(dir, index === 0)
       .filter((name) => name.endsWith('.rego'))
@@ -37,7 +37,7 @@ export function readModules(paths: Paths): PolicyModule[] {
 }
 
 /** `<config>/policies/data.json`, which becomes `data`; `{}` when absent. */
-export function readPolicyData(paths: Paths): string {
+function readPolicyData(paths: Paths): string {
   const path = join(paths.config, 'policies', 'data.json')
   return listDir(join(paths.config, 'policies'), false).includes('data.json') ? readText(path) : '{}'
 }

@@ -1,6 +1,7 @@
 /** What Rego sees of a plan: ids and facts, nothing to match globs against and no secret's source. */
 import { LABELS, type Plan } from '../profile/plan.ts'
 
+/** The facts of `plan` under the names that policies use. */
 export function planFacts(plan: Plan) {
   return {
     name: plan.profile.name,
@@ -36,5 +37,3 @@ export function planFacts(plan: Plan) {
     approvals: plan.approvals,
   }
 }
-
-export type PlanFacts = ReturnType<typeof planFacts>

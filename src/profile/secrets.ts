@@ -118,7 +118,7 @@ const SECRET_WORDS = new Set(
 )
 
 /** Whether a variable's name says that its value is a secret or carries one (connection strings do). */
-export function isSecretShaped(name: string): boolean {
+function isSecretShaped(name: string): boolean {
   const upper = name.toUpperCase()
   if (/TOKEN|SECRET|PASSW|PASSWD|CREDENTIAL|APIKEY|ACCESSKEY|PRIVATEKEY|SESSION/.test(upper)) return true
   if (

@@ -13,6 +13,7 @@ const line = (weight: Weight, section: string, rule: string | null, text: string
   text,
 })
 
+/** Which program runs, whether it is measured, and where the profile comes from. */
 export function agentLines(plan: Plan, context: SheetContext): SheetLine[] {
   const { agent, argv } = context
   const version = agent.version === null ? '' : ` ${agent.version}`
@@ -48,6 +49,7 @@ const DOES: Readonly<Record<RootPlan['access'], string>> = {
   write: 'reads and changes at once',
 }
 
+/** Each root with its exceptions, in the order of the profile. */
 export function fileLines(plan: Plan): SheetLine[] {
   if (plan.roots.length === 0) return [line('fact', 'files', null, 'sees none of your files')]
   return inProfileOrder(plan.roots).flatMap((root) => [
@@ -62,6 +64,7 @@ export function fileLines(plan: Plan): SheetLine[] {
 const inProfileOrder = (roots: readonly RootPlan[]): RootPlan[] =>
   roots.toSorted((a, b) => Number(/\d+/.exec(a.id)?.[0]) - Number(/\d+/.exec(b.id)?.[0]))
 
+/** Hidden files that git's history still holds. */
 export function trackedLines(tracked: readonly string[]): SheetLine[] {
   if (tracked.length === 0) return []
   const more = tracked.length > 5 ? ` and ${tracked.length - 5} more` : ''
@@ -162,6 +165,7 @@ function nameLines(root: RootPlan): SheetLine[] {
   ]
 }
 
+/** Each host that can be reached, and how much may be sent. */
 export function networkLines(plan: Plan): SheetLine[] {
   if (plan.network.length === 0) return [line('fact', 'network', null, 'reaches no host')]
   const { perRequest, perMinute, perSession } = plan.upload
@@ -234,6 +238,7 @@ function ruleRisks(rule: NetworkRule, plan: Plan): string[] {
   ].filter(Boolean)
 }
 
+/** Variables that pass, and which credentials the agent holds placeholders of. */
 export function environmentLines(plan: Plan): SheetLine[] {
   const { pass, set } = plan.environment
   const lines: SheetLine[] = []
@@ -252,6 +257,7 @@ export function environmentLines(plan: Plan): SheetLine[] {
   return lines
 }
 
+/** Clipboard, screen and sound, each a risk where allowed. */
 export function desktopLines(plan: Plan): SheetLine[] {
   const says = {
     clipboard: 'reads and writes your clipboard',
@@ -265,6 +271,7 @@ export function desktopLines(plan: Plan): SheetLine[] {
   return allowed.map((part) => line('risk', 'desktop', null, says[part]))
 }
 
+/** Runtime, limits, and whether they are enforced in full. */
 export function limitLines(plan: Plan, runtime: RuntimeName): SheetLine[] {
   const { cpus, memory, processes, wallclock, disk, limits } = plan.isolation
   const lines = [

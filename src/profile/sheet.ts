@@ -60,6 +60,7 @@ export interface Sheet {
 
 const ORDER: readonly Weight[] = ['risk', 'note', 'fact']
 
+/** The grant sheet of a plan: risks first, then notes, then facts; its digest is what is accepted. */
 export function renderSheet(plan: Plan, context: SheetContext): Sheet {
   const unsorted = [
     ...agentLines(plan, context),

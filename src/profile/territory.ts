@@ -18,6 +18,7 @@ export interface Territory {
   readonly chain: readonly string[]
 }
 
+/** The places of Ambit that no session may see, by every name and identity they have. */
 export function territories(paths: Paths): Territory[] {
   const own = installRoot()
   return [

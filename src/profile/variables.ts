@@ -13,7 +13,7 @@ export interface Variables {
   readonly searchPath?: readonly string[]
 }
 
-export const VARIABLES = ['project', 'workspace', 'mirror', 'home'] as const
+const VARIABLES = ['project', 'workspace', 'mirror', 'home'] as const
 export type VariableName = (typeof VARIABLES)[number]
 
 export interface Expanded {

@@ -130,7 +130,7 @@ function offsetOf(root: Node, path: Path, end: End): number {
 const startOf = (node: Node): number => node.range?.[0] ?? 0
 
 /** `network[3].host`; the top-level `spec` says nothing to a reader and is left out. */
-export function formatPath(path: Path): string {
+function formatPath(path: Path): string {
   const shown = path[0] === 'spec' && path.length > 1 ? path.slice(1) : path
   let out = ''
   for (const step of shown) {

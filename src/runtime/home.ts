@@ -23,7 +23,7 @@ export interface AgentHome {
   readonly fresh: boolean
 }
 
-export interface Mountpoint {
+interface Mountpoint {
   /** Relative to the home. */
   readonly path: string
   readonly file: boolean

@@ -54,9 +54,10 @@ const BUNDLES = [
 ]
 
 /** Where Debian's and Fedora's JDKs look for trusted roots; other names are links to the first. */
-export const TRUSTSTORE = '/etc/ssl/certs/java/cacerts'
+const TRUSTSTORE = '/etc/ssl/certs/java/cacerts'
 const TRUSTSTORES = [TRUSTSTORE, '/etc/pki/java/cacerts', '/etc/pki/ca-trust/extracted/java/cacerts']
 
+/** What of the host's system a session is shown: mounts, the listed parts of /etc, roots of trust. */
 export function inspectHost(): HostSystem {
   const bundle = BUNDLES.find((path) => existsSync(path))
   const named = [...ETC, ...readdirSync('/etc').filter((name) => ETC_PATTERN.test(name))]
@@ -88,7 +89,7 @@ function jdkTruststores(): string[] {
     .filter((path) => lstatSync(path, { throwIfNoEntry: false })?.isFile())
 }
 
-export interface Person {
+interface Person {
   readonly name: string
   readonly uid: number
   readonly gid: number

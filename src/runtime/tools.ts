@@ -21,6 +21,7 @@ export function findTool(name: string, packageName: string): string {
   )
 }
 
+/** How to install a package here, with the package manager that this machine has. */
 export function installHint(packageName: string): string {
   const managers = [
     ['apt-get', `sudo apt-get install ${packageName}`],

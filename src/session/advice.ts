@@ -2,7 +2,7 @@
 import type { Fact } from '../audit/fact.ts'
 
 export const RISKS = ['high', 'medium', 'low'] as const
-export type Risk = (typeof RISKS)[number]
+type Risk = (typeof RISKS)[number]
 
 export interface Change {
   /** Where in the profile's `spec`: `network`, `network[0].paths`, `files[1]`, `upload`. */

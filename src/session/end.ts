@@ -11,7 +11,7 @@ import { ActivityFold, type SessionActivity } from './summary.ts'
 import type { Ending } from './supervise.ts'
 import type { Wired } from './wire.ts'
 
-export interface Outcome {
+interface Outcome {
   readonly outcome: 'ended' | 'failed' | 'killed' | 'timeout'
   /** Exit status of `ambit run`. */
   readonly exit: number
@@ -101,7 +101,8 @@ async function closeRecord(
   }
 }
 
-export function outcomeOf({ exit, stopped }: Pick<Ending, 'exit' | 'stopped'>): Outcome {
+/** The words and the exit status for how the command ended; who stopped the session comes before how it died. */
+function outcomeOf({ exit, stopped }: Pick<Ending, 'exit' | 'stopped'>): Outcome {
   if (stopped !== null) return { outcome: 'killed', exit: 125, reason: stopped }
   switch (exit.kind) {
     case 'code':
@@ -145,7 +146,7 @@ function summaryOf(
 }
 
 /** Folds the journals of a session, ended or not. */
-export function activityOf(paths: Registered['request']['paths'], id: string): SessionActivity {
+function activityOf(paths: Registered['request']['paths'], id: string): SessionActivity {
   const fold = new ActivityFold()
   for (const fact of factsOf(paths, id)) fold.add(fact)
   return fold.result()

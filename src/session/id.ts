@@ -6,6 +6,7 @@ export type SessionId = string & { readonly [brand]: 'SessionId' }
 
 const PATTERN = /^s[0-9a-z]{8}-[0-9a-z]{6}$/
 
+/** An id that sorts by the second of its start and that nobody can guess in passing. */
 export function newSessionId(now: number = Date.now()): SessionId {
   const time = Math.floor(now / 1000)
     .toString(36)

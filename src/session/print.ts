@@ -8,6 +8,7 @@ import { pathOf } from './review.ts'
 
 const SHOWN = 8
 
+/** Says at the end, on stderr, what the session did. */
 export function printSummary(summary: Summary, screen: Screen): void {
   screen.err(renderSummary(summary, screen.color))
 }
@@ -18,7 +19,8 @@ export function printStop({ session, outcome, reason }: Summary, screen: Screen)
   screen.err(`ambit: session ${session} ${outcome}: ${printable(reason)}; see ambit why ${session}`)
 }
 
-export function renderSummary(summary: Summary, color: boolean): string {
+/** The summary as a person reads it: totals, hosts, changes, refusals, and what to do next. */
+function renderSummary(summary: Summary, color: boolean): string {
   const paint = (code: string, text: string): string => (color ? `\x1b[${code}m${text}\x1b[0m` : text)
   const bold = (text: string): string => paint('1', text)
   const lines = [

@@ -73,6 +73,7 @@ export async function applyReviewed(
   })
 }
 
+/** Drops `changes` for good; that they are dropped is durable in the record first. */
 export async function dropReviewed(paths: Paths, id: SessionId, changes: readonly Change[]): Promise<void> {
   await recorded(paths, id, async (journal) => {
     for (const change of changes) journal.append({ k: 'review.dropped', path: pathOf(change) })

@@ -3,39 +3,33 @@ import type { Front } from './front.ts'
 import { observeSession } from './observe.ts'
 import { printStop, printSummary } from './print.ts'
 import { isRefusal, recordRefusal } from './refuse.ts'
-import { registerSession } from './register.ts'
+import { type Registered, registerSession } from './register.ts'
 import type { SessionRequest } from './request.ts'
 import { type Resolved, resolveSession } from './resolve.ts'
 import { type Acceptance, acceptSheet } from './show.ts'
-import { abandonSession, endSession } from './end.ts'
-import { openSummaryFile } from './summary-file.ts'
+import { abandonSession, endSession, type Summary } from './end.ts'
+import { openSummaryFile, type SummaryFile } from './summary-file.ts'
 import { superviseSession } from './supervise.ts'
-import { wireSession } from './wire.ts'
+import { type Wired, wireSession } from './wire.ts'
 
 /**
- * The life of a session: resolve, show, register, wire, run, end. @returns the exit status of `ambit run`.
+ * The life of a session, one step a line as in docs/architecture.md. @returns the exit status of `ambit run`.
  * @throws AmbitError when the session does not start; then nothing of it is left.
  */
 export async function runSession(request: SessionRequest, front: Front): Promise<number> {
-  const { resolved, acceptance } = await admit(request, front)
-  const file =
-    request.summaryFile === null ? null : openSummaryFile(resolve(request.cwd, request.summaryFile))
-  const session = registerSession(resolved, acceptance)
-  const wired = await wireSession(session, front).catch(async (error: unknown) => {
-    await abandonSession(session, error)
-    throw error
-  })
+  const admitted = await resolveAndShow(request, front)
+  const summaryFile = openSummary(request)
+  const session = registerSession(admitted.resolved, admitted.acceptance)
+  const wired = await wireOrAbandon(session, front)
   const ending = await superviseSession(session, wired)
   const summary = await endSession(session, wired, ending)
-  if (request.quiet) printStop(summary, front)
-  else printSummary(summary, front)
-  if (request.observe) observeSession(session, front)
-  file?.write(`${JSON.stringify(summary, null, 2)}\n`)
+  tell(session, summary, front)
+  summaryFile?.write(`${JSON.stringify(summary, null, 2)}\n`)
   return summary.exit
 }
 
-/** Resolve and show: everything that may say no before anything is built. A no is recorded. */
-async function admit(
+/** Everything that may say no before anything is built. A no is recorded. */
+async function resolveAndShow(
   request: SessionRequest,
   front: Front,
 ): Promise<{ resolved: Resolved; acceptance: Acceptance }> {
@@ -47,4 +41,24 @@ async function admit(
     if (isRefusal(error)) await recordRefusal(request, error)
     throw error
   }
+}
+
+/** Held from before the session, so that nothing in it decides where the summary is written. */
+const openSummary = ({ cwd, summaryFile }: SessionRequest): SummaryFile | null =>
+  summaryFile === null ? null : openSummaryFile(resolve(cwd, summaryFile))
+
+/** What is wired halfway is taken down again, and its end is on record. */
+async function wireOrAbandon(session: Registered, front: Front): Promise<Wired> {
+  try {
+    return await wireSession(session, front)
+  } catch (error) {
+    await abandonSession(session, error)
+    throw error
+  }
+}
+
+function tell(session: Registered, summary: Summary, front: Front): void {
+  if (session.request.quiet) printStop(summary, front)
+  else printSummary(summary, front)
+  if (session.request.observe) observeSession(session, front)
 }

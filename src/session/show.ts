@@ -10,6 +10,7 @@ import { type Configuration, configurationOf, rememberConfiguration } from './co
 import type { Front } from './front.ts'
 import type { Resolved } from './resolve.ts'
 
+/** The grant sheet of a resolved session, with what git and the project bring to it. */
 export function sheetOf(
   resolved: Resolved,
   color: boolean,

@@ -2,6 +2,7 @@
 import type { SessionState } from '../policy/decision.ts'
 import { LABELS, type Label } from '../profile/plan.ts'
 
+/** What changes while a session runs and every decision asks for: its label, and who has stopped it. */
 export class LiveState {
   #label: Label = 'public'
   readonly #stops = new Map<string, string>()

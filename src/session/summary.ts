@@ -12,7 +12,7 @@ export interface Refusal {
   readonly count: number
 }
 
-export interface HostTraffic {
+interface HostTraffic {
   readonly host: string
   readonly requests: number
   readonly bytesOut: number

@@ -22,6 +22,7 @@ export interface Ending {
   readonly daemon: DaemonClient
 }
 
+/** Starts the command and watches every part until it ends, or until one of them fails and ends it. */
 export async function superviseSession(session: Registered, wired: Wired): Promise<Ending> {
   const watch = new Watch(session, wired)
   try {

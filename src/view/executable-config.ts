@@ -4,7 +4,7 @@
  */
 import { compileGlobs } from '../lib/glob.ts'
 
-export const EXECUTABLE_CONFIG: readonly string[] = [
+const EXECUTABLE_CONFIG: readonly string[] = [
   // Shells and login (P-01, P-09)
   '**/.bashrc',
   '**/.bash_profile',

@@ -24,10 +24,10 @@ export interface ReviewLayer {
   readonly owner: { readonly uid: number; readonly gid: number } | null
 }
 
-export type ObjectType = 'file' | 'dir' | 'link' | 'other'
+type ObjectType = 'file' | 'dir' | 'link' | 'other'
 
 /** The host's object when the agent first changed it. */
-export interface Base {
+interface Base {
   readonly type: ObjectType
   readonly size: number
   readonly mode: number

@@ -24,7 +24,7 @@ export interface Narrowing {
   readonly protect: readonly string[]
 }
 
-export interface ViewEnd {
+interface ViewEnd {
   readonly code: number | null
   readonly signal: NodeJS.Signals | null
   /** What the view said of it before it ended, printable; null when it said nothing. */

@@ -6,7 +6,7 @@ import * as fs from 'node:fs'
 import { dirname, join, relative } from 'node:path'
 import { type LogFile, type LogFiles, diskFiles } from '../../src/audit/log-files.ts'
 
-export class Died extends Error {}
+class Died extends Error {}
 
 /** What happens at a step: `kill` before it; `torn` in the middle of a write; an errno, once. */
 export type Fault = 'kill' | 'torn' | 'ENOSPC' | 'EIO'

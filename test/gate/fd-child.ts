@@ -1,7 +1,7 @@
 /** Child of fds.test.ts: a gate on four inherited descriptors; tells what a client sees. */
 import { connect } from 'node:tls'
 import { createGate } from '../../src/gate/gate.ts'
-import { dnsQuery, readDnsAnswer } from '../fixtures/servers/dns-recorder.ts'
+import { dnsQuery, readDnsAnswer } from '../fixtures/servers/dns-message.ts'
 import { ask, planOf, rule } from './harness.ts'
 
 const [tcp = 0, dns = 0, dnsTcp = 0, proxy = 0] = process.argv.slice(2).map(Number)

@@ -12,7 +12,7 @@ import type { BoundPorts } from '../../src/gate/options.ts'
 import type { SessionState } from '../../src/policy/decision.ts'
 import type { NetworkRule, Plan } from '../../src/profile/plan.ts'
 import { createTestCa } from '../fixtures/servers/certificates.ts'
-import { dnsQuery, readDnsAnswer } from '../fixtures/servers/dns-recorder.ts'
+import { dnsQuery, readDnsAnswer } from '../fixtures/servers/dns-message.ts'
 
 export const testCa = createTestCa()
 

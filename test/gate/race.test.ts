@@ -5,7 +5,7 @@ import { connect as connectTcp, createServer, type AddressInfo } from 'node:net'
 import { after, test } from 'node:test'
 import { connect as connectTls } from 'node:tls'
 import { startUpstream } from '../fixtures/servers/upstream.ts'
-import { dnsQuery } from '../fixtures/servers/dns-recorder.ts'
+import { dnsQuery } from '../fixtures/servers/dns-message.ts'
 import { type Bench, planOf, rule, startBench, testCa, until } from './harness.ts'
 
 const HOST = 'api.example.com'

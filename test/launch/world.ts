@@ -28,7 +28,7 @@ export interface Scenario {
   readonly spec?: object
 }
 
-export interface Fact {
+interface Fact {
   readonly k: string
   readonly pid?: number
   readonly path?: string
@@ -53,7 +53,7 @@ export interface Result {
 
 export const isRoot = process.getuid?.() === 0
 /** An ordinary caller: the test's own uid, or a number that nobody has when the test is root. */
-export const ordinary = isRoot ? { uid: 47_101 } : {}
+const ordinary = isRoot ? { uid: 47_101 } : {}
 /** What root's agents run as. */
 export const dedicated = { host: { uid: 47_102, gid: 47_102 } }
 

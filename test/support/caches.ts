@@ -10,7 +10,7 @@ import { shelf } from './product.ts'
 const cache = join(import.meta.dirname, '../../.build/test-cache')
 
 /** Exact versions: a test of an agent is a test of that agent. */
-export const AGENTS = { pi: '@mariozechner/pi-coding-agent@0.73.1', codex: '@openai/codex@0.169.0' } as const
+const AGENTS = { pi: '@mariozechner/pi-coding-agent@0.73.1', codex: '@openai/codex@0.169.0' } as const
 const REQUESTS = 'requests==2.32.3'
 const GRPC = '@grpc/grpc-js@1.14.7'
 

@@ -1,7 +1,9 @@
 /** A resolver that answers from a table and keeps what it was asked. */
 import { createSocket } from 'node:dgram'
+import { nameAt } from '../fixtures/servers/dns-message.ts'
 
 export interface DnsRecorder {
+  readonly port: number
   /** Names asked for, lower case, in order. */
   readonly asked: string[]
   /** Addresses of a name; a function is called for every query, so that answers can change. */
@@ -13,39 +15,33 @@ export interface DnsRecorder {
 
 const TYPE_A = 1
 
-/** Listens on port 53 of 127.0.0.1 of the lab. Names that it does not know are NXDOMAIN. */
-export async function recordDns(): Promise<DnsRecorder> {
+/** Listens on 127.0.0.1, in a lab on port 53. Names that it does not know are NXDOMAIN. */
+export async function recordDns(port = 53): Promise<DnsRecorder> {
   const socket = createSocket('udp4')
-  const recorder: DnsRecorder = { asked: [], zone: new Map(), silent: new Set(), close: () => socket.close() }
+  const recorder = {
+    asked: [] as string[],
+    zone: new Map() as DnsRecorder['zone'],
+    silent: new Set<string>(),
+  }
   socket.on('message', (query, peer) => {
-    const { name, type, end } = readQuestion(query)
+    const { name: spelled, end } = nameAt(query, 12)
+    const name = spelled.toLowerCase()
     recorder.asked.push(name)
     if (recorder.silent.has(name)) return
     const known = recorder.zone.get(name)
     const addresses = typeof known === 'function' ? known() : (known ?? [])
     socket.send(
-      answer(query, end, type === TYPE_A ? addresses : [], known !== undefined),
+      answer(query, end + 4, query.readUInt16BE(end) === TYPE_A ? addresses : [], known !== undefined),
       peer.port,
       peer.address,
     )
   })
   await new Promise<void>((resolve, reject) => {
     socket.once('error', reject)
-    socket.bind(53, '127.0.0.1', resolve)
+    socket.bind(port, '127.0.0.1', resolve)
   })
   socket.unref()
-  return recorder
-}
-
-function readQuestion(query: Buffer): { name: string; type: number; end: number } {
-  const labels: string[] = []
-  let at = 12
-  while (query[at]) {
-    const length = query[at] ?? 0
-    labels.push(query.toString('latin1', at + 1, at + 1 + length))
-    at += length + 1
-  }
-  return { name: labels.join('.').toLowerCase(), type: query.readUInt16BE(at + 1), end: at + 5 }
+  return { ...recorder, port: socket.address().port, close: () => socket.close() }
 }
 
 function answer(query: Buffer, end: number, addresses: readonly string[], known: boolean): Buffer {

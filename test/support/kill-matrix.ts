@@ -11,7 +11,7 @@ import { describe, type SessionRan, type Stage } from './stage.ts'
 import type { Upstream } from './upstream.ts'
 
 /** Parts of a session, as a victim. */
-export const VICTIMS = ['run', 'host', 'launch', 'bwrap', 'init', 'agent', 'view', 'ambitd'] as const
+const VICTIMS = ['run', 'host', 'launch', 'bwrap', 'init', 'agent', 'view', 'ambitd'] as const
 export type Victim = (typeof VICTIMS)[number]
 
 interface Seen {
@@ -24,7 +24,7 @@ interface Seen {
 }
 
 /** Steps of a session's life in their order, each with how it shows. */
-export const STEPS = {
+const STEPS = {
   started: ({ run }) => run.includes('"k":"session.start"'),
   registered: ({ registration }) => registration !== '',
   namespaces: ({ parts }) => parts.has('launch'),

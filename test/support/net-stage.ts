@@ -21,7 +21,7 @@ import type { As } from './users.ts'
 
 export const attack = attackIn(labMissing)
 
-export const PUBLIC = '93.184.216.34'
+const PUBLIC = '93.184.216.34'
 export const EVIL = '93.184.216.66'
 export const REAL_KEY = 'sk-real-key-of-the-user-0123456789'
 export const FOREIGN_KEY = 'sk-attackers-own-key-9876543210'

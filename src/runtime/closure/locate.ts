@@ -8,6 +8,7 @@ export interface Lookup {
   readonly env: NodeJS.ProcessEnv
 }
 
+/** Whether execvp(3) would start `path`. */
 export function isProgram(path: string): boolean {
   try {
     accessSync(path, constants.X_OK)

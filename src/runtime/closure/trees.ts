@@ -185,7 +185,7 @@ function userSite(seen: string): Tree[] {
 }
 
 /** The distribution whose entry points or file record name the script (PyPA "Recording installed projects"). */
-export function distribution(site: string, script: string): { name?: string; version?: string } {
+function distribution(site: string, script: string): { name?: string; version?: string } {
   for (const info of names(site).filter((name) => name.endsWith('.dist-info'))) {
     const entries = textOf(join(site, info, 'entry_points.txt'))
     const owns =

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { installHint, lookForTool } from '../tools.ts'
 import { lacks, type Probe, tryOpen, tryRun, works } from './probe.ts'
 
+/** Whether gVisor's `runsc` runs; no shipped profile needs it. */
 export async function gvisor(): Promise<Probe> {
   const path = lookForTool('runsc')
   if (!path) return lacks('gVisor', 'runsc is not installed', 'see gvisor.dev/docs/user_guide/install', false)
@@ -15,6 +16,7 @@ export async function gvisor(): Promise<Probe> {
 
 const qemuName = (): string => `qemu-system-${arch() === 'arm64' ? 'aarch64' : 'x86_64'}`
 
+/** Whether QEMU for this processor runs; no shipped profile needs it. */
 export async function qemu(): Promise<Probe> {
   const path = lookForTool(qemuName())
   if (!path) return lacks('QEMU', `${qemuName()} is not installed`, installHint('qemu-system'), false)

@@ -39,6 +39,7 @@ const PRIMITIVES: readonly { key: string; name: string; remedy: () => Promise<st
   },
 ]
 
+/** What `ambit-launch` says of the kernel after trying each control itself. */
 export async function tryLauncher(): Promise<Probe[]> {
   const run = await tryRun(nativeBinary('ambit-launch'), ['probe'])
   const report = parse(run.out)
