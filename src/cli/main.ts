@@ -79,6 +79,11 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   throw error
 })
 
+// A session whose summary nobody reads any more goes on, and its status is the command's.
+process.stderr.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error
+})
+
 main(process.argv.slice(2))
   .then(
     (code) => {

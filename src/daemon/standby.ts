@@ -10,6 +10,8 @@ import { bareEnvironment } from './client.ts'
 
 /** Loading takes a tenth of a second of a core: not while a session starts. */
 const REFILL_MS = 1000
+/** Hosts in a row that may end before anybody took them: killed, or of an installation that was just replaced. */
+const MOST_LOST = 3
 
 export interface Standby {
   /** No further host; the one that waits ends with its pipe, one that serves goes on. */
@@ -20,6 +22,7 @@ export interface Standby {
 export function keepStandby(paths: Paths): Standby {
   if (dirname(fileURLToPath(import.meta.url)).endsWith('/src/daemon')) return { stop: () => undefined }
   let waiting: ChildProcess | null = null
+  let lost = 0
   let timer: NodeJS.Timeout | undefined
   const refill = (ms: number): void => {
     clearTimeout(timer)
@@ -33,10 +36,15 @@ export function keepStandby(paths: Paths): Standby {
     host.stdout?.once('data', () => {
       taken = true
       waiting = null
+      lost = 0
       refill(REFILL_MS)
     })
-    // One that ends before it was taken cannot serve here: not tried again, sessions start cold.
-    host.once('exit', () => taken && refill(0))
+    host.once('exit', () => {
+      if (taken) return refill(0)
+      // Whatever ends hosts again and again cannot serve here: sessions start cold.
+      waiting = null
+      if (++lost < MOST_LOST) refill(lost * 5 * REFILL_MS)
+    })
     host.on('error', () => undefined)
   }
   refill(REFILL_MS)

@@ -15,6 +15,7 @@ export interface Native {
   fileSize(fd: number): number
   /** SO_PEERCRED. */
   peerCredentials(fd: number): { pid: number; uid: number; gid: number }
+  peerLives(fd: number): boolean
   /** flock(2), non-blocking. False when another process holds it. Freed by death. */
   tryLock(fd: number): boolean
   /** For good, children included: no new privileges and no core file. */

@@ -12,6 +12,14 @@ export interface Peer {
   readonly uid: number
 }
 
+/**
+ * Call it after the peer was looked at in /proc: what has its number is still the process that connected.
+ * @throws AmbitError ERR_DAEMON_PEER
+ */
+export function checkPeerLives(socket: Socket): void {
+  if (!native().peerLives(descriptorOf(socket))) throw refused('it has ended')
+}
+
 /** The peer of `socket`, if it is a process of this account in our own namespaces. Throws ERR_DAEMON_PEER. */
 export function checkPeer(socket: Socket): Peer {
   const { pid, uid } = native().peerCredentials(descriptorOf(socket))
@@ -20,6 +28,7 @@ export function checkPeer(socket: Socket): Peer {
     if (namespaceOf(String(pid), kind) !== namespaceOf('self', kind))
       throw refused(`it runs in another ${kind} namespace`)
   }
+  checkPeerLives(socket)
   return { pid, uid }
 }
 

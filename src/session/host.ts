@@ -6,7 +6,7 @@ import { closeSync, fstatSync, readFileSync, renameSync, rmSync, statSync } from
 import { type Server, Socket, createServer } from 'node:net'
 import { basename, dirname, join } from 'node:path'
 import * as z from 'zod'
-import { checkPeer } from '../lib/peer.ts'
+import { checkPeer, checkPeerLives } from '../lib/peer.ts'
 import { withAddress } from '../lib/socket-dir.ts'
 import { native } from '../lib/native.ts'
 import { type Paths, hostSocket, installRoot, resolvePaths } from '../lib/paths.ts'
@@ -33,6 +33,7 @@ const REQUEST = z.strictObject({
 type Request = z.infer<typeof REQUEST>
 
 const EVENT = z.union([
+  z.strictObject({ ev: z.literal('go') }),
   z.strictObject({ ev: z.literal('signal'), signal: z.number().int() }),
   z.strictObject({ ev: z.literal('launcher'), code: z.number().int() }),
   z.strictObject({ ev: z.literal('launcher'), signal: z.number().int() }),
@@ -67,7 +68,7 @@ export async function awaitGuest(paths: Paths, taken: () => void): Promise<Guest
     // Rebuilt or updated meanwhile: this code and what it would start are not of one piece any more.
     if (installation() !== loaded) process.exit(1)
     const caller = await receive(socket, paths).catch(() => null)
-    if (!caller || !server.listening) {
+    if (!caller || !server.listening || !enter(caller.request.cwd)) {
       for (const fd of caller?.fds ?? []) closeSync(fd)
       socket.destroy()
       return null
@@ -77,7 +78,7 @@ export async function awaitGuest(paths: Paths, taken: () => void): Promise<Guest
     server.close()
     become(caller.request)
     taken()
-    return guestOf(socket, caller)
+    return await guestOf(socket, caller)
   }
 
   return waiting
@@ -123,6 +124,7 @@ async function receive(socket: Socket, paths: Paths): Promise<Caller> {
       throw new Error('other descriptors than agreed')
     const request = parseRequest(text)
     const differences = differencesFrom(pid)
+    checkPeerLives(socket)
     if (differences.length > 0) throw new Error(`the caller differs in ${differences.join(', ')}`)
     if (request.root !== installRoot()) throw new Error('it is of another installation')
     const theirs = resolvePaths(request.env, request.cwd)
@@ -141,19 +143,31 @@ function parseRequest(fd: number): Request {
   return REQUEST.parse(JSON.parse(readFileSync(fd, 'utf8')))
 }
 
+/** The caller may stand where its path does not lead any more. */
+function enter(cwd: string): boolean {
+  try {
+    process.chdir(cwd)
+    return true
+  } catch {
+    return false
+  }
+}
+
 /** What this process was before is nothing: ambitd gave it a bare environment. */
-function become({ env, cwd, umask }: Request): void {
-  process.chdir(cwd)
+function become({ env, umask }: Request): void {
   process.umask(umask)
   for (const name of Object.keys(process.env)) if (!Object.hasOwn(env, name)) delete process.env[name]
   Object.assign(process.env, env)
 }
 
-function guestOf(socket: Socket, { request, fds }: Caller): Guest {
+/** Resolves once the caller still wants us: one that waited too long has started by itself, and its link is closed. */
+async function guestOf(socket: Socket, { request, fds }: Caller): Promise<Guest> {
   const send = (order: object): void => void (socket.writable && socket.write(`${JSON.stringify(order)}\n`))
   const launcherEnd = Promise.withResolvers<LauncherEnd>()
-  listenTo(socket, launcherEnd.resolve)
+  const go = Promise.withResolvers<void>()
+  listenTo(socket, launcherEnd.resolve, go.resolve)
   send({ op: 'taken' })
+  await go.promise
   const [control, descriptors] = fds
   const launcher: Launcher = {
     control: new Socket({ fd: control, readable: true, writable: true }),
@@ -185,7 +199,7 @@ function guestOf(socket: Socket, { request, fds }: Caller): Guest {
 }
 
 /** Who started the session went away: as when `ambit run` itself is killed, ambitd records the end. */
-function listenTo(socket: Socket, ended: (end: LauncherEnd) => void): void {
+function listenTo(socket: Socket, ended: (end: LauncherEnd) => void, go: () => void): void {
   let unread = ''
   socket.setEncoding('utf8')
   socket.on('data', (chunk: string) => {
@@ -193,7 +207,8 @@ function listenTo(socket: Socket, ended: (end: LauncherEnd) => void): void {
     unread = lines.pop() ?? ''
     for (const line of lines) {
       const event = EVENT.parse(JSON.parse(line))
-      if (event.ev === 'signal') obey(SIGNALS[event.signal])
+      if (event.ev === 'go') go()
+      else if (event.ev === 'signal') obey(SIGNALS[event.signal])
       else if ('error' in event) ended({ error: event.error })
       else if ('code' in event) ended({ code: event.code, signal: null })
       else ended({ code: null, signal: String(event.signal) })

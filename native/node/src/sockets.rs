@@ -2,6 +2,7 @@
 
 use std::mem::{size_of, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use libc::{c_int, c_void, socklen_t};
 use napi::Result;
@@ -88,6 +89,35 @@ pub fn peer_credentials(fd: i32) -> Result<PeerCredentials> {
     match unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, target, &raw mut size) } {
         0 => Ok(PeerCredentials { pid: cred.pid, uid: cred.uid, gid: cred.gid }),
         _ => Err(errno("peerCredentials")),
+    }
+}
+
+/// SO_PEERPIDFD: false when the process that connected has ended, so that its number may be another's by now. A kernel
+/// without it (before Linux 6.5) cannot say: true.
+#[napi]
+pub fn peer_lives(fd: i32) -> Result<bool> {
+    const SO_PEERPIDFD: i32 = 77;
+    let mut pidfd: i32 = -1;
+    let mut size = size_of::<i32>() as socklen_t;
+    let target: *mut c_void = (&raw mut pidfd).cast();
+    // SAFETY: the kernel writes at most `size` bytes into `pidfd`.
+    if unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, SO_PEERPIDFD, target, &raw mut size) } != 0 {
+        return match std::io::Error::last_os_error().raw_os_error() {
+            Some(libc::ENOPROTOOPT) => Ok(true),
+            // The process is gone, and reaped.
+            Some(libc::ESRCH | libc::EINVAL | libc::ENODATA) => Ok(false),
+            _ => Err(errno("peerLives")),
+        };
+    }
+    // SAFETY: the kernel has just made the descriptor for us.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    // Readable once the process has ended.
+    let mut ended = libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one entry.
+    match unsafe { libc::poll(&raw mut ended, 1, 0) } {
+        0 => Ok(true),
+        1 => Ok(false),
+        _ => Err(errno("peerLives")),
     }
 }
 

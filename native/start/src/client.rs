@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use ambit_shared::lockdown::no_new_privileges;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -49,7 +50,14 @@ pub fn run(root: &Path, request: &Request, host: UnixStream) -> Option<i32> {
         signalled: None,
     };
     match client.next() {
-        Some(Order::Taken) => client.serve(),
+        Some(Order::Taken) => {
+            // As `ambit run` does: we hold the user's credentials, and what we start gains no rights.
+            no_new_privileges().ok()?;
+            sys::ignore_broken_pipes();
+            // A host that was too slow, and whose session is a cold one by now, never hears this: it does nothing.
+            client.tell(&json!({"ev": "go"}));
+            client.serve()
+        }
         _ => None,
     }
 }
@@ -111,7 +119,12 @@ impl Client {
         let mut command = Command::new(&self.launcher);
         command.arg("world").arg(spec).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         // SAFETY: async-signal-safe calls only.
-        unsafe { command.pre_exec(move || sys::take_places(places)) };
+        unsafe {
+            command.pre_exec(move || {
+                sys::default_signals();
+                sys::take_places(places)
+            })
+        };
         match command.spawn() {
             Ok(child) => self.child = Some(child.id()),
             Err(error) => self.tell(&json!({"ev": "launcher", "error": error.to_string()})),
@@ -140,7 +153,7 @@ impl Client {
 
     /// A host that is gone is found out by reading.
     fn tell(&mut self, news: &serde_json::Value) {
-        let _ = self.host.write_all(format!("{news}\n").as_bytes());
+        let _ = sys::send(&self.host, format!("{news}\n").as_bytes());
     }
 
     /// The host ended without a word: killed, or told by a signal before there was a session to end.

@@ -29,10 +29,10 @@ fn connect(dir: &Path) -> Option<UnixStream> {
     }
     let path = dir.join(SOCKET);
     let host = if path.as_os_str().len() <= MOST_ADDRESS {
-        UnixStream::connect(path).ok()?
+        sys::connect(&path).ok()?
     } else {
         let dir = std::fs::File::open(dir).ok()?;
-        UnixStream::connect(format!("/proc/self/fd/{}/{SOCKET}", dir.as_raw_fd())).ok()?
+        sys::connect(Path::new(&format!("/proc/self/fd/{}/{SOCKET}", dir.as_raw_fd()))).ok()?
     };
     (sys::peer_uid(&host).ok()? == sys::uid()).then_some(host)
 }

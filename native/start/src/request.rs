@@ -32,10 +32,20 @@ impl Request {
         if words.first()? != "run" {
             return None;
         }
+        // The text of help is the command line's, which a host does not have.
+        if words.iter().take_while(|word| *word != "--").any(|word| word == "--help" || word == "-h") {
+            return None;
+        }
         let tty = sys::terminals()?;
         let env = env::vars_os()
             .map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect::<Option<BTreeMap<_, _>>>()?;
+            .collect::<Option<Vec<(String, String)>>>()?;
+        let named = env.len();
+        let env: BTreeMap<_, _> = env.into_iter().collect();
+        // A name that stands there twice: which one counts is getenv(3)'s to say.
+        if env.len() != named {
+            return None;
+        }
         let read = |name: &String| READ_AT_START.iter().any(|prefix| name.starts_with(prefix));
         if env.keys().any(|name| read(name) && !UNUSED.contains(&name.as_str())) {
             return None;

@@ -2,6 +2,9 @@
 use std::io::{self, Seek, Write};
 use std::mem::{size_of, size_of_val, zeroed};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 fn check(returned: libc::c_int) -> io::Result<libc::c_int> {
     if returned < 0 { Err(io::Error::last_os_error()) } else { Ok(returned) }
@@ -76,6 +79,14 @@ pub fn send_with_fds(socket: &impl AsRawFd, bytes: &[u8], fds: &[RawFd]) -> io::
     }
 }
 
+/// Sends a short line; a peer that is gone is an error, not a signal.
+pub fn send(socket: &impl AsRawFd, bytes: &[u8]) -> io::Result<()> {
+    // SAFETY: the buffer has the length that is given.
+    let sent =
+        unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) };
+    if sent == bytes.len() as isize { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// The account at the other end of a unix socket.
 pub fn peer_uid(socket: &impl AsRawFd) -> io::Result<u32> {
     // SAFETY: ucred is plain data of the length given.
@@ -86,6 +97,42 @@ pub fn peer_uid(socket: &impl AsRawFd) -> io::Result<u32> {
         let into = (&raw mut peer).cast();
         check(libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, into, &mut length))?;
         Ok(peer.uid)
+    }
+}
+
+/// Connected to the unix socket at `path`, at once or not at all: where a stopped process has a full queue, connect(2)
+/// would wait for ever.
+pub fn connect(path: &Path) -> io::Result<UnixStream> {
+    let bytes = path.as_os_str().as_bytes();
+    // SAFETY: sockaddr_un is plain data, and the length is checked before the copy.
+    unsafe {
+        let mut address: libc::sockaddr_un = zeroed();
+        if bytes.len() >= address.sun_path.len() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        address.sun_family = libc::AF_UNIX as _;
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), address.sun_path.as_mut_ptr().cast(), bytes.len());
+        let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        let socket = UnixStream::from(owned(check(libc::socket(libc::AF_UNIX, kind, 0))?));
+        let length = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+        check(libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length))?;
+        socket.set_nonblocking(false)?;
+        Ok(socket)
+    }
+}
+
+/// A reader that is gone is an error to us (EPIPE), as it is to Node, and not our end.
+pub fn ignore_broken_pipes() {
+    // SAFETY: plain numbers.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
+/// Signals do in the child what they do by default, whatever our caller ignores (`nohup`, a shell's `&`): as libuv has
+/// it for what Node starts. Only async-signal-safe calls.
+pub fn default_signals() {
+    for signal in 1..=31 {
+        // SAFETY: plain numbers; SIGKILL and SIGSTOP are refused.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
 }
 
