@@ -1,3 +1,4 @@
+import { printableJson } from '../lib/printable.ts'
 import { resolveSession } from '../session/resolve.ts'
 import { sheetOf } from '../session/show.ts'
 import { type Command, flag } from './command.ts'
@@ -5,11 +6,16 @@ import { SESSION_OPTIONS, sessionRequest } from './run.ts'
 
 export const command: Command = {
   name: 'explain',
-  usage: 'explain [--profile P] [--project DIR] [--json] [-- CMD…]',
+  usage: 'explain [--profile P] [--project DIR] [--workspace DIR] [--runtime R] [--json] [-- CMD…]',
   summary: 'print the grant sheet, without running',
   details: `
 Says in plain words what a session would be allowed, the risky lines first. Nothing is started.
 Without a command it explains the profile for /bin/sh.
+
+exit status: 0 when such a session could start, 126 when it is refused.
+
+example:
+  ambit explain --profile reader --project ~/work/ledger -- codex
 `,
   options: { ...SESSION_OPTIONS, json: { type: 'boolean', help: 'the sheet and the compiled plan as JSON' } },
   run: async (args, context) => {
@@ -21,7 +27,11 @@ Without a command it explains the profile for /bin/sh.
     const sheet = sheetOf(resolved, context.color && Boolean(process.stdout.isTTY))
     if (!flag(args, 'json')) context.out(sheet.text)
     else
-      context.out(JSON.stringify({ digest: sheet.digest, lines: sheet.lines, plan: resolved.plan }, null, 2))
+      context.out(
+        printableJson(
+          JSON.stringify({ digest: sheet.digest, lines: sheet.lines, plan: resolved.plan }, null, 2),
+        ),
+      )
     return 0
   },
 }

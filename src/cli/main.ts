@@ -37,8 +37,13 @@ ${rows.join('\n')}
   ambit COMMAND --help says more.   First: ambit doctor, then ambit demo.
 
 environment:
-  AMBIT_HOME  keeps all state in one directory (default: the XDG base directories)
-  NO_COLOR    no colours
+  AMBIT_HOME            keeps all state in one directory (default: the XDG base directories)
+  AMBIT_UPSTREAM_PROXY  the proxy by which the gate reaches the network: http://[USER:PASSWORD@]HOST:PORT
+  AMBIT_UPSTREAM_ROOTS  a PEM file of roots of trust beside the system's
+  NO_COLOR              no colours
+
+exit status:
+  0 done, 1 what was asked for is not so, 2 usage, 125 Ambit failed, 126 refused; of a session: ambit run --help.
 `
 }
 

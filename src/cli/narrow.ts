@@ -13,6 +13,10 @@ protect  from now on nothing there changes, by no handle that is open either
 
 PATTERN as in a profile, below every directory of the session; ** takes all. It holds until the session ends and
 cannot be taken back. What the agent has read before, it has.
+
+examples:
+  ambit narrow ID hide '**/*.key' 'payroll/**'
+  ambit narrow ID protect '**'                     # from here on it reads only
 `,
   options: {},
   run: async (args, context) => {

@@ -2,6 +2,7 @@ import { mkdirSync, mkdtempSync, realpathSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { AmbitError } from '../lib/errors.ts'
+import { printableJson } from '../lib/printable.ts'
 import { compilePlan } from '../profile/compile.ts'
 import { listProfiles, loadProfile } from '../profile/load.ts'
 import { profileJsonSchema } from '../profile/schema.ts'
@@ -29,7 +30,7 @@ schema        the JSON Schema, for editors
 }
 
 function print(context: Context, value: unknown): number {
-  context.out(JSON.stringify(value, null, 2))
+  context.out(printableJson(JSON.stringify(value, null, 2)))
   return 0
 }
 

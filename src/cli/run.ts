@@ -20,12 +20,17 @@ export const SESSION_OPTIONS: Readonly<Record<string, Option>> = {
 export const command: Command = {
   name: 'run',
   usage:
-    'run [--profile P] [--project DIR] [--workspace DIR] [--runtime R] [--yes] [--summary FILE] [--observe] -- CMD…',
+    'run [--profile P] [--project DIR] [--workspace DIR] [--runtime R] [--yes] [--summary FILE] [--observe]\n                 [--quiet] -- CMD…',
   summary: 'run an agent inside its ambit',
   details: `
-Shows the grant sheet, asks once per grant, and runs CMD confined: it sees only the files of its profile, reaches
-only the hosts of its profile, holds no credential, and every action is recorded in the signed log. Changes under
-review wait for: ambit review ID.
+Shows the grant sheet and runs CMD confined: it sees only the files of its profile, reaches only the hosts of its
+profile, holds no credential, and every action is recorded in the signed log. At a terminal it asks once per grant, and
+again when the agent or editor configuration that the project brings is not what you accepted. Changes under review wait
+for: ambit review ID. What was refused, and what would allow it: ambit why ID.
+
+inside:
+  AMBIT_WORKSPACE names the workspace: the place to clone, install and build. Commands that no session can give (sudo,
+  docker, apt-get, systemctl, …) say so and end with 126.
 
 exit status:
   the command's own; 128+n when signal n ended it; 125 Ambit failed or stopped it; 126 refused; 127 not found.
@@ -34,6 +39,7 @@ exit status:
 examples:
   ambit run -- claude
   ambit run --profile reader --project ~/work/ledger -- codex exec "summarise the ledgers"
+  ambit run --observe --yes -- npm install     # refuses the same, and drafts the profile that it would have needed
 `,
   options: {
     ...SESSION_OPTIONS,

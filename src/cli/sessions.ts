@@ -6,7 +6,10 @@ export const command: Command = {
   name: 'sessions',
   usage: 'sessions [--all] [--json]',
   summary: 'list sessions',
-  details: 'Lists the sessions that run; --all lists the ended ones too, newest last.',
+  details: `
+Lists the sessions that run: id, state, profile, agent, project. --all lists the ended ones too, newest last. The id is
+what kill, freeze, thaw, narrow, review and why take.
+`,
   options: {
     all: { type: 'boolean', short: 'a', help: 'ended sessions too' },
     json: { type: 'boolean', help: 'one JSON array' },

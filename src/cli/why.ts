@@ -17,7 +17,8 @@ export const command: Command = {
   summary: 'explain the last refusals of a session',
   details: `
 Without an ID it takes the newest session. For each refusal, newest last: what was tried, why it was refused, the place
-in the profile, and the smallest change that would allow it with its risk. Nothing is ever changed by itself.
+in the profile, and the smallest change that would allow it with its risk; a limit that ended the session, too.
+Nothing is ever changed by itself.
 `,
   options: { json: { type: 'boolean', help: 'one JSON array, all of them' } },
   run: async (args, context) => {
