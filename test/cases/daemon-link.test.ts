@@ -1,19 +1,11 @@
 /** T-11 and T-12: the daemon's socket, attacked from outside a session by whoever can name it. */
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import {
-  chmodSync,
-  lstatSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs'
+import { chmodSync, lstatSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after } from 'node:test'
 import { attack } from '../support/case.ts'
+import { commandOf, daemonsOf } from '../support/processes.ts'
 import { describe, Stage } from '../support/stage.ts'
 import { unavailable } from '../support/users.ts'
 
@@ -97,7 +89,7 @@ attack('T-11', 'has one daemon, and takes no socket that is not its own', async 
   const socket = join(run, 'ambitd.sock')
   const both = await Promise.all(['one', 'two', 'three'].map((mark) => stage.session(['/bin/echo', mark])))
   for (const ran of both) assert.equal(ran.code, 0, `control: ${describe(ran)}`)
-  assert.equal(daemonsOf(stage).length, 1, daemonsOf(stage).join('; '))
+  assert.equal(daemonsOf(stage).length, 1, daemonsOf(stage).map(commandOf).join('; '))
   assert.equal(lstatSync(run).mode & 0o777, 0o700, 'the directory is private')
   const foreign = foreignAccount()
   if (foreign.length > 0) {
@@ -125,22 +117,6 @@ attack('T-11', 'has one daemon, and takes no socket that is not its own', async 
   const stale = await stage.session(['/bin/true'])
   return `one daemon; linked or open directory: exit 125; a stale file: exit ${stale.code}`
 })
-
-/** Command lines of the daemons that serve a stage. */
-const daemonsOf = (stage: Stage): string[] =>
-  readdirSync('/proc')
-    .filter((name) => /^\d+$/.test(name))
-    .map((pid) => commandLine(pid))
-    .filter((line) => line.includes('ambitd.cjs') && line.includes(stage.ambitHome))
-
-function commandLine(pid: string): string {
-  try {
-    return readFileSync(`/proc/${pid}/cmdline`, 'latin1')
-  } catch {
-    // Gone meanwhile.
-    return ''
-  }
-}
 
 /** As root, somebody else who can walk into the directory all the same. */
 function foreignAccount(): string[] {

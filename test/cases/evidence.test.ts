@@ -5,30 +5,24 @@ import * as fs from 'node:fs'
 import { join } from 'node:path'
 import { attack, attackIn } from '../support/case.ts'
 import { makeClock } from '../support/clock.ts'
-import { eventually, processesWith } from '../support/processes.ts'
+import { daemonsOf, eventually, processesWith } from '../support/processes.ts'
 import { describe, type RunOptions, Stage } from '../support/stage.ts'
 import { type As, identity } from '../support/users.ts'
 
 const strace = fs.existsSync('/usr/bin/strace') ? null : 'needs strace'
 
-const daemonsOf = (stage: Stage): number[] =>
-  processesWith(stage.ambitHome).filter((pid) => {
-    try {
-      return /ambitd\.cjs|session-host/.test(fs.readFileSync(`/proc/${pid}/cmdline`, 'latin1'))
-    } catch {
-      return false
-    }
-  })
+/** A new daemon begins only when both are gone. */
+const daemonsAndHostsOf = (stage: Stage): number[] => daemonsOf(stage, /ambitd\.cjs|session-host/)
 
 async function endDaemon(stage: Stage): Promise<void> {
-  for (const pid of daemonsOf(stage)) {
+  for (const pid of daemonsAndHostsOf(stage)) {
     try {
       process.kill(pid, 'SIGKILL')
     } catch {
       // It went with its daemon.
     }
   }
-  assert.ok(await eventually(() => daemonsOf(stage).length === 0), 'the daemon ends')
+  assert.ok(await eventually(() => daemonsAndHostsOf(stage).length === 0), 'the daemon ends')
 }
 
 async function verified(stage: Stage, options: RunOptions = {}): Promise<string> {
@@ -53,7 +47,7 @@ async function cutOff(stage: Stage): Promise<string> {
   assert.ok(await eventually(() => wal() !== undefined, 20_000), 'control: the session writes')
   const id = wal()?.split('/')[2] ?? ''
   // All at once: a session that outlives its daemon starts another.
-  for (const part of [pid, ...daemonsOf(stage)]) process.kill(part, 'SIGKILL')
+  for (const part of [pid, ...daemonsAndHostsOf(stage)]) process.kill(part, 'SIGKILL')
   await running
   await endDaemon(stage)
   await eventually(() => processesWith(stage.root).length === 0)
@@ -199,7 +193,7 @@ attackIn(strace)(
       '-e',
       'inject=fsync:error=EIO:when=10',
     ])
-    const [first] = daemonsOf(stage)
+    const [first] = daemonsAndHostsOf(stage)
     const ran = await stage.session(
       ['/bin/sh', '-c', 'for n in 1 2 3; do echo x > f$n; sleep 0.7; done; echo done'],
       {
@@ -211,7 +205,7 @@ attackIn(strace)(
       /done/,
       `the session stands still and goes on with the next daemon\n${describe(ran)}`,
     )
-    assert.ok(first && !daemonsOf(stage).includes(first), 'the writer that saw it went on')
+    assert.ok(first && !daemonsAndHostsOf(stage).includes(first), 'the writer that saw it went on')
     await verified(stage)
     const { session } = ran.summary
     const wrote = (await stage.events(session)).filter((event) => event.ambit.kind === 'file.write').length

@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { claimAddress, labMissing } from '../support/lab.ts'
 import { attackIn, once } from '../support/case.ts'
 import { recordDns } from '../support/dns.ts'
-import { eventually, processesWith } from '../support/processes.ts'
+import { daemonsOf, eventually } from '../support/processes.ts'
 import { describe, Stage } from '../support/stage.ts'
 import { serveHttps } from '../support/upstream.ts'
 import { account, type As, identity } from '../support/users.ts'
@@ -47,15 +47,6 @@ const network = (stage: Stage, more: Record<string, unknown> = {}): Record<strin
   network: [{ host: 'good.test', ca: join(stage.root, 'ca.pem') }],
   ...more,
 })
-
-const daemonsOf = (stage: Stage): number[] =>
-  processesWith(stage.ambitHome).filter((pid) => {
-    try {
-      return fs.readFileSync(`/proc/${pid}/cmdline`, 'latin1').includes('ambitd.cjs')
-    } catch {
-      return false
-    }
-  })
 
 async function assertVerified(stage: Stage): Promise<void> {
   const ran = await stage.ambit(['log', 'verify'])

@@ -19,7 +19,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { claimAddress, labMissing, packetsOut } from '../support/lab.ts'
 import { attackIn, once } from '../support/case.ts'
 import { recordDns } from '../support/dns.ts'
-import { eventually, processesWith } from '../support/processes.ts'
+import { commandOf, eventually, processesWith } from '../support/processes.ts'
 import { describe, Stage, type Step } from '../support/stage.ts'
 import { serveHttps, settle } from '../support/upstream.ts'
 import { account, type As } from '../support/users.ts'
@@ -87,16 +87,7 @@ const newMark = (as: As): string => `${as}-${++marks}`
 
 /** Host pids of a part of this stage. */
 const partsOf = (stage: Stage, part: string): number[] =>
-  processesWith(stage.root).filter((pid) => commandLine(pid).includes(part))
-
-function commandLine(pid: number): string {
-  try {
-    return readFileSync(`/proc/${pid}/cmdline`, 'latin1')
-  } catch {
-    // It ended.
-    return ''
-  }
-}
+  processesWith(stage.root).filter((pid) => commandOf(pid).includes(part))
 
 async function verify(stage: Stage, dir?: string): Promise<{ ok: boolean; said: string }> {
   const ran = await stage.ambit(['log', 'verify', ...(dir ? [dir] : [])])

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { existsSync, linkSync, lstatSync, readdirSync, readFileSync, renameSync, symlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { attack, once } from '../support/case.ts'
-import { processesWith } from '../support/processes.ts'
+import { commandOf, processesWith } from '../support/processes.ts'
 import { describe, Stage, type Result, type Step, type Steps } from '../support/stage.ts'
 import type { As } from '../support/users.ts'
 
@@ -265,15 +265,6 @@ attack('F-21', 'shows nothing when the view is killed', async (as) => {
   assert.ok(!readFileSync('/proc/mounts', 'utf8').includes(stage.root), 'a mount is left')
   return 'session killed, exit 125, no raw tree'
 })
-
-function commandOf(pid: number): string {
-  try {
-    return readFileSync(`/proc/${pid}/cmdline`, 'latin1')
-  } catch {
-    // It ended.
-    return ''
-  }
-}
 
 attack('F-23', 'names hidden files nowhere', async (as) => {
   const seen = await scene(as)

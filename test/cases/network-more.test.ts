@@ -3,20 +3,28 @@ import assert from 'node:assert/strict'
 import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after } from 'node:test'
-import { claimAddress, labMissing, packetsOut } from '../support/lab.ts'
-import { attackIn, once } from '../support/case.ts'
+import { claimAddress, packetsOut } from '../support/lab.ts'
+import { once } from '../support/case.ts'
 import { clientHello, extension, serverName } from '../support/client-hello.ts'
 import { recordDns } from '../support/dns.ts'
+import {
+  attack,
+  connect,
+  EVIL,
+  FOREIGN_KEY,
+  get,
+  head,
+  KEY,
+  PUBLIC,
+  raw,
+  REAL_KEY,
+  rule,
+  sh,
+} from '../support/net-stage.ts'
 import { describe, Stage, type Step, type Steps } from '../support/stage.ts'
 import { type Seen, serveHttps, serveTcp, settle } from '../support/upstream.ts'
 import type { As } from '../support/users.ts'
 
-const attack = attackIn(labMissing)
-
-const PUBLIC = '93.184.216.34'
-const EVIL = '93.184.216.66'
-const REAL_KEY = 'sk-real-key-of-the-user-0123456789'
-const FOREIGN_KEY = 'sk-attackers-own-key-9876543210'
 const STRAY = 'stray-secret-of-the-shell-42'
 
 const ALLOWED = ['good.test', 'limited.test', 'key.test', 'a.wild.test', 'xn--bcher-kva.test', 'other.test']
@@ -48,14 +56,6 @@ async function makeStage(as: As): Promise<Stage> {
   return stage
 }
 
-const rule = (stage: Stage, host: string, more: object = {}): object => ({
-  host,
-  ca: join(stage.root, 'ca.pem'),
-  ...more,
-})
-
-const KEY = { name: 'key', kind: 'header', header: 'x-api-key', source: 'env:REAL_KEY', env: 'API_KEY' }
-
 const spec = (stage: Stage): Record<string, unknown> => ({
   network: [
     rule(stage, 'good.test'),
@@ -69,26 +69,8 @@ const spec = (stage: Stage): Record<string, unknown> => ({
   upload: { perRequest: '64KiB', perMinute: '100MiB', perSession: '100MiB' },
 })
 
-const head = (lines: string): string => lines.replaceAll('\n', '\r\n')
-const get = (name: string, url: string, more: object = {}): Step => ({ name, op: 'http', url, ...more })
-const connect = (name: string, target: string): Step => ({
-  name,
-  op: 'proxy',
-  send: head(`CONNECT ${target} HTTP/1.1\nhost: ${target}\n\n`),
-  wait: 1500,
-})
-const raw = (name: string, send: unknown, more: object = {}): Step => ({
-  name,
-  op: 'tls',
-  host: 'good.test',
-  port: 443,
-  send,
-  wait: 1500,
-  ...more,
-})
 const request = (name: string, lines: string, more: object = {}): Step =>
-  raw(name, head(`${lines}\nconnection: close\n\n`), more)
-const sh = (name: string, cmd: string): Step => ({ name, op: 'sh', cmd, timeout: 15_000 })
+  raw(name, head(`${lines}\nconnection: close\n\n`), 'good.test', more)
 
 const SPELLINGS = [
   'good.test\ttab',
@@ -215,7 +197,7 @@ const attempts = (stage: Stage): (Step | Step[])[] => [
       head(
         'GET /v2/socket HTTP/1.1\nhost: limited.test\nconnection: upgrade\nupgrade: websocket\nsec-websocket-version: 13\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\n\n',
       ),
-      { host: 'limited.test' },
+      'limited.test',
     ),
     request('headers many', `GET /many HTTP/1.1\nhost: good.test\n${many(400)}`),
     request('headers big', `GET /big HTTP/1.1\nhost: good.test\nx-big: ${'b'.repeat(100_000)}`),

@@ -5,19 +5,16 @@ import { connect } from 'node:net'
 import { join } from 'node:path'
 import { after } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { claimAddress, labMissing, packetsOut } from '../support/lab.ts'
-import { attackIn, once } from '../support/case.ts'
+import { claimAddress, packetsOut } from '../support/lab.ts'
+import { once } from '../support/case.ts'
 import { clientHello, extension, serverName } from '../support/client-hello.ts'
 import { recordDns } from '../support/dns.ts'
+import { attack, EVIL, FOREIGN_KEY, get, head, PUBLIC, REAL_KEY, rule } from '../support/net-stage.ts'
 import { eventually } from '../support/processes.ts'
 import { describe, Stage, type Step } from '../support/stage.ts'
 import { type Answer, serveHttps, serveTcp, settle } from '../support/upstream.ts'
 import type { As } from '../support/users.ts'
 
-const attack = attackIn(labMissing)
-
-const PUBLIC = '93.184.216.34'
-const EVIL = '93.184.216.66'
 const EDGE = '100.63.255.254'
 const METADATA = '169.254.169.254'
 /** Addresses that no rule without a pin may lead to. */
@@ -35,8 +32,6 @@ const FORBIDDEN = [
 ]
 /** Where every session's explicit proxy listens, inside. */
 const PROXY_PORT = 61_880
-const REAL_KEY = 'sk-real-key-of-the-user-0123456789'
-const FOREIGN_KEY = 'sk-attackers-own-key-9876543210'
 
 /** The world outside: made once, watched by all tests. */
 const world = once(async () => {
@@ -86,12 +81,6 @@ async function makeStage(as: As): Promise<Stage> {
   return stage
 }
 
-const rule = (stage: Stage, host: string, more: object = {}): object => ({
-  host,
-  ca: join(stage.root, 'ca.pem'),
-  ...more,
-})
-
 /** The profile of most tests. */
 async function spec(stage: Stage): Promise<Record<string, unknown>> {
   const { pinned } = await world(null)
@@ -134,8 +123,6 @@ async function watching<T>(
   }
 }
 
-const head = (lines: string): string => lines.replaceAll('\n', '\r\n')
-const get = (name: string, url: string, more: object = {}): Step => ({ name, op: 'http', url, ...more })
 const raw = (name: string, send: unknown, more: object = {}): Step => ({
   name,
   op: 'tls',

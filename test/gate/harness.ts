@@ -5,7 +5,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { connect as connectTcp, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { connect as connectTls } from 'node:tls'
+import { connect as connectTls, type ConnectionOptions, type TLSSocket } from 'node:tls'
 import type { FactBody, FactKind } from '../../src/audit/fact.ts'
 import { createGate, type Gate, type GateOptions } from '../../src/gate/gate.ts'
 import type { BoundPorts } from '../../src/gate/options.ts'
@@ -159,15 +159,20 @@ export async function rawTls(
   bytes: string | Buffer,
   quietMs = 400,
 ): Promise<string> {
+  return await talk(await tlsTo(bench, host), 'secureConnect', bytes, quietMs)
+}
+
+/** A TLS client that asked for `host` and is on its way there through the redirect. */
+export async function tlsTo(bench: Bench, host: string, options: ConnectionOptions = {}): Promise<TLSSocket> {
   const { addresses } = await bench.lookup(host)
   bench.aim(addresses[0] ?? host, 443)
-  const socket = connectTls({
+  return connectTls({
     host: '127.0.0.1',
     port: bench.ports.tcp,
     servername: host,
     ca: bench.gate.caPem,
+    ...options,
   })
-  return await talk(socket, 'secureConnect', bytes, quietMs)
 }
 
 /** The same in the clear, to where `aim` points. */

@@ -4,10 +4,10 @@ import { connect as connectHttp2 } from 'node:http2'
 import type { AddressInfo, Socket } from 'node:net'
 import { after, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { connect as connectTls, createServer as createTlsServer, type TLSSocket } from 'node:tls'
+import { createServer as createTlsServer } from 'node:tls'
 import { gzipSync } from 'node:zlib'
 import type { CredentialPlan } from '../../src/profile/plan.ts'
-import { type Bench, planOf, rawTls, rule, startBench, testCa } from './harness.ts'
+import { type Bench, planOf, rawTls, rule, startBench, testCa, tlsTo } from './harness.ts'
 
 const HOST = 'api.example.com'
 const SECRET = 'sk-real-0123456789abcdefghij'
@@ -192,20 +192,8 @@ test('a header called like something of JavaScript’s own arrives as it was sen
   const bench = await against((socket) =>
     socket.write(ok('hello', 'constructor: mine\r\n__proto__: mine too\r\n')),
   )
-  const { addresses } = await bench.lookup(HOST)
-  bench.aim(addresses[0] ?? '', 443)
-  const socket = await new Promise<TLSSocket>((resolve) => {
-    const opened = connectTls(
-      {
-        host: '127.0.0.1',
-        port: bench.ports.tcp,
-        servername: HOST,
-        ca: bench.gate.caPem,
-        ALPNProtocols: ['h2'],
-      },
-      () => resolve(opened),
-    )
-  })
+  const socket = await tlsTo(bench, HOST, { ALPNProtocols: ['h2'] })
+  await new Promise((resolve) => socket.once('secureConnect', resolve))
   const session = connectHttp2(`https://${HOST}`, { createConnection: () => socket })
   const stream = session.request({ ':path': '/' })
   const headers = await new Promise<Record<string, unknown>>((resolve) => stream.once('response', resolve))
@@ -215,15 +203,7 @@ test('a header called like something of JavaScript’s own arrives as it was sen
 
 test('N-22: a client cannot renegotiate', async () => {
   const bench = await against((socket) => socket.write(ok('hello')))
-  const { addresses } = await bench.lookup(HOST)
-  bench.aim(addresses[0] ?? '', 443)
-  const socket = connectTls({
-    host: '127.0.0.1',
-    port: bench.ports.tcp,
-    servername: HOST,
-    ca: bench.gate.caPem,
-    maxVersion: 'TLSv1.2',
-  })
+  const socket = await tlsTo(bench, HOST, { maxVersion: 'TLSv1.2' })
   await new Promise((resolve) => socket.once('secureConnect', resolve))
   const outcome = await new Promise<string>((resolve) => {
     socket.once('error', (error) => resolve(`error ${(error as { code?: string }).code}`))

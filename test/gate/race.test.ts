@@ -3,10 +3,9 @@ import assert from 'node:assert/strict'
 import { connect as connectHttp2 } from 'node:http2'
 import { connect as connectTcp, createServer, type AddressInfo } from 'node:net'
 import { after, test } from 'node:test'
-import { connect as connectTls } from 'node:tls'
 import { startUpstream } from '../fixtures/servers/upstream.ts'
 import { dnsQuery } from '../fixtures/servers/dns-message.ts'
-import { type Bench, planOf, rule, startBench, testCa, until } from './harness.ts'
+import { type Bench, planOf, rule, startBench, testCa, tlsTo, until } from './harness.ts'
 
 const HOST = 'api.example.com'
 const upstream = await startUpstream({ tls: testCa.issue([HOST]), http2: true })
@@ -35,15 +34,7 @@ const planAt = (port: number) =>
   planOf([rule({ host: HOST, clearance: 'internal', connect: { address: '127.0.0.1', port } })])
 
 async function clientOf(bench: Bench, alpn: string) {
-  const { addresses } = await bench.lookup(HOST)
-  bench.aim(addresses[0] ?? '', 443)
-  const socket = connectTls({
-    host: '127.0.0.1',
-    port: bench.ports.tcp,
-    servername: HOST,
-    ca: bench.gate.caPem,
-    ALPNProtocols: [alpn],
-  })
+  const socket = await tlsTo(bench, HOST, { ALPNProtocols: [alpn] })
   socket.on('error', () => undefined)
   return socket
 }

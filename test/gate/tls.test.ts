@@ -3,10 +3,10 @@ import assert from 'node:assert/strict'
 import { X509Certificate } from 'node:crypto'
 import type { AddressInfo, Socket } from 'node:net'
 import { after, test } from 'node:test'
-import { connect as connectTls, createServer, type TlsOptions } from 'node:tls'
+import { createServer, type TlsOptions } from 'node:tls'
 import { native } from '../../src/lib/native.ts'
 import { clientHello, extension, serverName } from '../support/client-hello.ts'
-import { type Bench, planOf, rawTcp, rule, startBench } from './harness.ts'
+import { type Bench, planOf, rawTcp, rule, startBench, tlsTo } from './harness.ts'
 
 const HOST = 'api.example.com'
 const HOUR = 3600
@@ -71,14 +71,7 @@ test('a tunnel without inspection goes to no server with a certificate from tomo
 
 test('what the gate presents is valid already, for clients with a slow clock too', async () => {
   const { bench } = await inFrontOf(leaf(-1, 1))
-  const { addresses } = await bench.lookup(HOST)
-  bench.aim(addresses[0] ?? '', 443)
-  const socket = connectTls({
-    host: '127.0.0.1',
-    port: bench.ports.tcp,
-    servername: HOST,
-    ca: bench.gate.caPem,
-  })
+  const socket = await tlsTo(bench, HOST)
   await new Promise((resolve) => socket.once('secureConnect', resolve))
   for (const text of [bench.gate.caPem, socket.getPeerX509Certificate()?.toString() ?? '']) {
     const certificate = new X509Certificate(text)
@@ -138,15 +131,7 @@ test('an address as server name is no name', async () => {
 
 test('a client that agrees on no protocol of ours ends in the handshake', async () => {
   const { bench, heard } = await inFrontOf(leaf(-1, 1))
-  const { addresses } = await bench.lookup(HOST)
-  bench.aim(addresses[0] ?? '', 443)
-  const socket = connectTls({
-    host: '127.0.0.1',
-    port: bench.ports.tcp,
-    servername: HOST,
-    ca: bench.gate.caPem,
-    ALPNProtocols: ['imap'],
-  })
+  const socket = await tlsTo(bench, HOST, { ALPNProtocols: ['imap'] })
   const outcome = await new Promise<string>((resolve) => {
     socket.once('secureConnect', () => resolve('connected'))
     socket.once('error', (error) => resolve((error as { code?: string }).code ?? ''))

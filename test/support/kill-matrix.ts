@@ -6,7 +6,7 @@ import assert from 'node:assert/strict'
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { eventually, processesWith } from './processes.ts'
+import { commandOf, eventually, processesWith } from './processes.ts'
 import { describe, type SessionRan, type Stage } from './stage.ts'
 import type { Upstream } from './upstream.ts'
 
@@ -172,8 +172,6 @@ function childrenOf(pid: number): number[] {
     .filter((name) => Number(text(`/proc/${name}/stat`).split(') ').at(-1)?.split(' ')[1]) === pid)
     .map(Number)
 }
-
-const commandOf = (pid: number): string => text(`/proc/${pid}/cmdline`)
 
 function text(path: string): string {
   try {

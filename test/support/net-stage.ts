@@ -21,7 +21,7 @@ import type { As } from './users.ts'
 
 export const attack = attackIn(labMissing)
 
-const PUBLIC = '93.184.216.34'
+export const PUBLIC = '93.184.216.34'
 export const EVIL = '93.184.216.66'
 export const REAL_KEY = 'sk-real-key-of-the-user-0123456789'
 export const FOREIGN_KEY = 'sk-attackers-own-key-9876543210'
@@ -134,6 +134,13 @@ export const get = (name: string, url: string, more: object = {}): Step => ({
 })
 export const post = (name: string, url: string, body: string, headers: object = {}): Step =>
   get(name, url, { method: 'POST', body, headers })
+/** A CONNECT to the explicit proxy. */
+export const connect = (name: string, target: string): Step => ({
+  name,
+  op: 'proxy',
+  send: head(`CONNECT ${target} HTTP/1.1\nhost: ${target}\n\n`),
+  wait: 1500,
+})
 /** Bytes over TLS to a host, as they are. */
 export const raw = (name: string, send: unknown, host = 'good.test', more: object = {}): Step => ({
   name,

@@ -9,6 +9,19 @@ export function processesWith(marker: string): readonly number[] {
     .map(Number)
 }
 
+/** The command line of a process, its words ended by NUL; empty when it is gone. */
+export function commandOf(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'latin1')
+  } catch {
+    return ''
+  }
+}
+
+/** Host pids of the daemon of a stage, or of other processes that its state directory keeps running. */
+export const daemonsOf = ({ ambitHome }: { readonly ambitHome: string }, what = /ambitd\.cjs/): number[] =>
+  processesWith(ambitHome).filter((pid) => what.test(commandOf(pid)))
+
 /** Kills them, each by its pid. */
 export function endProcesses(marker: string): void {
   for (const pid of processesWith(marker)) {

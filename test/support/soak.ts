@@ -7,7 +7,7 @@ import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Footprint, footprintOf, mountCount, sizeBelow } from './footprint.ts'
-import { processesWith } from './processes.ts'
+import { commandOf, processesWith } from './processes.ts'
 import { describe, type Stage } from './stage.ts'
 
 /** Files written, read, renamed and removed; a program started; a request made; again and again. */
@@ -119,14 +119,6 @@ function oldestSession(stage: Stage): { id: string; pid: number } {
   const id = readdirSync(dir).toSorted()[0] ?? ''
   const told = JSON.parse(readFileSync(join(dir, id, 'session.json'), 'utf8')) as { pid?: number }
   return { id, pid: told.pid ?? 0 }
-}
-
-function commandOf(pid: number): string {
-  try {
-    return readFileSync(`/proc/${pid}/cmdline`, 'latin1')
-  } catch {
-    return ''
-  }
 }
 
 /** The record grows with the work and no faster, and nothing else of a session that ended stays. */
