@@ -6,32 +6,22 @@ import { type Socket, connect } from 'node:net'
 import { join } from 'node:path'
 import { after } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { claimAddress, labMissing } from '../support/lab.ts'
+import { labMissing } from '../support/lab.ts'
 import { attackIn, once } from '../support/case.ts'
-import { recordDns } from '../support/dns.ts'
+import { attack, goodHost } from '../support/net-stage.ts'
 import { daemonsOf, eventually } from '../support/processes.ts'
 import { describe, Stage } from '../support/stage.ts'
-import { serveHttps } from '../support/upstream.ts'
 import { account, type As, identity } from '../support/users.ts'
-
-const attack = attackIn(labMissing)
-const PUBLIC = '93.184.216.34'
 
 /** When each request arrived. */
 const times = new Map<string, number>()
 
 const world = once(async () => {
-  claimAddress(PUBLIC)
-  const dns = await recordDns()
-  dns.zone.set('good.test', [PUBLIC])
-  return await serveHttps(['good.test'], {
-    address: PUBLIC,
-    port: 443,
-    answer: (request, response) => {
-      times.set(request.url, performance.now())
-      response.end('hello')
-    },
+  const { good } = await goodHost((request, response) => {
+    times.set(request.url, performance.now())
+    response.end('hello')
   })
+  return good
 })
 
 after(() => setTimeout(() => process.exit(), 100).unref())

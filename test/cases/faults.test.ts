@@ -16,34 +16,23 @@ import {
 import { basename, join } from 'node:path'
 import { after } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { claimAddress, labMissing, packetsOut } from '../support/lab.ts'
-import { attackIn, once } from '../support/case.ts'
-import { recordDns } from '../support/dns.ts'
+import { packetsOut } from '../support/lab.ts'
+import { once } from '../support/case.ts'
+import { attack, goodHost } from '../support/net-stage.ts'
 import { commandOf, eventually, processesWith } from '../support/processes.ts'
 import { describe, Stage, type Step } from '../support/stage.ts'
-import { serveHttps, settle } from '../support/upstream.ts'
+import { settle } from '../support/upstream.ts'
 import { account, type As } from '../support/users.ts'
-
-const attack = attackIn(labMissing)
-const PUBLIC = '93.184.216.34'
 
 /** Called with each request before it is answered. */
 const onRequest = new Set<(url: string) => void>()
 
-const world = once(async () => {
-  claimAddress(PUBLIC)
-  const dns = await recordDns()
-  dns.zone.set('good.test', [PUBLIC])
-  const good = await serveHttps(['good.test'], {
-    address: PUBLIC,
-    port: 443,
-    answer: (request, response) => {
-      for (const listener of onRequest) listener(request.url)
-      response.end('hello')
-    },
-  })
-  return { dns, good }
-})
+const world = once(() =>
+  goodHost((request, response) => {
+    for (const listener of onRequest) listener(request.url)
+    response.end('hello')
+  }),
+)
 
 after(() => setTimeout(() => process.exit(), 100).unref())
 

@@ -2,28 +2,18 @@
 import assert from 'node:assert/strict'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { claimAddress, labMissing } from './lab.ts'
-import { attackIn, once } from './case.ts'
-import { recordDns } from './dns.ts'
+import { once } from './case.ts'
 import { killOnce, type Step, type Victim } from './kill-matrix.ts'
+import { attack, goodHost } from './net-stage.ts'
 import { Stage } from './stage.ts'
-import { serveHttps } from './upstream.ts'
 import type { As } from './users.ts'
 
-const attack = attackIn(labMissing)
-const PUBLIC = '93.184.216.34'
 /** How long an answer takes: the time in which a request is in flight. */
 const HELD_MS = 300
 
 const world = once(async () => {
-  claimAddress(PUBLIC)
-  const dns = await recordDns()
-  dns.zone.set('good.test', [PUBLIC])
-  return await serveHttps(['good.test'], {
-    address: PUBLIC,
-    port: 443,
-    answer: (_, response) => void setTimeout(() => response.end('hello'), HELD_MS),
-  })
+  const { good } = await goodHost((_, response) => void setTimeout(() => response.end('hello'), HELD_MS))
+  return good
 })
 
 const stageOf = once(async (as: As) => {

@@ -54,6 +54,17 @@ const answer: Answer = (request, response) => {
   else response.end('hello')
 }
 
+/** The smallest internet: one public address that serves `hosts`, and a resolver that knows them. */
+export async function goodHost(
+  answer?: Answer,
+  hosts: readonly string[] = ['good.test'],
+): Promise<{ dns: DnsRecorder; good: Upstream }> {
+  claimAddress(PUBLIC)
+  const dns = await recordDns()
+  for (const host of hosts) dns.zone.set(host, [PUBLIC])
+  return { dns, good: await serveHttps(hosts, { address: PUBLIC, port: 443, ...(answer && { answer }) }) }
+}
+
 /** Made once a test file. */
 export const world = once<null, World>(async () => {
   for (const address of [PUBLIC, EVIL]) claimAddress(address)
