@@ -41,18 +41,10 @@ export interface OcsfEvent {
 
 /** The event of `fact`, which will be entry `index` of the log. Pure. */
 export function toEvent(fact: Fact, origin: Origin, context: EventContext, index: number): OcsfEvent {
-  const { class_uid, activity_id, severity, effect, ambit, attributes, message, status } = mapFact(fact)
+  const mapped = mapFact(fact)
+  const { effect, ambit } = mapped
   return {
-    class_uid,
-    category_uid: Math.floor(class_uid / 1000),
-    activity_id,
-    type_uid: class_uid * 100 + activity_id,
-    severity_id: severity ?? (effect === 'deny' ? 3 : 1),
-    time: fact.t,
-    message: message.slice(0, 300),
-    ...(status === undefined ? {} : { status_id: status === 'failure' ? 2 : 1 }),
-    ...control(effect),
-    ...attributes,
+    ...whatHappened(mapped, fact.t),
     actor: actorOf(context, origin.session),
     device: deviceOf(context),
     ...policyOf(context),
@@ -98,6 +90,25 @@ const deviceOf = ({ device }: EventContext): Record<string, unknown> => ({
   os: { name: 'Linux', type_id: 200 },
 })
 
+/** The part of an event that its fact alone decides; the same order of fields in both forms. */
+function whatHappened(
+  { class_uid, activity_id, severity, effect, attributes, message, status }: ReturnType<typeof mapFact>,
+  time: number,
+) {
+  return {
+    class_uid,
+    category_uid: Math.floor(class_uid / 1000),
+    activity_id,
+    type_uid: class_uid * 100 + activity_id,
+    severity_id: severity ?? (effect === 'deny' ? 3 : 1),
+    time,
+    message: message.slice(0, 300),
+    ...(status === undefined ? null : { status_id: status === 'failure' ? 2 : 1 }),
+    ...control(effect),
+    ...attributes,
+  }
+}
+
 const policyOf = ({ start }: EventContext): Record<string, unknown> =>
   start ? { policy: { name: start.profile, uid: start.planDigest } } : {}
 
@@ -121,24 +132,13 @@ export class EventEncoder {
 
   /** `journal` is one of ours and `offset` and `index` are whole numbers: they need no escaping. */
   encode(fact: Fact, { journal, offset }: Omit<Origin, 'session'>, index: number): Buffer {
-    const { class_uid, activity_id, severity, effect, ambit, attributes, message, status } = mapFact(fact)
-    const head = {
-      class_uid,
-      category_uid: Math.floor(class_uid / 1000),
-      activity_id,
-      type_uid: class_uid * 100 + activity_id,
-      severity_id: severity ?? (effect === 'deny' ? 3 : 1),
-      time: fact.t,
-      message: message.slice(0, 300),
-      ...(status === undefined ? null : { status_id: status === 'failure' ? 2 : 1 }),
-      ...control(effect),
-      ...attributes,
-    }
+    const mapped = mapFact(fact)
+    const { effect, ambit } = mapped
     const rule = ambit.rule ? `"firewall_rule":{"uid":${JSON.stringify(ambit.rule)}},` : ''
     const more = JSON.stringify(ambit).slice(1)
     const session = this.#session
     const bytes = Buffer.from(
-      `${JSON.stringify(head).slice(0, -1)},${this.#party},${rule}"metadata":{"version":"1.8.0",${CONSTANT},` +
+      `${JSON.stringify(whatHappened(mapped, fact.t)).slice(0, -1)},${this.#party},${rule}"metadata":{"version":"1.8.0",${CONSTANT},` +
         `"uid":"${session}:${journal}:${offset}","sequence":${index},"correlation_uid":"${session}"},` +
         `"ambit":{"session":"${session}","kind":"${fact.k}","journal":"${journal}","offset":${offset},` +
         `"monotonic":${fact.m},"profile":${this.#profile},"decision":${effect ? `"${effect}"` : 'null'}` +

@@ -44,6 +44,14 @@ const FILES: Readonly<Record<string, string>> = {
   'agent.cfg': '',
 }
 
+const AGENT_CONFIGURATION = [
+  '.claude/settings.local.json',
+  '.gemini/settings.json',
+  '.codex/hooks.json',
+  '.cursor/hooks.json',
+  '.github/agents/a.agent.md',
+  'a/b/c/d/e/.claude/settings.json',
+]
 const sh = (name: string, cmd: string): Step => ({ name, op: 'sh', cmd })
 const text = (path: string): string => (existsSync(path) ? readFileSync(path, 'utf8') : '')
 const inProject = (stage: Stage, ...paths: string[]): boolean =>
@@ -104,25 +112,8 @@ const PUBLISHED: Readonly<Record<string, Published>> = {
   },
   'V-12': {
     title: 'writes no configuration of five agents, there or not (CBSE)',
-    steps: writes(
-      'V-12',
-      '.claude/settings.local.json',
-      '.gemini/settings.json',
-      '.codex/hooks.json',
-      '.cursor/hooks.json',
-      '.github/agents/a.agent.md',
-      'a/b/c/d/e/.claude/settings.json',
-    ),
-    harmed: (stage) =>
-      inProject(
-        stage,
-        '.claude/settings.local.json',
-        '.gemini/settings.json',
-        '.codex/hooks.json',
-        '.cursor/hooks.json',
-        '.github/agents/a.agent.md',
-        'a/b/c/d/e/.claude/settings.json',
-      ),
+    steps: writes('V-12', ...AGENT_CONFIGURATION),
+    harmed: (stage) => inProject(stage, ...AGENT_CONFIGURATION),
   },
   'V-17': {
     title:
