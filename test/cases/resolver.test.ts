@@ -3,16 +3,23 @@ import assert from 'node:assert/strict'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after } from 'node:test'
-import { once } from '../support/case.ts'
-import { packetsOut } from '../support/lab.ts'
-import { attack, goodHost, PUBLIC } from '../support/net-stage.ts'
+import { attackIn, once } from '../support/case.ts'
+import { recordDns } from '../support/dns.ts'
+import { claimAddress, labMissing, packetsOut } from '../support/lab.ts'
 import { describe, Stage } from '../support/stage.ts'
+import { serveHttps } from '../support/upstream.ts'
+
+const attack = attackIn(labMissing)
+const PUBLIC = '93.184.216.34'
 
 const world = once(async () => {
-  const { dns, good } = await goodHost(undefined, ['good.test', 'wordy.test'])
+  claimAddress(PUBLIC)
+  const dns = await recordDns()
+  dns.zone.set('good.test', [PUBLIC])
   // More private addresses than anybody has, and the one that may be dialled at the end.
   dns.zone.set('wordy.test', [...Array.from({ length: 26 }, (_, i) => `10.0.0.${i + 1}`), PUBLIC])
   dns.silent.add('silent.test')
+  const good = await serveHttps(['good.test', 'wordy.test'], { address: PUBLIC, port: 443 })
   return { dns, good }
 })
 
