@@ -29,7 +29,7 @@ export interface LaunchInput {
   readonly host: HostSystem
   /** The directory that `writeEtc` filled. */
   readonly etc: string
-  readonly tools: { readonly bwrap: string; readonly nft: string }
+  readonly tools: { readonly bwrap: string }
 }
 
 export const HOSTNAME = 'ambit'

@@ -41,10 +41,7 @@ async function nativeParts(): Promise<Probe> {
   return works('native parts', 'ambit-launch and ambit-view are built')
 }
 
-const tools = (): Promise<Probe>[] => [
-  tool('bubblewrap', 'bwrap', 'bubblewrap'),
-  tool('nftables', 'nft', 'nftables'),
-]
+const tools = (): Promise<Probe>[] => [tool('bubblewrap', 'bwrap', 'bubblewrap')]
 
 async function tool(name: string, program: string, packageName: string): Promise<Probe> {
   const path = lookForTool(program)

@@ -6,7 +6,7 @@ export interface LaunchSpec {
   readonly version: 1
   readonly session: string
   /** Absolute paths of the host tools. */
-  readonly tools: { readonly bwrap: string; readonly nft: string }
+  readonly tools: { readonly bwrap: string }
   /** Host uid and gid that the agent's processes have. The caller's own; a dedicated non-zero one when root calls. */
   readonly host: { readonly uid: number; readonly gid: number }
   /** What the agent sees as its own uid and gid. */

@@ -117,13 +117,9 @@ class OsWorld implements World {
     const exit = await this.exited
     if (error instanceof AmbitError) return error
     const seen = exit.kind === 'failed' ? exit : failed(what, messageOf(error))
-    const missing =
-      /not (installed|found)|No such file/.test(seen.why) && /bwrap|nft/.exec(seen.what + seen.why)
+    const missing = /not (installed|found)|No such file/.test(seen.why) && /bwrap/.test(seen.what + seen.why)
     const remedy =
-      seen.remedy ??
-      (missing
-        ? installHint(missing[0] === 'nft' ? 'nftables' : 'bubblewrap')
-        : 'ambit doctor says what this machine lacks')
+      seen.remedy ?? (missing ? installHint('bubblewrap') : 'ambit doctor says what this machine lacks')
     return new AmbitError(
       missing ? 'ERR_RUNTIME_MISSING' : 'ERR_RUNTIME_FAILED',
       seen.what,

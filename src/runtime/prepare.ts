@@ -41,7 +41,7 @@ export interface PreparedLaunch {
 export function prepareLaunch(request: LaunchRequest): PreparedLaunch {
   const { agent, env } = request
   refuseSockets(request.plan)
-  const tools = { bwrap: findTool('bwrap', 'bubblewrap'), nft: findTool('nft', 'nftables') }
+  const tools = { bwrap: findTool('bwrap', 'bubblewrap') }
   const caller = userInfo()
   const owner = sessionOwner({ uid: caller.uid, gid: caller.gid }, agent.name, request.project)
   const adapter = adapterFor(agent)

@@ -76,7 +76,7 @@ const find = (name: string): string =>
 
 export function drive(scenario: Scenario): Result {
   const driver = new URL('drive.py', import.meta.url)
-  const tools = { bwrap: find('bwrap'), nft: find('nft') }
+  const tools = { bwrap: find('bwrap') }
   const input = JSON.stringify({ launch: launcher, tools, ...scenario })
   const done = spawnSync('python3', ['-c', READ_DRIVER, driver.pathname], {
     input,

@@ -10,7 +10,6 @@ test('every primitive is reported with how it was found, and a remedy where it l
   for (const name of [
     'bubblewrap',
     'user namespaces',
-    'nftables',
     'network redirect',
     'FUSE',
     'Landlock',

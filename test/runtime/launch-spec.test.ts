@@ -88,7 +88,7 @@ function input(change: Partial<LaunchInput> = {}): LaunchInput {
       java: false,
       truststores: [],
     },
-    tools: { bwrap: '/usr/bin/bwrap', nft: '/usr/sbin/nft' },
+    tools: { bwrap: '/usr/bin/bwrap' },
     ...change,
   }
 }

@@ -18,6 +18,7 @@ mod landlock;
 mod limits;
 mod namespaces;
 mod net;
+mod netfilter;
 mod pidfd;
 mod probe;
 mod process_memory;

@@ -1,15 +1,13 @@
 //! The session's network: every address is local, every TCP stream and DNS query lands on sockets that the gate
 //! holds. There is no interface but `lo`, so a mistake here ends in silence, never in a route out.
-use std::io::{self, Write};
+use std::io;
 use std::mem::{size_of, zeroed};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::process::{Child, Command, Stdio};
 
-use crate::failure::{Context, Failure, Result};
+use crate::failure::{Context, Result};
 use crate::spec::Ports;
-use crate::stage::Tool;
-use crate::sys;
+use crate::{netfilter, sys};
 
 const BACKLOG: libc::c_int = 4096;
 
@@ -21,13 +19,15 @@ pub struct GateSockets {
     pub proxy: OwnedFd,
 }
 
-/// Wires this (fresh) network namespace. The sockets stand before anything else can run in it and take their ports;
-/// the rules are there once `Rules::loaded` says so.
-pub fn wire(ports: Ports, nft: &Tool) -> Result<(GateSockets, Rules)> {
+/// Wires this (fresh) network namespace. The sockets stand before anything else can run in it and take their ports.
+pub fn wire(ports: Ports) -> Result<GateSockets> {
     raise_loopback().context("raising lo")?;
     make_everything_local().context("adding the local route")?;
     let sockets = listen(ports).context("opening the gate's sockets")?;
-    Ok((sockets, redirect(ports, nft)?))
+    netfilter::load(ports)
+        .context("loading the network rules")
+        .map_err(|failure| failure.remedy("the kernel needs nf_tables with NAT"))?;
+    Ok(sockets)
 }
 
 /// All on loopback: that is where the redirect delivers, and a UDP answer must leave from the address to which the
@@ -133,67 +133,4 @@ fn acknowledged(request: &RouteRequest) -> io::Result<()> {
         (true, error) => Err(io::Error::from_raw_os_error(-error)),
         _ => Err(io::Error::other("rtnetlink did not acknowledge")),
     }
-}
-
-/// NAT delivers; the filter behind it refuses, fast and audibly, whatever NAT does not deliver.
-fn rules(ports: Ports) -> String {
-    let Ports { tcp, dns, .. } = ports;
-    format!(
-        "table ip ambit {{
-  chain deliver {{
-    type nat hook output priority -100; policy accept;
-    ip daddr 127.0.0.0/8 return
-    udp dport 53 redirect to :{dns}
-    tcp dport 53 redirect to :{dns}
-    meta l4proto tcp redirect to :{tcp}
-  }}
-  chain refuse {{
-    type filter hook output priority 0; policy drop;
-    ct state established,related accept
-    ip daddr 127.0.0.0/8 accept
-    meta l4proto udp reject with icmp type port-unreachable
-    reject with icmp type admin-prohibited
-  }}
-}}
-table ip6 ambit {{
-  chain refuse {{
-    type filter hook output priority 0; policy drop;
-    ct state established,related accept
-    ip6 daddr ::1 accept
-    reject with icmpv6 type admin-prohibited
-  }}
-}}
-"
-    )
-}
-
-const LOADING: &str = "loading the network rules";
-
-/// The rules on their way into the kernel: the view starts meanwhile, and nothing else is in this namespace yet.
-pub struct Rules(Child);
-
-impl Rules {
-    /// Waits until they hold. Nothing of the agent's may run before.
-    pub fn loaded(self) -> Result<()> {
-        let done = self.0.wait_with_output().context(LOADING)?;
-        if done.status.success() {
-            return Ok(());
-        }
-        Err(Failure::new(LOADING, String::from_utf8_lossy(&done.stderr).trim())
-            .remedy("the kernel needs nf_tables with NAT"))
-    }
-}
-
-fn redirect(ports: Ports, nft: &Tool) -> Result<Rules> {
-    let mut child = Command::new(nft.path())
-        .args(["-f", "-"])
-        .env_clear()
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context(LOADING)?;
-    let input = child.stdin.take();
-    input.map_or(Ok(()), |mut input| input.write_all(rules(ports).as_bytes())).context(LOADING)?;
-    Ok(Rules(child))
 }

@@ -96,9 +96,8 @@ fn enter() -> Result<()> {
 }
 
 fn redirect() -> Result<()> {
-    let nft = Tool::open(&find("nft")?)?;
     enter()?;
-    net::wire(Ports { tcp: 1080, dns: 1053, proxy: 3128 }, &nft).and_then(|(_, rules)| rules.loaded())
+    net::wire(Ports { tcp: 1080, dns: 1053, proxy: 3128 }).map(drop)
 }
 
 fn bubblewrap() -> Result<()> {

@@ -9,7 +9,6 @@ use crate::cell_end::{self, Built, Cell, Stdio};
 use crate::control::{Control, ControlState, Ending, Event, Order, Orders, State};
 use crate::failure::{Context, Failure, Result};
 use crate::limits;
-use crate::net::Rules;
 use crate::pty::{self, RawTerminal};
 use crate::relay::Relay;
 use crate::sensor::Sensor;
@@ -31,12 +30,11 @@ enum End {
     Killed,
 }
 
-pub fn run(world: World, rules: Rules, control: &Control) -> Result<()> {
+pub fn run(world: World, control: &Control) -> Result<()> {
     let mut orders = Orders::default();
     if !wait_for(Order::Build, &world, control, &mut orders)? {
         return Ok(());
     }
-    rules.loaded()?;
     let Built { mut cell, stdio, listener } =
         cell_end::build(&world.spec, &world.stage, &world.tools, control, &mut orders)?;
     let sensor = Sensor::new(listener, world.journal.clone(), world.bell.clone())

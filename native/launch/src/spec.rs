@@ -33,7 +33,6 @@ pub struct LaunchSpec {
 #[serde(deny_unknown_fields)]
 pub struct Tools {
     pub bwrap: PathBuf,
-    pub nft: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]

@@ -36,7 +36,6 @@ impl Tool {
 
 pub struct Tools {
     pub bwrap: Tool,
-    pub nft: Tool,
 }
 
 /// Our private tmpfs inside the outer mount namespace.
@@ -103,7 +102,7 @@ fn make_seal(base: &Path, index: usize) -> io::Result<()> {
 }
 
 pub fn open_tools(spec: &LaunchSpec) -> Result<Tools> {
-    Ok(Tools { bwrap: Tool::open(&spec.tools.bwrap)?, nft: Tool::open(&spec.tools.nft)? })
+    Ok(Tools { bwrap: Tool::open(&spec.tools.bwrap)? })
 }
 
 /// True when the caller may give its processes another uid.

@@ -8,7 +8,7 @@ use ambit_shared::journal::Journal;
 use crate::alarm::{Alarms, Bell, alarms};
 use crate::control::{Control, Event};
 use crate::failure::{Context, Failure, Result};
-use crate::net::{GateSockets, Rules};
+use crate::net::GateSockets;
 use crate::spec::LaunchSpec;
 use crate::stage::{Stage, Tools};
 use crate::{fuse, namespaces, net, relay, rlimits, session, stage, sys};
@@ -38,7 +38,7 @@ pub fn run(path: &Path) -> i32 {
             return 125;
         }
     };
-    match open(path, &control).and_then(|(world, rules)| session::run(world, rules, &control)) {
+    match open(path, &control).and_then(|world| session::run(world, &control)) {
         Ok(()) => 0,
         Err(failure) => {
             control.fail(&failure);
@@ -47,7 +47,7 @@ pub fn run(path: &Path) -> i32 {
     }
 }
 
-fn open(path: &Path, control: &Control) -> Result<(World, Rules)> {
+fn open(path: &Path, control: &Control) -> Result<World> {
     die_with_parent()?;
     rlimits::raise_open_files().context("raising the limit of open files")?;
     // Blocked from here on in every thread; children get fresh masks at exec.
@@ -60,13 +60,13 @@ fn open(path: &Path, control: &Control) -> Result<(World, Rules)> {
     namespaces::enter(spec.host)?;
     let privileged = staged.is_some();
     let stage = staged.map_or_else(|| stage::as_user(&spec), Ok)?.seal(privileged)?;
-    let (sockets, rules) = net::wire(spec.ports, &tools.nft)?;
+    let sockets = net::wire(spec.ports)?;
     let fuse = fuse::mount(&stage.fuse_device(), &stage.fuse(), &spec.session)?;
     // Off only now: an undumpable process could not have written its own uid map.
     sys::prctl(libc::PR_SET_DUMPABLE, 0).context("making the launcher undumpable")?;
     hand_out(control, &sockets, &fuse)?;
     let (bell, alarms) = alarms()?;
-    Ok((World { spec, tools, stage, journal, signals, bell, alarms }, rules))
+    Ok(World { spec, tools, stage, journal, signals, bell, alarms })
 }
 
 /// Descriptors that the caller let through by mistake would otherwise travel up to the cell (C-36).
