@@ -8,7 +8,7 @@ import * as z from 'zod'
 import { errnoOf } from '../lib/errors.ts'
 import type { Fact } from './fact.ts'
 import { type Followed, Follower } from './follow.ts'
-import { readJournal } from './journal-reader.ts'
+import { MAGIC, readJournal } from './journal-reader.ts'
 import type { Head, Log } from './log.ts'
 import { replaceFile } from './log-files.ts'
 import type { Cursor, Cursors } from './log-state.ts'
@@ -283,6 +283,8 @@ export function isSealed(dir: string): boolean {
   return JOURNALS.every((name) => {
     const size = statSync(join(dir, 'journal', `${name}.wal`), { throwIfNoEntry: false })?.size ?? 0
     const cursor = seal[name] ?? START
-    return cursor.dead !== null || cursor.offset === size
+    // A cursor begins before the header, and a journal without a record leaves it there.
+    const empty = cursor.offset === 0 && size === MAGIC.length
+    return cursor.dead !== null || cursor.offset === size || empty
   })
 }

@@ -10,7 +10,7 @@ import { Log } from '../../src/audit/log.ts'
 import type { LogFiles } from '../../src/audit/log-files.ts'
 import { formatSignerKey, parseSignerKey } from '../../src/audit/note.ts'
 import { readEvents } from '../../src/audit/read.ts'
-import { Sequencer, readSeal } from '../../src/audit/sequencer.ts'
+import { Sequencer, isSealed, readSeal } from '../../src/audit/sequencer.ts'
 import { verifyLog } from '../../src/audit/verify.ts'
 import { FaultFiles } from './fault-files.ts'
 import { SAMPLES } from './samples.ts'
@@ -268,6 +268,20 @@ test('a sealed session leaves the state of the log; what is written after the se
     w.events().map(({ path }) => path),
     ['/1', '/other', '/2'],
   )
+  log.close()
+})
+
+test('a journal without a record does not keep its session from being sealed', async (t) => {
+  const w = world(t)
+  w.journal('s-a', 'run').append(remove('/1'))
+  const view = w.journal('s-a', 'view')
+  const { log, sequencer } = await w.open()
+  sequencer.follow('s-a')
+  assert.equal(isSealed(w.session('s-a')), false)
+  await sequencer.finish('s-a')
+  assert.equal(isSealed(w.session('s-a')), true)
+  view.append(remove('/late'))
+  assert.equal(isSealed(w.session('s-a')), false)
   log.close()
 })
 
