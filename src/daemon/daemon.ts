@@ -6,7 +6,8 @@ import { diskFiles } from '../audit/log-files.ts'
 import type { Log } from '../audit/log.ts'
 import { type Sequencer, isSealed } from '../audit/sequencer.ts'
 import { AmbitError, messageOf } from '../lib/errors.ts'
-import { type Paths, journalDir, memoryDir, sessionDir, sessionsDir } from '../lib/paths.ts'
+import { removeMemoryDir } from '../lib/memory-dir.ts'
+import { type Paths, journalDir, sessionDir, sessionsDir } from '../lib/paths.ts'
 import type { Book } from './book.ts'
 import { hasEnd, recordKill, recordLoss } from './loss.ts'
 import type { Args, Head, Order, SessionInfo, Status, Values } from './messages.ts'
@@ -258,8 +259,8 @@ export class Daemon {
   async #endLost(id: string, record: SessionRecord, killedBy?: string): Promise<void> {
     // They write to the journals that are about to be closed for good.
     killOrphans(this.#paths)
-    for (const dir of [join(this.#paths.run, 'sessions', id), memoryDir(id)])
-      fs.rmSync(dir, { recursive: true, force: true })
+    removeMemoryDir(id)
+    fs.rmSync(join(this.#paths.run, 'sessions', id), { recursive: true, force: true })
     if (!isDirectory(sessionDir(this.#paths, id))) return this.#forget(id)
     const said = hasEnd(journalDir(this.#paths, id))
     const sameBoot = birthOf(process.pid)?.split(':')[0] === record.born.split(':')[0]

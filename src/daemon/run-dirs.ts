@@ -2,7 +2,8 @@
 import * as fs from 'node:fs'
 import { join } from 'node:path'
 import { errnoOf } from '../lib/errors.ts'
-import { type Paths, memoryDir } from '../lib/paths.ts'
+import { removeMemoryDir } from '../lib/memory-dir.ts'
+import type { Paths } from '../lib/paths.ts'
 import { processes } from './orphans.ts'
 import { birthOf, loadRecord } from './records.ts'
 
@@ -16,7 +17,8 @@ export function removeRunDirs(paths: Paths): string[] {
       ? birthOf(record.pid) !== record.born
       : ageOf(join(dir, id)) > 60_000 && !inUse(join(dir, id))
     if (!dead) return []
-    for (const gone of [join(dir, id), memoryDir(id)]) fs.rmSync(gone, { recursive: true, force: true })
+    removeMemoryDir(id)
+    fs.rmSync(join(dir, id), { recursive: true, force: true })
     return [`removed the run directory of session ${id}`]
   })
 }

@@ -43,7 +43,7 @@ export interface HomeRequest {
 }
 
 /** Homes of one (agent, project) that can be in use at a time. */
-const SLOTS = 16
+const SLOTS = 64
 
 /** Names the home of an agent in a project; the owner's uid for sessions of root derives from it too. */
 export const homeKey = (agent: string, project: string): string =>

@@ -1,8 +1,9 @@
-import { existsSync, lstatSync, mkdirSync, statfsSync } from 'node:fs'
+import { lstatSync } from 'node:fs'
 import { userInfo } from 'node:os'
-import { dirname, join, relative } from 'node:path'
+import { join, relative } from 'node:path'
 import { AmbitError } from '../lib/errors.ts'
-import { agentHomesDir, memoryDir, type Paths } from '../lib/paths.ts'
+import { isMemory, makeMemoryDir } from '../lib/memory-dir.ts'
+import { agentHomesDir, type Paths } from '../lib/paths.ts'
 import { adapterFor } from './agents.ts'
 import { buildLaunchSpec, HOSTNAME, type LaunchInput } from './build-launch-spec.ts'
 import type { Plan } from '../profile/plan.ts'
@@ -76,13 +77,7 @@ export function prepareLaunch(request: LaunchRequest): PreparedLaunch {
 
 /** In memory where there is some that is meant for it, else beside the spec. Both go with the session. */
 function placeForEtc({ run, session }: LaunchRequest): string {
-  const TMPFS = 0x01021994
-  const isMemory = (path: string): boolean => existsSync(path) && statfsSync(path).type === TMPFS
-  const memory = memoryDir(session)
-  if (isMemory(run) || !isMemory(dirname(memory))) return join(run, 'etc')
-  // Fails where somebody has taken the name: every name in a shared directory is a guess.
-  mkdirSync(memory, { mode: 0o700 })
-  return join(memory, 'etc')
+  return join((isMemory(run) ? null : makeMemoryDir(session)) ?? run, 'etc')
 }
 
 /** A plain mount would let the agent connect to what listens under it; the view would not (CASES.md C-42). */

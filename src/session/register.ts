@@ -4,7 +4,8 @@ import { join } from 'node:path'
 import type { FactBody } from '../audit/fact.ts'
 import { Journal } from '../audit/journal.ts'
 import { connectDaemon, type DaemonClient, ownBirth } from '../daemon/client.ts'
-import { journalDir, memoryDir, sessionDir } from '../lib/paths.ts'
+import { removeMemoryDir } from '../lib/memory-dir.ts'
+import { journalDir, sessionDir } from '../lib/paths.ts'
 import { newSessionId, type SessionId } from './id.ts'
 import type { Resolved } from './resolve.ts'
 import type { Acceptance } from './show.ts'
@@ -56,7 +57,9 @@ export function registerSession(resolved: Resolved, acceptance: Acceptance): Reg
 
 /** Removes the session's private and short-lived directories. */
 export function removeRunDirs({ id, run }: Pick<Registered, 'id' | 'run'>): void {
-  for (const dir of [run, memoryDir(id)]) rmSync(dir, { recursive: true, force: true })
+  // The run directory last: by it ambitd finds what is left of a session that died here.
+  removeMemoryDir(id)
+  rmSync(run, { recursive: true, force: true })
 }
 
 function startOf({ request, plan, agent, user, runtime }: Resolved, { digest }: Acceptance): FactBody {

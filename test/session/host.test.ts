@@ -146,6 +146,19 @@ for (const as of ['user', 'root'] as const) {
     ]
     const differs = await taken(stage, () => stage.command(limited))
     assert.deepEqual([differs.ran.code, differs.warm], [0, false], describe(differs.ran))
+    // So may be one who put itself under Landlock, which shows in nothing else.
+    const confined = [
+      'setpriv',
+      '--no-new-privs',
+      stage.product.ambit,
+      'run',
+      '--yes',
+      '--quiet',
+      '--',
+      'true',
+    ]
+    const less = await taken(stage, () => stage.command(confined))
+    assert.deepEqual([less.ran.code, less.warm], [0, false], describe(less.ran))
     if (as === 'root') {
       const apart = ['unshare', '--mount', stage.product.ambit, 'run', '--yes', '--quiet', '--', 'true']
       const other = await taken(stage, () => stage.command(apart))
@@ -160,6 +173,47 @@ for (const as of ['user', 'root'] as const) {
     }
     const served = await taken(stage, () => stage.session(['true']))
     assert.ok(served.warm)
+    stage.dispose()
+  })
+
+  test(`${as}: a host that stands still holds nobody up, and runs nothing when it wakes`, {
+    skip,
+  }, async () => {
+    const stage = await warmStage(as)
+    const [host] = hosts(stage)
+    assert.ok(host)
+    process.kill(host, 'SIGSTOP')
+    // More than its queue holds: connect(2) would wait for ever.
+    const running = [1, 2, 3, 4].map(() => stage.ambit(['run', '--yes', '--quiet', '--', 'sleep', '3']))
+    // They have given it up, and are there still, as cold starts.
+    await new Promise((resolve) => setTimeout(resolve, 1500))
+    process.kill(host, 'SIGCONT')
+    for (const one of await Promise.all(running)) assert.equal(one.code, 0, describe(one))
+    const { ran: last, warm } = await taken(stage, () => stage.session(['true']))
+    assert.deepEqual([last.code, warm], [0, true], describe(last))
+    const { stdout } = await stage.ambit(['sessions', '--all', '--json'])
+    assert.deepEqual(
+      [...stdout.matchAll(/"state":\s*"(\w+)"/g)].map(([, state]) => state),
+      Array(6).fill('ended'),
+    )
+    stage.dispose()
+  })
+
+  test(`${as}: a killed host is not the last`, { skip }, async () => {
+    const stage = await warmStage(as)
+    const [host] = hosts(stage)
+    assert.ok(host)
+    process.kill(host, 'SIGKILL')
+    assert.ok(await eventually(() => hosts(stage).some((pid) => pid !== host), 20_000), 'no other came')
+    assert.ok(await eventually(() => waiting(stage) !== null, 20_000))
+    stage.dispose()
+  })
+
+  test(`${as}: many at once, each of them whole`, { skip }, async () => {
+    const stage = await warmStage(as)
+    const quick = ['run', '--yes', '--quiet', '--', 'echo', 'here']
+    const ran = await Promise.all(Array.from({ length: 17 }, () => stage.ambit(quick)))
+    for (const one of ran) assert.deepEqual([one.code, one.stdout], [0, 'here\n'], describe(one))
     stage.dispose()
   })
 
