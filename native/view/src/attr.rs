@@ -29,10 +29,17 @@ impl View {
         let lasts = self.attributes_last(&spot);
         let stat = match handle.and_then(|id| self.handle(id).ok()) {
             Some(file) => sys::stat_fd(&**file.file.read().unwrap())?,
-            None => self.stat(&spot)?,
+            None => self.stat(&spot).or_else(|error| self.stat_of_open(node).ok_or(error))?,
         };
         let lasts = if !spot.kind.is_dir() && stat.st_nlink != 1 { SHORT } else { lasts };
         Ok((self.attributes(&stat, spot.ino), lasts))
+    }
+
+    /// Of a file whose name the host gave to another, while it is open here.
+    fn stat_of_open(&self, node: u64) -> Option<fs::Stat> {
+        let handles = self.handles.read().unwrap();
+        let file = handles.values().find(|file| file.node == node)?.file.read().unwrap().clone();
+        sys::stat_fd(&*file).ok()
     }
 
     fn attributes_last(&self, spot: &Spot) -> Duration {
@@ -138,10 +145,17 @@ impl View {
         if node == TOP || !name.starts_with(b"user.") {
             return Err(errno(libc::ENODATA));
         }
-        let object = self.object(&self.spot(node)?)?;
+        let spot = self.spot(node)?;
+        let object = self.object(&spot)?;
+        let stat = sys::stat_fd(&object)?;
+        // It is content like any other.
+        self.crew.held_up(|| self.admit_links(&spot, &stat, false))?;
         let mut value = vec![0; 65536];
         let length = fs::getxattr(sys::proc_path(&object), name, &mut value[..])?;
         value.truncate(length);
+        let (path, label) = (self.fact_path(spot.root, &spot.path), &self.root(&spot).label);
+        let size = stat.st_size as u64;
+        self.record.append(&Fact::Open { path: &path, mode: "read", size, sha256: None, label })?;
         Ok(value)
     }
 

@@ -314,7 +314,7 @@ impl View {
         let mut tree = self.tree.lock().unwrap();
         if let Some(node) = tree.child(parent, name) {
             if let Some(fd) = pin {
-                tree.pin(node, fd);
+                tree.pin(node, fd, found.stat.st_nlink < 2);
             }
             tree.detach(node);
             drop(tree);

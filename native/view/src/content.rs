@@ -57,7 +57,7 @@ impl View {
             self.admit_change(&spot, "open")?;
         }
         // It may search the whole root.
-        if stat.st_nlink > 1 {
+        if stat.st_nlink > 1 || spot.gone {
             self.crew.held_up(|| self.admit_links(&spot, &stat, writes && !spot.class.review))?;
         }
         if writes && self.below_review(&spot) {
@@ -85,7 +85,8 @@ impl View {
             if sha256.is_none() {
                 self.hasher.later(&file, &path, version);
             }
-            unchanged = self.tree.lock().unwrap().seen(node, version);
+            let settled = Some(version).filter(Version::is_settled);
+            unchanged = self.tree.lock().unwrap().seen(node, settled);
         }
         if writes {
             self.record.append(&Fact::Open { path: &path, mode: "write", size, sha256: None, label })?;
@@ -136,9 +137,9 @@ impl View {
         let path = self.fact_path(spot.root, &spot.path);
         let label = &self.root(&spot).label;
         self.record.append(&Fact::Write { path: &path, size, sha256: sha256.as_deref(), label })?;
-        match sha256 {
-            Some(sha256) => self.hasher.remember(version, &sha256),
-            None => self.hasher.later(&file, &path, version),
+        // Not remembered: the next change may bear the same time.
+        if sha256.is_none() {
+            self.hasher.later(&file, &path, version);
         }
         Ok(())
     }
@@ -244,7 +245,11 @@ impl View {
         let handles: Vec<_> = self.handles.read().unwrap().values().cloned().collect();
         for file in handles.iter().filter(|file| file.node == spot.node) {
             let copy = if file.writes { self.writable(spot)? } else { self.content(spot, OFlags::RDONLY)? };
-            *file.file.write().unwrap() = Arc::new(copy);
+            let copy = Arc::new(copy);
+            if file.writes {
+                self.quota.follow(spot.node, &copy);
+            }
+            *file.file.write().unwrap() = copy;
         }
         Ok(())
     }

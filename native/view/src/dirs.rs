@@ -15,6 +15,7 @@ pub struct Dirs {
 #[derive(Default)]
 struct Held {
     clock: u64,
+    cleared: u64,
     fds: HashMap<(u64, Layer), (Arc<OwnedFd>, u64)>,
 }
 
@@ -44,6 +45,24 @@ impl Dirs {
         held.clock += 1;
         let now = held.clock;
         held.fds.insert((node, layer), (fd, now));
+    }
+
+    /// The same, unless all were let go since `times_cleared` said `before`: it was opened beneath one of them.
+    pub fn put_unless_cleared(&self, node: u64, layer: Layer, fd: Arc<OwnedFd>, before: u64) {
+        if self.times_cleared() == before {
+            self.put(node, layer, fd);
+        }
+    }
+
+    pub fn times_cleared(&self) -> u64 {
+        self.held.lock().unwrap().cleared
+    }
+
+    /// Lets all go: each is looked for at its name again.
+    pub fn clear(&self) {
+        let mut held = self.held.lock().unwrap();
+        held.cleared += 1;
+        held.fds.clear();
     }
 
     pub fn drop_node(&self, node: u64) {

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::Stat;
 use sha2::{Digest, Sha256};
@@ -19,6 +19,8 @@ const MAX_HASHED: u64 = 256 << 20;
 /// Files that wait to be hashed; each holds a descriptor.
 const QUEUE: usize = 512;
 const CACHE: usize = 100_000;
+/// Two changes within it may bear the same time: file systems keep it by the kernel's tick, of 10 ms at most.
+const TICK: Duration = Duration::from_millis(20);
 /// Less than the supervisor waits before it kills the view (src/view/view.ts).
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -27,11 +29,32 @@ pub struct Version {
     id: Id,
     size: u64,
     mtime: (i64, u64),
+    /// Unlike the other time it cannot be set by whoever writes.
+    ctime: (i64, u64),
 }
 
 impl From<&Stat> for Version {
     fn from(stat: &Stat) -> Self {
-        Version { id: stat.into(), size: stat.st_size as u64, mtime: (stat.st_mtime, stat.st_mtime_nsec) }
+        Version {
+            id: stat.into(),
+            size: stat.st_size as u64,
+            mtime: (stat.st_mtime, stat.st_mtime_nsec),
+            ctime: (stat.st_ctime, stat.st_ctime_nsec),
+        }
+    }
+}
+
+impl Version {
+    /// How long until a change of the content would show in the times.
+    fn unsettled(&self) -> Duration {
+        let since = Duration::new(self.ctime.0.max(0) as u64, self.ctime.1 as u32);
+        let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + since).unwrap_or_default();
+        TICK.saturating_sub(age)
+    }
+
+    /// True when this version means one content.
+    pub fn is_settled(&self) -> bool {
+        self.unsettled().is_zero()
     }
 }
 
@@ -120,6 +143,7 @@ impl Worker {
                 None if hasher.until.get().is_some_and(|until| Instant::now() > *until) => continue,
                 None => {
                     let same = |file: &File| stat_fd(file).is_ok_and(|stat| Version::from(&stat) == version);
+                    std::thread::sleep(version.unsettled());
                     let Ok(sha256) = digest(&file, version.size) else { continue };
                     // Changed since: whoever wrote it will bring the new content here.
                     if !same(&file) {

@@ -41,7 +41,13 @@ impl View {
     pub fn admit_links(&self, spot: &Spot, stat: &Stat, change: bool) -> io::Result<()> {
         let rules = &self.root(spot).rules;
         // The upper layer's names were all made through the view.
-        if spot.kind.is_dir() || stat.st_nlink < 2 || spot.upper.is_some() || !(change || rules.hides()) {
+        // What lost its name here and has one left has it elsewhere.
+        let own = u64::from(!spot.gone);
+        if spot.kind.is_dir()
+            || stat.st_nlink as u64 <= own
+            || spot.upper.is_some()
+            || !(change || rules.hides())
+        {
             return Ok(());
         }
         let free = |class: Class| {
@@ -51,7 +57,7 @@ impl View {
         if known(self)? >= stat.st_nlink as usize {
             return Ok(());
         }
-        self.scan(spot.root)?;
+        self.scan(spot.root, Id::from(stat))?;
         if known(self)? >= stat.st_nlink as usize {
             return Ok(());
         }
@@ -67,6 +73,8 @@ impl View {
     /// Counts names of the object that exist now and are free.
     fn known_names(&self, spot: &Spot, stat: &Stat, free: impl Fn(Class) -> bool) -> io::Result<usize> {
         let id = Id::from(stat);
+        // A name that moves meanwhile would count at both its places.
+        let _all_stay = self.renaming.read().unwrap();
         let mut names: HashSet<Vec<u8>> = {
             let tree = self.tree.lock().unwrap();
             tree.names_of(id)
@@ -95,8 +103,8 @@ impl View {
             .is_ok_and(|stat| Id::from(&stat) == id)
     }
 
-    /// Collects the names of all files with several names in a root.
-    fn scan(&self, root: usize) -> io::Result<()> {
+    /// Collects the names of all files with several names in a root, and those of `wanted`.
+    fn scan(&self, root: usize, wanted: Id) -> io::Result<()> {
         {
             let mut roots = self.links.roots.lock().unwrap();
             let found = roots.entry(root).or_default();
@@ -109,7 +117,7 @@ impl View {
         let mut seen = 0;
         sys::walk(&self.roots[root].fd, true, &mut |path, stat| {
             seen += 1;
-            if sys::kind(stat).is_file() && stat.st_nlink > 1 {
+            if sys::kind(stat).is_file() && (stat.st_nlink > 1 || Id::from(stat) == wanted) {
                 names.entry(stat.into()).or_default().insert(path.to_vec());
             }
             Ok(seen < SCAN_LIMIT)

@@ -74,6 +74,15 @@ impl Quota {
         });
     }
 
+    /// The content of `node` is another file's now: a copy, which was admitted as such.
+    pub fn follow(&self, node: u64, file: &Arc<File>) {
+        let mut state = self.state.lock().unwrap();
+        state.settle();
+        if let Some(writer) = state.writers.get_mut(&node) {
+            (writer.file, writer.known) = (file.clone(), allocated(file));
+        }
+    }
+
     pub fn close(&self, node: u64) {
         let mut state = self.state.lock().unwrap();
         let Some(writer) = state.writers.get_mut(&node) else { return };

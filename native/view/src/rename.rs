@@ -27,6 +27,7 @@ impl View {
     ) -> io::Result<()> {
         // One at a time: the check of what a directory holds must still be true when it moves.
         let _shape = self.shape.write().unwrap();
+        let _name = self.renaming.write().unwrap();
         let (from, to) = (self.parent(old)?, self.parent(new)?);
         if from.root != to.root {
             return Err(errno(libc::EXDEV));
@@ -271,7 +272,8 @@ impl View {
             let (path, to) = (self.fact_path(from.root, path), self.fact_path(from.root, other));
             self.record.append(&Fact::Rename { path: &path, to: &to })?;
         }
-        self.tree.lock().unwrap().exchange((from.node, name), (to.node, new_name));
+        let (a, b) = ((from.node, name, back), (to.node, new_name, class));
+        self.tree.lock().unwrap().exchange(a, b);
         Ok(())
     }
 }

@@ -48,6 +48,8 @@ struct Node {
     /// For roots and for unlinked objects that are still in use: the object itself.
     pinned: Option<Arc<OwnedFd>>,
     gone: bool,
+    /// The name that it lost was its last.
+    last: bool,
     /// Content at the last open.
     version: Option<Version>,
 }
@@ -135,6 +137,7 @@ impl Tree {
                 children: 0,
                 pinned: Some(fd),
                 gone: false,
+                last: false,
                 version: None,
             },
         );
@@ -210,6 +213,7 @@ impl Tree {
                 children: 0,
                 pinned: None,
                 gone: false,
+                last: false,
                 version: None,
             },
         );
@@ -227,15 +231,18 @@ impl Tree {
         }
     }
 
-    pub fn pin(&mut self, id: u64, fd: Arc<OwnedFd>) {
+    /// Keeps an object that loses this name. `last`: it had no other, so its space is free with the node.
+    pub fn pin(&mut self, id: u64, fd: Arc<OwnedFd>, last: bool) {
         if let Some(node) = self.nodes.get_mut(&id) {
             node.pinned = Some(fd);
+            node.last = last;
         }
     }
 
-    /// True when the node's content was this at its last open; remembers it.
-    pub fn seen(&mut self, id: u64, version: Version) -> bool {
-        self.nodes.get_mut(&id).is_some_and(|node| node.version.replace(version) == Some(version))
+    /// True when the node's content was this at its last open; remembers it. `None`: it changed just now.
+    pub fn seen(&mut self, id: u64, version: Option<Version>) -> bool {
+        let Some(node) = self.nodes.get_mut(&id) else { return false };
+        std::mem::replace(&mut node.version, version) == version && version.is_some()
     }
 
     pub fn set_upper(&mut self, id: u64, upper: Id) {
@@ -282,11 +289,23 @@ impl Tree {
         self.release(old_parent, true, 0);
     }
 
-    /// Swaps two names (RENAME_EXCHANGE).
-    pub fn exchange(&mut self, a: (u64, &[u8]), b: (u64, &[u8])) {
-        let (first, second) = (self.child(a.0, a.1), self.child(b.0, b.1));
-        for id in [first, second].into_iter().flatten() {
-            self.detach(id);
+    /// Swaps two names (RENAME_EXCHANGE); each node gets the class of its new place.
+    pub fn exchange(&mut self, a: (u64, &[u8], Class), b: (u64, &[u8], Class)) {
+        let nodes = [self.child(a.0, a.1), self.child(b.0, b.1)];
+        for (parent, name, _) in [a, b] {
+            self.names.remove(&(parent, Arc::from(name)));
+        }
+        for (id, from, to) in [(nodes[0], a, b), (nodes[1], b, a)] {
+            let Some(id) = id else { continue };
+            let name: Arc<[u8]> = to.1.into();
+            if let Some(node) = self.nodes.get_mut(&id) {
+                (node.parent, node.name, node.class) = (to.0, name.clone(), to.2);
+            }
+            self.names.insert((to.0, name), id);
+            if let Some(node) = self.nodes.get_mut(&to.0) {
+                node.children += 1;
+            }
+            self.release(from.0, true, 0);
         }
     }
 
@@ -328,7 +347,7 @@ impl Tree {
         self.nodes.iter().map(|(id, n)| (*id, n.parent, n.name.clone(), n.kind.is_dir())).collect()
     }
 
-    /// Drops kernel references; returns the nodes that went, with what they pinned.
+    /// Drops kernel references; returns the nodes that went, with the objects that had no other name.
     pub fn forget(&mut self, id: u64, count: u64) -> Vec<(u64, Option<Arc<OwnedFd>>)> {
         self.release(id, false, count)
     }
@@ -346,7 +365,7 @@ impl Tree {
             if self.names.get(&key) == Some(&id) {
                 self.names.remove(&key);
             }
-            gone.push((id, self.nodes.remove(&id).and_then(|n| n.pinned)));
+            gone.push((id, self.nodes.remove(&id).filter(|n| n.last).and_then(|n| n.pinned)));
             (id, child, count) = (key.0, true, 0);
         }
         gone

@@ -87,6 +87,8 @@ pub struct View {
     /// Held for writing while a directory moves, so that nobody creates beneath it meanwhile what the move's check
     /// did not see.
     pub shape: RwLock<()>,
+    /// Held for writing while a name moves; taken after `shape`.
+    pub renaming: RwLock<()>,
     pub links: crate::links::Links,
     pub crew: Crew,
     pub intents: Intents,
@@ -118,6 +120,7 @@ impl View {
             quota: Quota::new(spec.quota.bytes, spec.quota.inodes),
             devices: Mutex::default(),
             shape: RwLock::new(()),
+            renaming: RwLock::new(()),
             links: crate::links::Links::default(),
             crew: Crew::default(),
             intents: Intents::default(),
@@ -177,8 +180,12 @@ impl View {
 
     /// The directory `node` in one layer.
     pub fn dir(&self, node: u64, layer: Layer) -> io::Result<Arc<OwnedFd>> {
+        let asked = self.dirs.times_cleared();
         if let Some(fd) = self.dirs.get(node, layer) {
-            return Ok(fd);
+            return match layer == Layer::Upper || self.is_in_place(node)? {
+                true => Ok(fd),
+                false => Err(errno(libc::ESTALE)),
+            };
         }
         let spot = self.spot(node)?;
         if spot.parent == TOP {
@@ -205,8 +212,23 @@ impl View {
         if Some(Id::from(&sys::stat_fd(&fd)?)) != want {
             return Err(errno(libc::ESTALE));
         }
-        self.dirs.put(node, layer, fd.clone());
+        self.dirs.put_unless_cleared(node, layer, fd.clone(), asked);
         Ok(fd)
+    }
+
+    /// False for a held directory that is not at its name any more. A watch tells when that happens; where one is
+    /// missing it is looked at each time.
+    fn is_in_place(&self, node: u64) -> io::Result<bool> {
+        if !self.watch.has_gaps() {
+            return Ok(true);
+        }
+        let spot = self.spot(node)?;
+        if spot.parent == TOP || spot.gone {
+            return Ok(true);
+        }
+        let above = self.dir(spot.parent, Layer::Lower)?;
+        let there = || sys::stat_at(&above, &spot.name).map(|there| there.as_ref().map(Id::from));
+        Ok(self.watch.covers(spot.parent) || there()? == spot.lower)
     }
 
     /// O_PATH descriptor of the object in effect.

@@ -67,6 +67,8 @@ pub struct Watch {
     pub kernel: OnceLock<Notifier>,
     /// Nobody reads the events any more.
     blind: AtomicBool,
+    /// A directory of the host has no watch.
+    gaps: AtomicBool,
 }
 
 #[derive(Default)]
@@ -92,6 +94,7 @@ impl Watch {
             watched: Mutex::default(),
             kernel: OnceLock::new(),
             blind: AtomicBool::new(false),
+            gaps: AtomicBool::new(false),
         }
     }
 
@@ -116,8 +119,13 @@ impl Watch {
         true
     }
 
-    fn covers(&self, node: u64) -> bool {
+    pub fn covers(&self, node: u64) -> bool {
         !self.blind.load(Ordering::Acquire) && self.watched.lock().unwrap().by_node.contains_key(&node)
+    }
+
+    /// True once a directory could not be watched.
+    pub fn has_gaps(&self) -> bool {
+        self.gaps.load(Ordering::Acquire) || self.blind.load(Ordering::Acquire)
     }
 
     /// The kernel knows the directory no more.
@@ -192,7 +200,10 @@ impl View {
         }
         match self.dir(node, Layer::Lower) {
             Ok(fd) if self.watch.cover(node, &fd) => LONG,
-            _ => SHORT,
+            _ => {
+                self.watch.gaps.store(true, Ordering::Release);
+                SHORT
+            }
         }
     }
 
@@ -254,10 +265,17 @@ impl View {
         if changes.all {
             return self.forget_all();
         }
-        for (dir, name) in changes.names {
-            if !self.is_as_known(dir, &name) {
-                self.kernel(|kernel| kernel.forget_name(dir, &name));
-            }
+        let changed = changes.names.iter().filter(|(dir, name)| !self.is_as_known(*dir, name));
+        let changed: Vec<_> = changed.collect();
+        let moved: Vec<u64> = changed.iter().filter_map(|(dir, name)| self.let_go(*dir, name)).collect();
+        if !moved.is_empty() {
+            self.dirs.clear();
+        }
+        for (dir, name) in changed {
+            self.kernel(|kernel| kernel.forget_name(*dir, name));
+        }
+        for node in moved {
+            self.kernel(|kernel| kernel.forget_attributes(node, true));
         }
         for (dir, name) in changes.contents {
             let node = self.tree.lock().unwrap().child(dir, &name);
@@ -279,7 +297,28 @@ impl View {
         known == there.as_ref().map(Id::from)
     }
 
+    /// A directory that the host moved may lie anywhere now, also where other rules hold: whoever stands in it or
+    /// holds it open stays behind.
+    fn let_go(&self, dir: u64, name: &[u8]) -> Option<u64> {
+        let child = || {
+            let tree = self.tree.lock().unwrap();
+            tree.child(dir, name).filter(|node| tree.spot(*node).is_some_and(|spot| spot.kind.is_dir()))
+        };
+        child()?;
+        // The session's own moves are through, and known.
+        let _shape = self.shape.write().unwrap();
+        let node = child()?;
+        if self.is_as_known(dir, name) {
+            return None;
+        }
+        let mut tree = self.tree.lock().unwrap();
+        tree.lower(node)?;
+        tree.detach(node);
+        Some(node)
+    }
+
     fn forget_all(&self) {
+        self.dirs.clear();
         let nodes = self.tree.lock().unwrap().all();
         for (node, parent, name, is_dir) in nodes {
             self.kernel(|kernel| {
