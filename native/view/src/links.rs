@@ -43,11 +43,7 @@ impl View {
         // The upper layer's names were all made through the view.
         // What lost its name here and has one left has it elsewhere.
         let own = u64::from(!spot.gone);
-        if spot.kind.is_dir()
-            || stat.st_nlink as u64 <= own
-            || spot.upper.is_some()
-            || !(change || rules.hides())
-        {
+        if spot.kind.is_dir() || stat.st_nlink <= own || spot.upper.is_some() || !(change || rules.hides()) {
             return Ok(());
         }
         let free = |class: Class| {
