@@ -45,6 +45,26 @@ pub fn clocks() -> (u64, u64) {
     )
 }
 
+/// Bytes that most records fit in.
+const TYPICAL: usize = 256;
+/// Length and checksum before each payload.
+const HEAD: usize = 8;
+
+/// Serialises `fact` behind its head, which is filled in when its length is known.
+fn add_record(records: &mut Vec<u8>, fact: &impl Serialize) -> io::Result<()> {
+    let head = records.len();
+    records.extend_from_slice(&[0; HEAD]);
+    serde_json::to_writer(&mut *records, fact)?;
+    let payload = &records[head + HEAD..];
+    if payload.is_empty() || payload.len() > MAX_PAYLOAD {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "fact too large for the journal"));
+    }
+    let (length, sum) = ((payload.len() as u32).to_le_bytes(), crc32fast::hash(payload).to_le_bytes());
+    records[head..head + 4].copy_from_slice(&length);
+    records[head + 4..head + HEAD].copy_from_slice(&sum);
+    Ok(())
+}
+
 #[derive(Serialize)]
 struct Stamped<'a, T: Serialize> {
     #[serde(flatten)]
@@ -92,23 +112,24 @@ impl Journal {
 
     /// Appends one fact, stamped with both clocks. It is in the kernel when this returns, not yet durable.
     pub fn append<T: Serialize>(&self, fact: &T) -> io::Result<()> {
+        self.append_all(std::slice::from_ref(fact))
+    }
+
+    /// The same for several facts of one moment, in one write: each is a record of its own.
+    pub fn append_all<T: Serialize>(&self, facts: &[T]) -> io::Result<()> {
         let (t, m) = clocks();
-        let payload = serde_json::to_vec(&Stamped { body: fact, t, m })?;
-        if payload.is_empty() || payload.len() > MAX_PAYLOAD {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "fact too large for the journal"));
+        let mut records = Vec::with_capacity(facts.len() * TYPICAL);
+        for fact in facts {
+            add_record(&mut records, &Stamped { body: fact, t, m })?;
         }
-        let mut record = Vec::with_capacity(payload.len() + 8);
-        record.extend_from_slice(&(payload.len() as u32).to_le_bytes());
-        record.extend_from_slice(&crc32fast::hash(&payload).to_le_bytes());
-        record.extend_from_slice(&payload);
         self.alive()?;
         let mut file = self.file.lock().map_err(|_| broken())?;
-        if self.written.load(Ordering::Acquire) + record.len() as u64 > self.limit {
+        if self.written.load(Ordering::Acquire) + records.len() as u64 > self.limit {
             self.die();
             return Err(io::Error::other(format!("it has reached {} bytes", self.limit)));
         }
-        file.write_all(&record).inspect_err(|_| self.die())?;
-        self.written.fetch_add(record.len() as u64, Ordering::Release);
+        file.write_all(&records).inspect_err(|_| self.die())?;
+        self.written.fetch_add(records.len() as u64, Ordering::Release);
         Ok(())
     }
 
@@ -205,6 +226,23 @@ mod tests {
                 assert_eq!(longest_prefix(&mut &more[..]).unwrap(), more.len() as u64);
             }
         });
+    }
+
+    #[test]
+    fn several_facts_are_records_of_their_own() {
+        let path = std::env::temp_dir().join(format!("ambit-journal-all-{}", std::process::id()));
+        let journal = Journal::open(&path).unwrap();
+        let fact = |k: &str| std::collections::BTreeMap::from([("k".to_owned(), k.to_owned())]);
+        journal.append_all(&[fact("a"), fact("b")]).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let first = 16 + u32::from_le_bytes(bytes[8..12].try_into().unwrap()) as usize;
+        assert!(
+            bytes[16..first].starts_with(b"{\"k\":\"a\"") && bytes[first + 8..].starts_with(b"{\"k\":\"b\"")
+        );
+        // Whole, and cut at the record where it is torn.
+        assert_eq!(longest_prefix(&mut &bytes[..]).unwrap(), bytes.len() as u64);
+        assert_eq!(longest_prefix(&mut &bytes[..bytes.len() - 1]).unwrap(), first as u64);
+        std::fs::remove_file(path).unwrap();
     }
 
     #[test]

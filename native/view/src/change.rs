@@ -20,6 +20,12 @@ use crate::view::{FileHandle, View};
 /// Longest path, relative to its root, under which a name is made: every record must hold it.
 const LONGEST_PATH: usize = 32 << 10;
 
+/// True when what a new file is opened with goes past the kernel's pages: it is written only, so nothing can map or read
+/// it here, one copy is saved, and the kernel does not ask for capabilities first.
+pub fn goes_direct(flags: u32) -> bool {
+    flags as i32 & libc::O_ACCMODE == libc::O_WRONLY
+}
+
 impl View {
     /// A node that names may be made in or taken from.
     pub fn parent(&self, node: u64) -> io::Result<Spot> {
@@ -71,11 +77,18 @@ impl View {
         op: &'static str,
     ) -> io::Result<(Arc<OwnedFd>, Class)> {
         let class = self.admit_name(parent, name, kind, op)?;
-        if self.find(parent, name)?.is_some() {
+        // In a single layer whatever makes the name sees whether it is there.
+        let one_layer = !class.review && parent.upper.is_none();
+        if !one_layer && self.find(parent, name)?.is_some() {
             return Err(errno(libc::EEXIST));
         }
         self.within_quota(parent.root, &parent.child_path(name), self.quota.add_inode())?;
         Ok((self.place(parent, class)?, class))
+    }
+
+    /// What `make` makes after `prepare`; when it fails, there is no inode more.
+    fn make<T>(&self, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        make().inspect_err(|_| self.quota.drop_inode())
     }
 
     /// After a name was made: it belongs to the session, is on record and has a node.
@@ -86,13 +99,17 @@ impl View {
         class: Class,
         object: impl std::os::fd::AsFd,
     ) -> io::Result<Entry> {
-        self.own(&object)?;
+        let stat = self.own(&object)?;
+        let path = self.fact_path(parent.root, &parent.child_path(name));
+        self.record.append(&Fact::Create { path: &path, kind: kind_name(sys::kind(&stat)) })?;
+        self.made_entry(parent, name, class, stat)
+    }
+
+    /// The entry of a name that was made and is on record.
+    fn made_entry(&self, parent: &Spot, name: &[u8], class: Class, stat: fs::Stat) -> io::Result<Entry> {
         let path = parent.child_path(name);
         // The parent may have got its upper directory just now.
         let lasts = self.names_last(parent.node, parent.lower.is_some());
-        let stat = sys::stat_fd(&object)?;
-        let kind = kind_name(sys::kind(&stat));
-        self.record.append(&Fact::Create { path: &self.fact_path(parent.root, &path), kind })?;
         // A name in the upper layer that stands over a directory of the host's is merged with it.
         if class.review && parent.lower.is_some() {
             return self.known(parent.node, name);
@@ -108,38 +125,53 @@ impl View {
         self.entry(parent.node, name, &found, lasts)
     }
 
-    pub fn create_file(&self, parent: u64, name: &[u8], mode: u32, flags: u32) -> io::Result<(Entry, u64)> {
+    /// The entry, a handle, and whether the file is new.
+    pub fn create_file(
+        &self,
+        parent: u64,
+        name: &[u8],
+        mode: u32,
+        flags: u32,
+    ) -> io::Result<(Entry, u64, bool)> {
         let _shape = self.shape.read().unwrap();
         let spot = self.parent(parent)?;
-        let (dir, class) = match self.prepare(&spot, name, FileType::RegularFile, "create") {
+        let made = self.prepare(&spot, name, FileType::RegularFile, "create").and_then(|(dir, class)| {
+            let new = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+            Ok((self.make(|| sys::open(&dir, name, new, mode & 0o777))?, class))
+        });
+        let (file, class) = match made {
             // The host made it since the kernel looked.
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) && flags as i32 & libc::O_EXCL == 0 => {
                 let entry = self.known(parent, name)?;
                 let (handle, _) =
                     self.open_file(entry.inode, flags).inspect_err(|_| self.forget_node(entry.inode, 1))?;
-                return Ok((entry, handle));
+                return Ok((entry, handle, false));
             }
             other => other?,
         };
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-        let file = File::from(sys::open(&dir, name, flags, mode & 0o777)?);
-        let entry = self.made(&spot, name, class, &file)?;
-        let path = self.fact_path(spot.root, &spot.child_path(name));
+        let file = Arc::new(File::from(file));
+        let stat = self.own(&*file)?;
+        let child = spot.child_path(name);
+        let path = self.fact_path(spot.root, &child);
         let label = &self.root(&spot).label;
-        self.record.append(&Fact::Open { path: &path, mode: "write", size: 0, sha256: None, label })?;
-        self.will_intend(spot.root, &spot.child_path(name));
-        let file = Arc::new(file);
-        self.quota.open(entry.inode, &file);
+        self.record.append_all(&[
+            Fact::Create { path: &path, kind: kind_name(FileType::RegularFile) },
+            Fact::Open { path: &path, mode: "write", size: 0, sha256: None, label },
+        ])?;
+        let entry = self.made_entry(&spot, name, class, stat)?;
+        self.will_intend(spot.root, &child);
+        self.quota.open_new(entry.inode, &file);
+        let direct = goes_direct(flags);
         let unrecorded = AtomicBool::new(true);
-        let handle = FileHandle { unrecorded, ..FileHandle::new(entry.inode, file, true) };
-        Ok((entry, self.add_handle(handle)))
+        let handle = FileHandle { unrecorded, direct, ..FileHandle::new(entry.inode, file, true) };
+        Ok((entry, self.add_handle(handle), true))
     }
 
     pub fn make_dir(&self, parent: u64, name: &[u8], mode: u32) -> io::Result<Entry> {
         let _shape = self.shape.read().unwrap();
         let spot = self.parent(parent)?;
         let (dir, class) = self.prepare(&spot, name, FileType::Directory, "mkdir")?;
-        fs::mkdirat(&dir, name, Mode::from_raw_mode(mode & 0o1777))?;
+        self.make(|| Ok(fs::mkdirat(&dir, name, Mode::from_raw_mode(mode & 0o1777))?))?;
         self.made(&spot, name, class, sys::open_path(&dir, name)?)
     }
 
@@ -148,7 +180,7 @@ impl View {
         let spot = self.parent(parent)?;
         let (dir, class) = self.prepare(&spot, name, FileType::Symlink, "symlink")?;
         // The target is text to this process: only the agent's own kernel view ever follows it.
-        fs::symlinkat(target, &dir, name)?;
+        self.make(|| Ok(fs::symlinkat(target, &dir, name)?))?;
         self.made(&spot, name, class, sys::open_path(&dir, name)?)
     }
 
@@ -161,7 +193,7 @@ impl View {
             return Err(self.refuse(spot.root, &spot.child_path(name), "mknod", "unsupported", libc::EPERM));
         }
         let (dir, class) = self.prepare(&spot, name, kind, "mknod")?;
-        fs::mknodat(&dir, name, kind, Mode::from_raw_mode(mode & 0o777), 0)?;
+        self.make(|| Ok(fs::mknodat(&dir, name, kind, Mode::from_raw_mode(mode & 0o777), 0)?))?;
         self.made(&spot, name, class, sys::open_path(&dir, name)?)
     }
 

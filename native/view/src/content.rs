@@ -147,6 +147,7 @@ impl View {
     pub fn release_file(&self, id: u64) -> io::Result<()> {
         let handle = self.handles.write().unwrap().remove(&id);
         let Some(handle) = handle else { return Ok(()) };
+        self.stale.closed(&handle);
         // Made or emptied, and nothing written: that is its content.
         handle.dirty.fetch_or(handle.unrecorded.load(Ordering::Acquire), Ordering::AcqRel);
         let flushed = self.flush_file(&handle);
@@ -189,8 +190,8 @@ impl View {
             Err(error) => return Err(error.into()),
         }
         let fd = Arc::new(sys::open_dir(&parent, &spot.name)?);
-        self.own(&fd)?;
-        self.tree.lock().unwrap().set_upper(node, Id::from(&sys::stat_fd(&fd)?));
+        let stat = self.own(&fd)?;
+        self.tree.lock().unwrap().set_upper(node, Id::from(&stat));
         self.dirs.put(node, Layer::Upper, fd.clone());
         Ok(fd)
     }
@@ -230,8 +231,8 @@ impl View {
             _ => return Err(errno(libc::EACCES)),
         }
         let copied = sys::open_path(&upper, &spot.name)?;
-        self.own(&copied)?;
-        self.tree.lock().unwrap().set_upper(node, Id::from(&sys::stat_fd(&copied)?));
+        let stat = self.own(&copied)?;
+        self.tree.lock().unwrap().set_upper(node, Id::from(&stat));
         let spot = self.spot(node)?;
         self.follow_copy(&spot)?;
         Ok(spot)
@@ -266,7 +267,7 @@ impl View {
                 let target = File::from(sys::open(to, &temporary, flags, 0o600)?);
                 let moved = crate::overlay::copy_content(&source, &stat, &target)
                     .and_then(|_| self.own(&target))
-                    .and_then(|()| Ok(fs::futimens(&target, &times(&stat))?))
+                    .and_then(|_| Ok(fs::futimens(&target, &times(&stat))?))
                     .and_then(|()| Ok(fs::renameat(to, &temporary, to, name)?));
                 if let Err(error) = moved {
                     let _ = fs::unlinkat(to, &temporary, AtFlags::empty());
@@ -281,7 +282,6 @@ impl View {
             _ => return Err(errno(libc::EXDEV)),
         }
         let copy = sys::open_path(to, name)?;
-        self.own(&copy)?;
-        Ok(Id::from(&sys::stat_fd(&copy)?))
+        Ok(Id::from(&self.own(&copy)?))
     }
 }

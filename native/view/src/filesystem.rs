@@ -10,6 +10,7 @@ use fuse_backend_rs::api::filesystem::{
 };
 use rustix::fs::{self, FallocateFlags, FileType, SeekFrom};
 
+use crate::change::goes_direct;
 use crate::content::changes;
 use crate::listing::DirItem;
 use crate::sys::{errno, lent};
@@ -163,8 +164,10 @@ impl FileSystem for View {
         name: &CStr,
         args: CreateIn,
     ) -> io::Result<(Entry, Option<u64>, OpenOptions, Option<u32>)> {
-        let (entry, handle) = self.create_file(parent, name.to_bytes(), args.mode, args.flags)?;
-        Ok((entry, Some(handle), OpenOptions::empty(), None))
+        let (entry, handle, new) = self.create_file(parent, name.to_bytes(), args.mode, args.flags)?;
+        let direct = new && goes_direct(args.flags);
+        let options = if direct { OpenOptions::DIRECT_IO } else { OpenOptions::empty() };
+        Ok((entry, Some(handle), options, None))
     }
 
     fn read(
@@ -207,7 +210,9 @@ impl FileSystem for View {
             self.record.stats.writes.fetch_add(1, Ordering::Relaxed);
             file.dirty.store(true, Ordering::Release);
             let host = file.file.read().unwrap().clone();
-            r.read_to(&mut *lent(&host), size as usize, offset)
+            let written = r.read_to(&mut *lent(&host), size as usize, offset);
+            self.stale.written(file);
+            written
         })
     }
 

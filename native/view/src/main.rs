@@ -30,6 +30,7 @@ mod rules;
 mod search;
 mod serve;
 mod spec;
+mod stale;
 mod sys;
 mod tree;
 mod view;

@@ -29,6 +29,11 @@ impl Notifier {
         }
     }
 
+    /// Drops pages and attributes of a node.
+    pub fn forget_pages(&self, node: u64) {
+        self.send(INVALIDATE_INODE, &[&node.to_ne_bytes(), &[0; 16]]);
+    }
+
     /// Drops a node's attributes, and of a directory its listing. What a file's pages hold is compared by time and size
     /// when they are next read (AUTO_INVAL_DATA).
     pub fn forget_attributes(&self, node: u64, is_dir: bool) {

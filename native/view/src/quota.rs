@@ -83,6 +83,12 @@ impl Quota {
         }
     }
 
+    /// The same for a file that was made just now.
+    pub fn open_new(&self, node: u64, file: &Arc<File>) {
+        let new = Writer { handles: 1, file: file.clone(), known: 0, pending: 0 };
+        self.state.lock().unwrap().writers.entry(node).and_modify(|w| w.handles += 1).or_insert(new);
+    }
+
     pub fn close(&self, node: u64) {
         let mut state = self.state.lock().unwrap();
         let Some(writer) = state.writers.get_mut(&node) else { return };

@@ -94,8 +94,13 @@ impl Recorder {
     }
 
     pub fn append(&self, fact: &Fact) -> io::Result<()> {
+        self.append_all(std::slice::from_ref(fact))
+    }
+
+    /// Several facts of one moment, in one write.
+    pub fn append_all(&self, facts: &[Fact]) -> io::Result<()> {
         self.alive()?;
-        self.journal.append(fact).map_err(|why| self.die(&why))
+        self.journal.append_all(facts).map_err(|why| self.die(&why))
     }
 
     /// Everything appended before is durable when this returns.

@@ -68,6 +68,8 @@ pub fn start(spec: &ViewSpec, fuse: File) -> Result<Serving, String> {
     }
     let watching = view.clone();
     std::thread::spawn(move || watching.watch_host());
+    let stale = view.clone();
+    std::thread::spawn(move || stale.forget_stale());
     let record = view.record.clone();
     std::thread::spawn(move || record.run());
     let (looking, all_answered) = (view.clone(), answering.clone());

@@ -23,6 +23,7 @@ use crate::quota::{OverQuota, Quota};
 use crate::record::{Recorder, path_text};
 use crate::rules::{Class, Rules};
 use crate::spec::{Access, Owner, RootSpec, ViewSpec};
+use crate::stale::Stale;
 use crate::sys::{self, errno};
 use crate::tree::{FIRST_ROOT, Id, Layer, Object, Spot, TOP, Tree};
 use crate::watch::Watch;
@@ -56,12 +57,17 @@ pub struct FileHandle {
     pub dirty: AtomicBool,
     /// Made or emptied, with no fact of its content yet.
     pub unrecorded: AtomicBool,
+    /// Its writes go past the kernel's pages.
+    pub direct: bool,
+    /// The file was opened once more since: the kernel may have pages of it.
+    pub shared: AtomicBool,
 }
 
 impl FileHandle {
     pub fn new(node: u64, file: Arc<File>, writes: bool) -> Self {
-        let [revoked, kept, dirty, unrecorded] = std::array::from_fn(|_| AtomicBool::new(false));
-        FileHandle { node, file: RwLock::new(file), writes, revoked, kept, dirty, unrecorded }
+        let [revoked, kept, dirty, unrecorded, shared] = std::array::from_fn(|_| AtomicBool::new(false));
+        let file = RwLock::new(file);
+        FileHandle { node, file, writes, revoked, kept, dirty, unrecorded, direct: false, shared }
     }
 
     pub fn may_write(&self) -> io::Result<()> {
@@ -93,6 +99,7 @@ pub struct View {
     pub crew: Crew,
     pub intents: Intents,
     pub watch: Watch,
+    pub stale: Stale,
     pub listings: Listings,
     /// The kernel is too old to open directories by itself.
     pub opens_dirs: AtomicBool,
@@ -125,6 +132,7 @@ impl View {
             crew: Crew::default(),
             intents: Intents::default(),
             watch: Watch::new(),
+            stale: Stale::default(),
             listings: Listings::default(),
             opens_dirs: AtomicBool::new(false),
             acts_for_owner: rustix::process::geteuid().is_root(),
@@ -344,7 +352,14 @@ impl View {
 
     pub fn add_handle(&self, handle: FileHandle) -> u64 {
         let id = self.next_handle.fetch_add(1, Ordering::Relaxed);
-        self.handles.write().unwrap().insert(id, Arc::new(handle));
+        let mut handles = self.handles.write().unwrap();
+        if self.stale.anyone_direct() {
+            for other in handles.values().filter(|other| other.direct && other.node == handle.node) {
+                other.shared.store(true, Ordering::Release);
+            }
+        }
+        self.stale.opened(&handle);
+        handles.insert(id, Arc::new(handle));
         id
     }
 
@@ -394,15 +409,17 @@ impl View {
         }
     }
 
-    /// Gives a new object to the session's owner when root acts for it.
-    pub fn own(&self, fd: impl AsFd) -> io::Result<()> {
-        let theirs = |stat: &Stat| (stat.st_uid, stat.st_gid) == (self.owner.host_uid, self.owner.host_gid);
-        if self.acts_for_owner && !theirs(&sys::stat_fd(&fd)?) {
-            let uid = rustix::fs::Uid::from_raw(self.owner.host_uid);
-            let gid = rustix::fs::Gid::from_raw(self.owner.host_gid);
-            fs::chownat(fd, c"", Some(uid), Some(gid), fs::AtFlags::EMPTY_PATH)?;
+    /// Gives a new object to the session's owner when root acts for it; what it is then.
+    pub fn own(&self, fd: impl AsFd) -> io::Result<Stat> {
+        let stat = sys::stat_fd(&fd)?;
+        let theirs = (stat.st_uid, stat.st_gid) == (self.owner.host_uid, self.owner.host_gid);
+        if !self.acts_for_owner || theirs {
+            return Ok(stat);
         }
-        Ok(())
+        let uid = rustix::fs::Uid::from_raw(self.owner.host_uid);
+        let gid = rustix::fs::Gid::from_raw(self.owner.host_gid);
+        fs::chownat(&fd, c"", Some(uid), Some(gid), fs::AtFlags::EMPTY_PATH)?;
+        sys::stat_fd(fd)
     }
 
     /// The class of `name` in `parent`.
