@@ -59,6 +59,15 @@ async function stopDaemon(home: string): Promise<void> {
   }
 }
 
+/** The process that holds the session of `project`: `ambitd`'s word, for a warm host is no child of the command. */
+export async function sessionProcess(env: NodeJS.ProcessEnv, project: string): Promise<number> {
+  const { stdout } = await promisify(execFile)(join(ROOT, 'ambit'), ['sessions', '--json'], { env })
+  const sessions = JSON.parse(stdout) as readonly { project: string | null; pid: number }[]
+  const session = sessions.find((one) => one.project === project)
+  if (!session) throw new Error(`no session runs in ${project}`)
+  return session.pid
+}
+
 /** Resident bytes of a process and all its descendants that `wanted` takes, by command line. */
 export function residentBytes(pid: number, wanted: (cmdline: string) => boolean): number {
   let total = 0

@@ -7,7 +7,7 @@ import { LineProcess } from '../line-process.ts'
 import { attempt } from '../peers/attempt.ts'
 import { startSquid } from '../peers/squid.ts'
 import { srtCommand, startSrtProxy } from '../peers/srt.ts'
-import { product, residentBytes } from '../product.ts'
+import { product, residentBytes, sessionProcess } from '../product.ts'
 import { writeProfile } from '../profile.ts'
 import { columnOf, type Contender, paired, ratio, spread } from '../stats.ts'
 import { tmpfs } from '../tmpfs.ts'
@@ -190,7 +190,8 @@ async function throughSession(
   })
   const argv = run(['--profile', profile, '--project', project, '--', load, 'agent'])
   const { child } = await LineProcess.start(bench, argv, { env, cwd: project })
-  const resident = (): number => residentBytes(child.pid, (line) => line.includes('ambit.cjs'))
+  const supervisor = await sessionProcess(env, project)
+  const resident = (): number => residentBytes(supervisor, (line) => line.includes('ambit.cjs'))
   return { agent: child, order: { url: 'https://bench.internal' }, resident }
 }
 

@@ -4,6 +4,7 @@
  */
 import { existsSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import * as z from 'zod'
 import { errnoOf } from '../lib/errors.ts'
 import type { Fact } from './fact.ts'
@@ -19,6 +20,12 @@ export const JOURNALS = ['run', 'view', 'launch', 'daemon'] as const
 /** Facts, and bytes of journals, of one commit: enough to share its flushes, little enough to hold in memory. */
 const MAX_BATCH = 8192
 const MAX_BATCH_BYTES = 16 * 2 ** 20
+/**
+ * A session's requests wait for the same processors: without haste a share of facts is followed by a pause, so that no
+ * burst stands before them. A full batch, which is a lag of about a second, ends the pauses until all is sequenced.
+ */
+const SHARE = 48
+const PAUSE_MS = 4
 const START: Cursor = { offset: 0, dead: null }
 const SEALED = 'sealed.json'
 
@@ -36,6 +43,8 @@ export class Sequencer {
   /** Cursors of sealed sessions, to be left out of the next commit. */
   readonly #drop = new Set<string>()
   #turn: Promise<unknown> = Promise.resolve()
+  /** Calls that somebody waits for. */
+  #urgent = 0
 
   constructor(options: SequencerOptions) {
     this.#options = options
@@ -61,19 +70,31 @@ export class Sequencer {
 
   /** Sequences all that journals hold now; signs a checkpoint if anything was new. Rejects with ERR_LOG_FAILED. */
   sequence(): Promise<Head> {
-    return this.#exclusive(async () => {
-      await this.#drain([...this.#sessions.values()], false)
-      await this.#options.log.publish()
-      return this.#options.log.head
-    })
+    return this.#urgently(() => this.#sequenceAll(AT_ONCE))
+  }
+
+  /** The same for what was recorded until now, in small shares with pauses for as long as nobody waits for it. */
+  sequenceGently(): Promise<Head> {
+    return this.#exclusive(() =>
+      this.#sequenceAll({
+        until: Number(process.hrtime.bigint() / 1000n),
+        pause: () => (this.#urgent > 0 ? rest() : sleep(PAUSE_MS)),
+      }),
+    )
+  }
+
+  async #sequenceAll(pace: Pace): Promise<Head> {
+    await this.#drain([...this.#sessions.values()], false, pace)
+    await this.#options.log.publish()
+    return this.#options.log.head
   }
 
   /** The same to the very end of session `id`, which nobody writes any more; then forgets it. */
   finish(id: string): Promise<Head> {
-    return this.#exclusive(async () => {
+    return this.#urgently(async () => {
       const session = this.#sessions.get(id)
       if (session) {
-        await this.#drain([session], true)
+        await this.#drain([session], true, AT_ONCE)
         await this.#seal(session)
       }
       await this.#options.log.publish()
@@ -83,10 +104,10 @@ export class Sequencer {
 
   /** The same for a session whose directory is gone: nothing is left to seal. */
   abandon(id: string): Promise<Head> {
-    return this.#exclusive(async () => {
+    return this.#urgently(async () => {
       const session = this.#sessions.get(id)
       if (session) {
-        await this.#drain([session], true)
+        await this.#drain([session], true, AT_ONCE)
         this.#retire(session)
       }
       await this.#options.log.publish()
@@ -94,12 +115,12 @@ export class Sequencer {
     })
   }
 
-  async #drain(sessions: readonly FollowedSession[], final: boolean): Promise<void> {
+  async #drain(sessions: readonly FollowedSession[], final: boolean, pace: Pace): Promise<void> {
     const { log, device } = this.#options
-    for (;;) {
-      const batch = takeBatch(sessions, final)
+    for (let { pause } = pace; ; pause = rest) {
+      const batch = await takeBatch(sessions, final, { ...pace, pause })
       if (batch.length === 0) return
-      const entries = encode(batch, device, log.size)
+      const entries = await encode(batch, device, log.size, pause)
       await log.appendBatch(entries, this.#cursorsAfter(batch))
       for (const { session, follower, followed } of batch) session.pass(follower, followed)
       this.#drop.clear()
@@ -127,12 +148,30 @@ export class Sequencer {
     this.#sessions.delete(session.id)
   }
 
+  async #urgently<T>(work: () => Promise<T>): Promise<T> {
+    this.#urgent++
+    try {
+      return await this.#exclusive(work)
+    } finally {
+      this.#urgent--
+    }
+  }
+
   #exclusive<T>(work: () => Promise<T>): Promise<T> {
     const result = this.#turn.then(work)
     this.#turn = result.catch(() => undefined)
     return result
   }
 }
+
+interface Pace {
+  /** Between two shares of a batch. */
+  readonly pause: () => Promise<void>
+  /** Facts after this (monotonic microseconds) wait for the next call, or pauses would part what lies side by side. */
+  readonly until: number
+}
+const rest = (): Promise<void> => Promise.resolve()
+const AT_ONCE: Pace = { pause: rest, until: Number.POSITIVE_INFINITY }
 
 type Outcome = Extract<Fact, { k: 'session.end' }>['outcome']
 
@@ -208,7 +247,11 @@ class FollowedSession {
  * The next facts of all sessions, merged by their monotonic clock; each journal keeps its own order. Clocks of
  * different boots do not compare: recovery therefore drains one session at a time.
  */
-function takeBatch(sessions: readonly FollowedSession[], final: boolean): Item[] {
+async function takeBatch(
+  sessions: readonly FollowedSession[],
+  final: boolean,
+  { pause, until }: Pace,
+): Promise<Item[]> {
   const streams = sessions.flatMap((session) =>
     session.followers.map((follower) => ({
       session,
@@ -226,12 +269,13 @@ function takeBatch(sessions: readonly FollowedSession[], final: boolean): Item[]
     for (const stream of streams) {
       if (stream.head && (!first?.head || stream.head.fact.m < first.head.fact.m)) first = stream
     }
-    if (!first?.head) break
+    if (!first?.head || first.head.fact.m > until) break
     const { session, follower, head: followed } = first
     if (followed.fact.k === 'session.start') starts.set(session, starts.get(session) ?? followed.fact)
     batch.push({ session, follower, followed, start: starts.get(session) ?? null })
     bytes += followed.after.offset - followed.offset
     first.head = next(first.facts)
+    if (batch.length % SHARE === 0) await pause()
   }
   return batch
 }
@@ -241,16 +285,25 @@ function next(facts: Generator<Followed>): Followed | undefined {
   return step.done ? undefined : step.value
 }
 
-function encode(batch: readonly Item[], device: EventContext['device'], size: number): Buffer[] {
+async function encode(
+  batch: readonly Item[],
+  device: EventContext['device'],
+  size: number,
+  pause: Pace['pause'],
+): Promise<Buffer[]> {
   let encoder: EventEncoder | undefined
   let last: Item | undefined
-  return batch.map((item, i) => {
+  const entries: Buffer[] = []
+  for (const item of batch) {
     const { session, follower, followed, start } = item
     if (!encoder || last?.session !== session || last.start !== start)
       encoder = new EventEncoder({ device, start }, session.id)
     last = item
-    return encoder.encode(followed.fact, { journal: follower.name, offset: followed.offset }, size + i)
-  })
+    const place = { journal: follower.name, offset: followed.offset }
+    entries.push(encoder.encode(followed.fact, place, size + entries.length))
+    if (entries.length % SHARE === 0) await pause()
+  }
+  return entries
 }
 
 function cursorsOf(cursors: Cursors, id: string): Record<string, Cursor> {

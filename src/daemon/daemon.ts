@@ -227,7 +227,7 @@ export class Daemon {
       const dead = !caller && now - lostAt >= GRACE_MS && birthOf(record.pid) !== record.born
       if (dead) await this.#settle(() => this.#endLost(id, record, killedBy))
     }
-    if (this.#live.size > 0) await this.#settle(() => this.#sequence())
+    if (this.#live.size > 0) await this.#settle(() => this.#sequence('gently'))
     if (now - this.#recovered >= RECOVER_MS) await this.#settle(() => this.recover())
   }
 
@@ -316,9 +316,9 @@ export class Daemon {
     return {}
   }
 
-  async #sequence(): Promise<Head> {
+  async #sequence(how?: 'gently'): Promise<Head> {
     const { log, sequencer } = this.#ready()
-    await sequencer.sequence()
+    await (how ? sequencer.sequenceGently() : sequencer.sequence())
     this.#stalled = null
     return headOf(log)
   }

@@ -82,6 +82,36 @@ test('merges journals by their monotonic clock and names each event by its place
   log.close()
 })
 
+test('without haste it pauses, keeps what comes meanwhile in its order, and hurries when somebody waits', async (t) => {
+  const w = world(t)
+  const [run, view] = [w.journal('s-a', 'run'), w.journal('s-a', 'view')]
+  const names = Array.from({ length: 3000 }, (_, i) => `/${i}`)
+  const append = (from: number, to: number): void =>
+    names.slice(from, to).forEach((name, i) => (i % 3 ? view : run).append(remove(name)))
+  run.append(start)
+  append(0, 1500)
+  const { log, sequencer } = await w.open()
+  sequencer.follow('s-a')
+  const began = performance.now()
+  const gentle = sequencer.sequenceGently()
+  await sleep(20)
+  append(1500, 3000)
+  assert.equal(log.size, 0, 'it is between two shares')
+  assert.equal((await gentle).size, 1501, 'what was recorded until its call')
+  assert.ok(performance.now() - began > 100, 'pauses')
+  const waiting = sequencer.sequenceGently()
+  assert.equal((await sequencer.sequence()).size, 3001)
+  assert.equal((await waiting).size, 3001)
+  assert.deepEqual(
+    w
+      .events()
+      .slice(1)
+      .map(({ path }) => path),
+    names,
+  )
+  log.close()
+})
+
 test('goes on behind what the log holds, knowing what it knew', async (t) => {
   const w = world(t)
   const run = w.journal('s-a', 'run')

@@ -46,6 +46,10 @@ fn become_node(root: &Path, words: &[OsString]) -> libc::c_int {
     for name in LOADING {
         node.env_remove(name);
     }
+    // As the warm host has it (src/daemon/standby.ts): the gate moves bytes, it keeps little.
+    if words.first().is_some_and(|word| word == "run") {
+        node.arg("--max-semi-space-size=8");
+    }
     let error = node.arg(build.join("ambit.cjs")).args(words).exec();
     eprintln!("ambit: cannot start: {}: {error}; run: ./dev build", build.join("node").display());
     125
