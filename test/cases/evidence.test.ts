@@ -182,17 +182,12 @@ attackIn(strace)(
     const stage = new Stage(as)
     await stage.session(['/bin/true'])
     await endDaemon(stage)
-    // The tenth fsync of the log's writer fails with EIO, in the kernel's own words.
-    await daemonBelow(stage, [
-      'strace',
-      '-f',
-      '-o',
-      '/dev/null',
-      '-e',
-      'trace=fsync',
-      '-e',
-      'inject=fsync:error=EIO:when=10',
-    ])
+    // The tenth fsync of the log's writer fails with EIO, in the kernel's own words. strace counts for each thread.
+    await daemonBelow(
+      stage,
+      ['strace', '-f', '-o', '/dev/null', '-e', 'trace=fsync', '-e', 'inject=fsync:error=EIO:when=10'],
+      { UV_THREADPOOL_SIZE: '1' },
+    )
     const [first] = daemonsAndHostsOf(stage)
     const ran = await stage.session(
       ['/bin/sh', '-c', 'for n in 1 2 3; do echo x > f$n; sleep 0.7; done; echo done'],
