@@ -15,6 +15,9 @@ const NATIVE: Readonly<Record<string, string>> = {
   'launch-orders': 'ambit-launch',
   'launch-spec': 'ambit-launch',
   'journal-prefix': 'ambit-shared',
+  'spec-and-orders': 'ambit-view',
+  'names-and-settings': 'ambit-view',
+  'review-layer': 'ambit-view',
 }
 
 const { values, positionals } = parseArgs({
@@ -54,7 +57,7 @@ for (const name of names) {
 }
 process.exit(failed ? 1 : 0)
 
-/** A target of the Rust parts: a test of its crate (native/shared/src/fuzz.rs) that keeps its findings itself. */
+/** A target of the Rust parts: a test of its crate (src/fuzz.rs) that keeps its findings, or says their seed, itself. */
 function fuzzNative(name: string, crate: string): boolean {
   const test = `fuzz_${name.replaceAll('-', '_')}`
   const { status } = spawnSync(

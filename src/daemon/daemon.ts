@@ -267,7 +267,10 @@ export class Daemon {
     const died = killedBy
       ? `killed by ${killedBy}, which ambit run did not obey`
       : 'ambit run died without a word'
-    await recordLoss(this.#paths, id, sameBoot ? died : 'the machine went down')
+    const loss = sameBoot
+      ? { reason: died, withMachine: false }
+      : { reason: 'the machine went down', withMachine: true }
+    await recordLoss(this.#paths, id, loss)
     await this.#end(id, said ? 'ended' : sameBoot ? 'killed' : 'orphaned')
   }
 

@@ -5,22 +5,31 @@ import type { Fact, FactBody } from '../audit/fact.ts'
 import { Journal, readJournal } from '../audit/journal.ts'
 import { errnoOf } from '../lib/errors.ts'
 import { type Paths, journalDir } from '../lib/paths.ts'
+import { unfinishedBursts } from './intents.ts'
 
 /** Intents listed one by one; the rest is counted. */
 const MAX_LISTED = 100
+
+export interface Loss {
+  /** Why the session ended, for its record. */
+  readonly reason: string
+  /** The machine went down with it: what was not synced may be gone. A killed process takes nothing. */
+  readonly withMachine: boolean
+}
 
 /**
  * Writes the end of session `id` and the intents that have no outcome (CASES.md A-18), durably. Once: a second call,
  * after a crash in between, finds the end there.
  */
-export async function recordLoss(paths: Paths, id: string, reason: string): Promise<void> {
+export async function recordLoss(paths: Paths, id: string, loss: Loss): Promise<void> {
   const dir = journalDir(paths, id)
   fs.mkdirSync(dir, { recursive: true, mode: 0o700 })
   if (hasEnd(dir)) return
   const journal = Journal.open(join(dir, 'daemon.wal'))
   try {
     for (const fact of orphanFacts(dir)) journal.append(fact)
-    journal.append({ k: 'session.end', outcome: 'killed', exit: 125, reason })
+    if (loss.withMachine) for (const fact of lostWrites(dir)) journal.append(fact)
+    journal.append({ k: 'session.end', outcome: 'killed', exit: 125, reason: loss.reason })
     await journal.sync()
   } finally {
     journal.close()
@@ -57,6 +66,9 @@ function orphanFacts(dir: string): FactBody[] {
   if (open.size > MAX_LISTED) listed.push(`no outcome recorded: ${open.size - MAX_LISTED} more requests`)
   return listed.map((reason) => ({ k: 'gap', journal: 'run', reason }))
 }
+
+const lostWrites = (dir: string): FactBody[] =>
+  unfinishedBursts(factsOf(dir, 'view')).map((reason) => ({ k: 'gap', journal: 'view', reason }))
 
 function someFact(dir: string, name: string, test: (fact: Fact) => boolean): boolean {
   for (const fact of factsOf(dir, name)) if (test(fact)) return true

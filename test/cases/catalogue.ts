@@ -68,6 +68,7 @@ export const EXPECTED: Readonly<Record<string, string>> = {
   'F-12': 'one decision for all spellings',
   'F-13': 'protected at any depth',
   'F-14': 'git redirections of the project protected',
+  'F-15': 'no leak in 100,000 swaps of file and link',
   'F-16': 'no content by a renaming race',
   'F-17': 'open handles lose what the grant loses',
   'F-18': 'no other call changes a protected file',

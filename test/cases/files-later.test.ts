@@ -1,6 +1,6 @@
 /** F: what changes while the session runs. Names made meanwhile, races, a grant that shrinks. */
 import assert from 'node:assert/strict'
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { constants } from 'node:os'
 import { join } from 'node:path'
 import { attack } from '../support/case.ts'
@@ -121,6 +121,57 @@ threads = [threading.Thread(target=act) for act in (rename, read, read)]
   const control = await meanwhile(free, race.replaceAll('.env', 'secret.txt'), async () => undefined)
   assert.ok(Number(control.result.leaks) > 0, control.said)
   return `no leak in ${String(result.seen)} opens; ${String(control.result.leaks)} without the rule`
+})
+
+/** On the host: what the names mean changes 100,000 times while they are looked up and opened. */
+const SWAP = `
+import ctypes, os, sys
+libc = ctypes.CDLL(None)
+os.chdir(sys.argv[1])
+swaps = sum(libc.renameat2(-100, a, -100, b, 2) == 0 for _ in range(50000) for a, b in ((b'x', b'y'), (b'd', b'e')))
+print(swaps)
+`
+const LOOK = `
+result['leaks'], result['plain'], result['opens'] = 0, 0, 0
+def look():
+    while not os.path.exists(os.path.join(space, 'go')):
+        for name in ('x', 'd/f', 'y', 'e/f') * 20:
+            result['opens'] += 1
+            try: got = get(name)
+            except OSError: continue
+            result['leaks'] += b'taken away' in got
+            result['plain'] += b'plain' in got
+tell('ready')
+threads = [threading.Thread(target=look) for _ in range(2)]
+[t.start() for t in threads]; [t.join() for t in threads]
+`
+
+attack('F-15', 'nothing outside is read while names turn from file to link and back', async (as) => {
+  const make = (): Stage => {
+    const stage = new Stage(as, { files: { x: 'plain', 'd/f': 'plain' } })
+    stage.put(stage.outside, { secret: SECRET, f: SECRET })
+    symlinkSync(join(stage.outside, 'secret'), join(stage.project, 'y'))
+    symlinkSync(stage.outside, join(stage.project, 'e'))
+    stage.own()
+    return stage
+  }
+  const swap = async (stage: Stage): Promise<void> => {
+    const ran = await stage.command(['python3', '-c', SWAP, stage.project])
+    assert.equal(ran.stdout.trim(), '100000', describe(ran))
+  }
+  const held = make()
+  const { result, said } = await meanwhile(held, LOOK, () => swap(held))
+  assert.equal(result.leaks, 0, said)
+  assert.ok(Number(result.plain) > 0, `control: the names are read\n${said}`)
+  const free = make()
+  free.put(free.project, { 'script.py': `${PRELUDE}\n${LOOK}\nprint(result['leaks'])` })
+  free.put(free.outside, { 'space/': '' })
+  const reading = free.command(['python3', 'script.py', join(free.outside, 'space')])
+  await eventually(() => existsSync(join(free.outside, 'space/ready')), 30_000)
+  await swap(free)
+  writeFileSync(join(free.outside, 'space/go'), '')
+  assert.ok(Number((await reading).stdout) > 0, 'control: without the view it is read')
+  return `100,000 swaps, no leak in ${String(result.opens)} opens`
 })
 
 const OPENED = `

@@ -13,6 +13,7 @@ import { native } from '../../src/lib/native.ts'
 import { acceptWebSocket } from '../fixtures/servers/websocket.ts'
 import { once } from '../support/case.ts'
 import { recordDns } from '../support/dns.ts'
+import { withoutPrograms } from '../support/programs.ts'
 import { describe, type SessionRan, Stage } from '../support/stage.ts'
 import { type Answer, serveHttps } from '../support/upstream.ts'
 import { type As, unavailable } from '../support/users.ts'
@@ -22,6 +23,8 @@ import { type Pages, registries } from './registries.ts'
 const WEB = '93.184.216.34'
 const GRPC = '93.184.216.35'
 const DATABASE = '93.184.216.36'
+/** The packages that are served are made with Python, the repository with git. */
+const cannot = labMissing ?? withoutPrograms('python3', 'git')
 const scratch = mkdtempSync(join(tmpdir(), 'ambit-life-'))
 after(() => {
   rmSync(scratch, { recursive: true, force: true })
@@ -159,10 +162,8 @@ async function makeStage(as: As): Promise<Stage> {
   return stage
 }
 
-const onPath = (program: string): boolean =>
-  (process.env.PATH ?? '').split(':').some((dir) => existsSync(join(dir, program)))
-
 interface Needs {
+  /** Programs that it starts, with spaces between. */
   readonly program?: string
   readonly missing?: string | null
   readonly as?: readonly As[]
@@ -179,7 +180,7 @@ function life(
   says: RegExp,
   { program, missing, as = ['user'], timeout = 90_000 }: Needs = {},
 ): void {
-  const reason = labMissing ?? missing ?? (program && !onPath(program) ? `${program} is not installed` : null)
+  const reason = cannot ?? missing ?? (program ? withoutPrograms(...program.split(' ')) : null)
   for (const who of as)
     test(`${title}, as ${who}`, { skip: reason ?? unavailable(who) ?? false }, async () => {
       const stage = await makeStage(who)
@@ -255,14 +256,14 @@ life(
   'wget -qO- https://files.test/wget; curl -fsS https://files.test/curl',
   /path \/wget\npath \/curl/,
   {
-    program: 'wget',
+    program: 'wget curl',
   },
 )
 
 const WEBSOCKET = `const ws = new WebSocket('wss://files.test/ws');
 ws.onopen = () => ws.send('to and fro'); ws.onmessage = ({ data }) => { console.log('got', data); ws.close() };
 ws.onerror = (error) => { console.error(error); process.exit(1) }`
-test('a WebSocket client talks, as user', { skip: labMissing ?? false }, async () => {
+test('a WebSocket client talks, as user', { skip: cannot ?? false }, async () => {
   const stage = await makeStage('user')
   const ran = await stage.session([stage.product.node, '-e', WEBSOCKET])
   assert.equal(ran.stdout, 'got to and fro\n', describe(ran))
@@ -274,7 +275,7 @@ context = ssl.create_default_context(cafile='db.pem'); context.set_alpn_protocol
 with context.wrap_socket(socket.create_connection(('db.test', 5432)), server_hostname='db.test') as s:
     s.sendall(b'hello'); print(s.recv(100).decode())`
 test("what is no HTTP passes inside TLS by a rule without inspection, with the client's own ALPN", {
-  skip: labMissing ?? false,
+  skip: cannot ?? false,
 }, async () => {
   const stage = await makeStage('user')
   const { databaseCa } = await world(null)
@@ -299,7 +300,7 @@ client.makeUnaryRequest('/test.Echo/Say', same, same, Buffer.from('hello'), (err
 })`
 const noGrpc = grpcPackage instanceof Error ? grpcPackage.message : null
 test('a gRPC client calls and streams over HTTP/2, as user', {
-  skip: labMissing ?? noGrpc ?? false,
+  skip: cannot ?? noGrpc ?? false,
 }, async () => {
   const stage = await makeStage('user')
   install(join(grpcPackage as string, 'node_modules'), join(stage.project, 'node_modules'))
@@ -326,14 +327,14 @@ console.log(n, Math.round((performance.now() - at) / 1000), gap < 4000)`
 }
 
 const LONG = Number(process.env.AMBIT_TEST_EVENTS ?? 20)
-test(`an event stream of ${LONG} s arrives event by event`, { skip: labMissing ?? false }, async () =>
+test(`an event stream of ${LONG} s arrives event by event`, { skip: cannot ?? false }, async () =>
   streamEvents(LONG),
 )
 
-const rust = onPath('cargo') ? null : 'cargo is not installed'
+const rust = withoutPrograms('cargo')
 for (const as of BOTH)
   test(`cargo builds with a path dependency and with a crate of its registry, as ${as}`, {
-    skip: labMissing ?? rust ?? unavailable(as) ?? cargoFor(as) ?? false,
+    skip: cannot ?? rust ?? unavailable(as) ?? cargoFor(as) ?? false,
   }, async () => {
     const stage = await makeStage(as)
     stage.put(stage.project, {

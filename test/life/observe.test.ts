@@ -11,6 +11,7 @@ import { parse, stringify } from 'yaml'
 import { once } from '../support/case.ts'
 import { recordDns } from '../support/dns.ts'
 import { claimAddress, labMissing } from '../support/lab.ts'
+import { withoutPrograms } from '../support/programs.ts'
 import { describe, Stage } from '../support/stage.ts'
 import { type Answer, serveHttps } from '../support/upstream.ts'
 import type { As } from '../support/users.ts'
@@ -65,7 +66,7 @@ function observes(
   argv: readonly string[],
   { as = 'user', missing = null }: { as?: As; missing?: string | null } = {},
 ): void {
-  test(`the draft of ${title} is what it needs`, { skip: labMissing ?? missing ?? false }, async () => {
+  test(`the draft of ${title} is what it needs`, { skip: labMissing ?? withoutPrograms('python3', 'git') ?? missing ?? false }, async () => {
     const upstream = await world(null)
     const spec = {
       files: [
