@@ -1,6 +1,6 @@
 /** What a command file exports; `main.ts` does the rest. No logic lives here. */
 import { parseArgs, type ParseArgsOptionsConfig } from 'node:util'
-import { AmbitError, messageOf } from '../lib/errors.ts'
+import { AmbitError, errnoOf, messageOf } from '../lib/errors.ts'
 import type { Paths } from '../lib/paths.ts'
 import type { Front } from '../session/front.ts'
 
@@ -94,8 +94,34 @@ export function helpOf(command: Command): string {
   ].join('\n')
 }
 
+const NOT_OURS = 'make that place writable for yourself, or set AMBIT_HOME to a directory that is'
+const FULL = 'free some space there and start again'
+const DESCRIPTORS = 'raise the limit on open files (ulimit -n)'
+
+/** What to do about a machine that refuses, where no part of Ambit has said it better. */
+const REMEDIES: Readonly<Record<string, string>> = {
+  EACCES: NOT_OURS,
+  EPERM: NOT_OURS,
+  EROFS: NOT_OURS,
+  ENOSPC: FULL,
+  EDQUOT: FULL,
+  EMFILE: DESCRIPTORS,
+  ENFILE: DESCRIPTORS,
+  ENOMEM: 'free some memory and start again',
+}
+
+function explained(error: unknown): unknown {
+  const remedy = error instanceof AmbitError ? undefined : REMEDIES[errnoOf(error) ?? '']
+  if (!remedy) return error
+  const { path } = error as NodeJS.ErrnoException
+  return new AmbitError('ERR_RUNTIME_FAILED', path ?? 'the system refused', messageOf(error), remedy, {
+    cause: error,
+  })
+}
+
 /** What a person reads of an error, and the exit status that goes with it. */
-export function failureOf(error: unknown): { readonly text: string; readonly exit: number } {
+export function failureOf(thrown: unknown): { readonly text: string; readonly exit: number } {
+  const error = explained(thrown)
   const known = error instanceof AmbitError
   const text = `ambit: ${messageOf(error)} [${known ? error.code : 'ERR_INTERNAL'}]\n`
   const stack = !known && process.env.AMBIT_DEBUG ? `${(error as Error).stack}\n` : ''

@@ -41,5 +41,4 @@ export function unfinishedBursts(facts: Iterable<Fact>): string[] {
     )
 }
 
-const beneath = (path: string, dir: string): boolean =>
-  path.startsWith(dir.endsWith('/') ? dir : `${dir}/`)
+const beneath = (path: string, dir: string): boolean => path.startsWith(dir.endsWith('/') ? dir : `${dir}/`)

@@ -3,6 +3,7 @@ import { parseArgs } from 'node:util'
 import { AmbitError, messageOf } from '../lib/errors.ts'
 import { native } from '../lib/native.ts'
 import { type Paths, resolvePaths } from '../lib/paths.ts'
+import { claimStateDir } from '../lib/state-dir.ts'
 import { openBook } from './book.ts'
 import { Daemon } from './daemon.ts'
 import { keepStandby } from './standby.ts'
@@ -15,6 +16,7 @@ async function main(): Promise<void> {
   process.umask(0o077)
   const { paths, idleMs } = parseOptions()
   if (claimDaemon(paths) === null) return
+  claimStateDir(paths.state)
   native().noNewPrivileges()
   const daemon = new Daemon(paths, await openBook(paths))
   daemon.adopt()

@@ -6,6 +6,7 @@ import { Journal } from '../audit/journal.ts'
 import { connectDaemon, type DaemonClient, ownBirth } from '../daemon/client.ts'
 import { removeMemoryDir } from '../lib/memory-dir.ts'
 import { journalDir, sessionDir } from '../lib/paths.ts'
+import { claimStateDir } from '../lib/state-dir.ts'
 import { newSessionId, type SessionId } from './id.ts'
 import type { Resolved } from './resolve.ts'
 import type { Acceptance } from './show.ts'
@@ -31,6 +32,7 @@ export function registerSession(resolved: Resolved, acceptance: Acceptance): Reg
   const dir = sessionDir(request.paths, id)
   const run = join(request.paths.run, 'sessions', id)
   const startedAt = Date.now()
+  claimStateDir(request.paths.state)
   mkdirSync(journalDir(request.paths, id), { recursive: true, mode: 0o700 })
   mkdirSync(run, { recursive: true, mode: 0o700 })
   // Asked for now, used when the start is durable.

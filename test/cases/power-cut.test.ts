@@ -34,7 +34,10 @@ async function cutDown(powerCut: boolean): Promise<string[]> {
     truncateSync(view(), (all[Math.min(at + 4, all.length - 1)]?.next ?? 0) - 3)
     const registration = join(stage.ambitHome, find('registration.json') ?? 'none')
     const text = readFileSync(registration, 'utf8')
-    writeFileSync(registration, text.replace(/"born":"[^:]*:/, '"born":"00000000-0000-0000-0000-000000000000:'))
+    writeFileSync(
+      registration,
+      text.replace(/"born":"[^:]*:/, '"born":"00000000-0000-0000-0000-000000000000:'),
+    )
   }
   const said: string[] = []
   const told = async (): Promise<boolean> => {
@@ -51,7 +54,10 @@ test('a power cut within a burst of writes is told in the log, with directory an
 }, async () => {
   const said = await cutDown(true)
   assert.equal(said.length, 1, said.join('\n'))
-  assert.match(said[0] ?? '', /files beneath \S*\/project\/burst were being written: \d are recorded by name, up to 25\d more/)
+  assert.match(
+    said[0] ?? '',
+    /files beneath \S*\/project\/burst were being written: \d are recorded by name, up to 25\d more/,
+  )
 })
 
 test('control: a killed session takes no record with it, and nothing of the kind is told', {

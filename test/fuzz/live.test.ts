@@ -11,7 +11,9 @@ const lacking = (name: string): string | null =>
   name === 'http1-differential' && withoutPrograms('go') ? withoutPrograms('python3') : null
 
 for (const [name, start] of Object.entries(LIVE_TARGETS)) {
-  test(`fuzzing ${name} at a running gate finds nothing in ${SECONDS} s`, { skip: lacking(name) ?? false }, async () => {
+  test(`fuzzing ${name} at a running gate finds nothing in ${SECONDS} s`, {
+    skip: lacking(name) ?? false,
+  }, async () => {
     const target = await start()
     const seed = Date.now() % 2 ** 31
     const { finding } = await fuzzLive(name, target, SECONDS * 1000, seed)

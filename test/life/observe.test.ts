@@ -66,7 +66,9 @@ function observes(
   argv: readonly string[],
   { as = 'user', missing = null }: { as?: As; missing?: string | null } = {},
 ): void {
-  test(`the draft of ${title} is what it needs`, { skip: labMissing ?? withoutPrograms('python3', 'git') ?? missing ?? false }, async () => {
+  test(`the draft of ${title} is what it needs`, {
+    skip: labMissing ?? withoutPrograms('python3', 'git') ?? missing ?? false,
+  }, async () => {
     const upstream = await world(null)
     const spec = {
       files: [

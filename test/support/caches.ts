@@ -25,7 +25,16 @@ function fetchPackages(name: string, packages: readonly string[]): string | Erro
     execFileSync(
       'npm',
       // Without a network the tests of it skip at once, rather than after minutes of retries.
-      ['install', '--no-audit', '--no-fund', '--loglevel=error', '--fetch-retries=0', '--prefix', dir, ...packages],
+      [
+        'install',
+        '--no-audit',
+        '--no-fund',
+        '--loglevel=error',
+        '--fetch-retries=0',
+        '--prefix',
+        dir,
+        ...packages,
+      ],
       {
         stdio: ['ignore', 'ignore', 'pipe'],
         env: { ...process.env, PATH: `${join(process.execPath, '..')}${delimiter}${process.env.PATH}` },

@@ -11,6 +11,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// What Node reserves, whatever it uses: below it V8 aborts with a trace that tells nobody what to do.
+const ADDRESS_SPACE: u64 = 1900 << 20;
+
 /// Without Rust's own start, which would change what SIGPIPE does in everything started from here.
 #[unsafe(no_mangle)]
 pub extern "C" fn main(_argc: libc::c_int, _argv: *const *const libc::c_char) -> libc::c_int {
@@ -19,6 +22,14 @@ pub extern "C" fn main(_argc: libc::c_int, _argv: *const *const libc::c_char) ->
         return 125;
     };
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if let Some(limit) = sys::address_space().filter(|limit| *limit < ADDRESS_SPACE) {
+        eprintln!(
+            "ambit: the limit on virtual memory is {} MiB, too little to start: allow {} MiB or more (ulimit -v)",
+            limit >> 20,
+            ADDRESS_SPACE >> 20
+        );
+        return 125;
+    }
     host::run(&root, &words).unwrap_or_else(|| become_node(&root, &words))
 }
 

@@ -225,3 +225,11 @@ pub fn take_places(fds: [RawFd; 2]) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// Bytes of address space that this process and its children may take; None without a limit.
+pub fn address_space() -> Option<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel fills the structure that it is given.
+    let done = unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) };
+    (done == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+}
