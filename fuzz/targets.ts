@@ -21,7 +21,8 @@ import { AmbitError } from '../src/lib/errors.ts'
 import { compileGlobs } from '../src/lib/glob.ts'
 import { parseAuthority, parseHost } from '../src/lib/host.ts'
 import { printable } from '../src/lib/printable.ts'
-import { parseYaml } from '../src/profile/yaml.ts'
+import { compilePlan } from '../src/profile/compile.ts'
+import { loadProfile } from '../src/profile/load.ts'
 import { parseEvent } from '../src/runtime/launch-channel.ts'
 
 export interface Target {
@@ -87,6 +88,24 @@ function scrubbed(input: Buffer, size: number): Buffer | null {
     for (let part = scrubber.read(); part !== null; part = scrubber.read()) out.push(part as Buffer)
   }
   return refused || scrubber.errored !== null ? null : Buffer.concat(out)
+}
+
+const PLACES = { config: '/nonexistent/config', state: '/nonexistent/state', run: '/nonexistent/run' }
+
+/** By the way of `ambit run --profile FILE`: text, schema, plan. */
+function profileThrough(input: Buffer): void {
+  const dir = mkdtempSync(join(tmpdir(), 'ambit-fuzz-'))
+  try {
+    const file = join(dir, 'fuzz.yaml')
+    writeFileSync(file, input)
+    refusable(() => {
+      const document = loadProfile(file, PLACES)
+      const plan = compilePlan(document, { project: dir, workspace: dir, home: dir, searchPath: [] }, PLACES)
+      demand(plan.version === 1 && plan.profile.file === file, 'a plan is of the profile that was asked for')
+    })
+  } finally {
+    rmSync(dir, { recursive: true, force: true })
+  }
 }
 
 export const TARGETS: Readonly<Record<string, Target>> = {
@@ -160,8 +179,14 @@ export const TARGETS: Readonly<Record<string, Target>> = {
     },
   },
   profile: {
-    seeds: [text('apiVersion: ambit/v1\nkind: Profile\nmetadata: { name: a }\nspec: { files: [] }\n')],
-    run: (input) => refusable(() => parseYaml(input.toString(), 'fuzz.yaml')),
+    seeds: [
+      text('apiVersion: ambit/v1\nkind: Profile\nmetadata: { name: a }\nspec: { files: [] }\n'),
+      text(
+        `apiVersion: ambit/v1\nkind: Profile\nmetadata: { name: b }\nspec:\n  isolation: { runtime: os-sandbox, memory: 1GiB, wallclock: 5m }\n  files: [{ path: "\${project}", access: write, hide: ["**/.env"] }]\n  network: [{ host: "*.a.example", ports: [443], methods: [GET] }]\n  upload: { perRequest: 1MiB }\n`,
+      ),
+      Buffer.from('['.repeat(3000)),
+    ],
+    run: profileThrough,
   },
   journal: {
     seeds: [Buffer.concat([MAGIC, frame(FACT), frame(FACT)])],
