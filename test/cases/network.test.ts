@@ -643,8 +643,10 @@ attack('N-28', 'refuses the smuggling set', async (as) => {
     assert.match(got ?? '', /^(HTTP\/1\.1 4\d\d|$)/, `${name}: ${got?.slice(0, 200)}`)
     assert.ok((got?.match(/^HTTP\/1\.1 /gm) ?? []).length <= 1, `${name} was answered twice: ${got}`)
   }
+  assert.ok(!arrived.some((request) => request.url === '/smuggled'))
+  // A head in good order may be on its way before its body turns out to be none; that message never ends.
   assert.deepEqual(
-    arrived.map((request) => `${request.url} ${request.body}`),
+    arrived.filter(({ complete }) => complete).map((request) => `${request.url} ${request.body}`),
     ['/n28-control abc'],
   )
   return `${steps.length} refused, none upstream`

@@ -8,6 +8,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { native } from '../../src/lib/native.ts'
 
 export interface Seen {
+  /** Whether the message came to its end; false where its sender broke it off. */
+  readonly complete: boolean
   readonly method: string
   readonly url: string
   readonly headers: IncomingMessage['headers']
@@ -105,6 +107,7 @@ async function receive(request: IncomingMessage): Promise<Seen> {
     // The sender went away; what came is kept, which is what the cases ask about.
   }
   return {
+    complete: request.complete,
     method: request.method ?? '',
     url: request.url ?? '',
     headers: request.headers,
