@@ -53,7 +53,8 @@ fn escape_length(after: &[u8]) -> Option<usize> {
             // Nothing that asks (n, c, p with $, t, u with ?), prints (i), or speaks a language of its own.
             let asks = matches!(control[last], b'n' | b'c' | b't' | b'i' | b'x' | b'y' | b'w')
                 || body.contains(&b'$')
-                || (control[last] == b'u' && !body.iter().all(u8::is_ascii_digit))
+                || (control[last] == b'u'
+                    && !body.iter().all(|byte| matches!(byte, b'0'..=b'9' | b':' | b';')))
                 || (control[last] == b'q' && body.first().is_some_and(|mark| (b'<'..=b'?').contains(mark)));
             let formed = body.iter().all(|byte| (0x20..=0x3f).contains(byte));
             (formed && !asks).then_some(last + 2)
@@ -64,7 +65,7 @@ fn escape_length(after: &[u8]) -> Option<usize> {
 
 #[test]
 fn fuzz_terminal_filter() {
-    let seeds: [&[u8]; 9] = [
+    let seeds: [&[u8]; 10] = [
         b"plain\r\n\x1b[31;1mred\x1b[0m\x1b[2J\x1b[H",
         b"\x1b]52;c;ZXZpbA==\x07\x1b]0;t\x1b\\x",
         b"\x1bP$q\"p\x1b\\\x1b_Gi=1\x1b\\\x1b^x\x1b\\\x1bXy\x1b\\",
@@ -74,6 +75,7 @@ fn fuzz_terminal_filter() {
         b"\x1b(0\x1b[4h\x1b[5;6r\x1b=\x1b[>4;2m\x1b[u\x1b[?u\x1b[4 q",
         b"\x1b[\x1b]52\x18;\x1a\x1b\x1b[c\xe2\x1b[0c\xf0\x9f",
         b"\x1b]never ends",
+        b"\x1b[;u\x1b[1:2u",
     ];
     fuzz("terminal-filter", &seeds, |input| {
         let whole = filtered(&[input]);
