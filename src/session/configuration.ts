@@ -21,9 +21,9 @@ export interface Configuration {
   readonly digest: string
 }
 
-/** Files looked at; what is beyond counts by name only. */
+/** Files that are read; what is beyond counts by its name and its inode's change time. */
 const MOST_FILES = 2000
-/** Bytes of one file that are read; a longer one counts with its size. */
+/** Bytes of one file that are read; a longer one counts with its inode's change time. */
 const MOST_BYTES = 4 << 20
 
 /** Levels below a name; links may make rings. */
@@ -123,7 +123,7 @@ function collect(path: string, found: Map<string, string>, depth = 0): void {
   const stat = fs.lstatSync(path, { throwIfNoEntry: false })
   if (!stat || depth > MOST_DEPTH) return
   // A link to a directory counts as a link, and what is behind it counts too.
-  if (!stat.isDirectory()) found.set(path, found.size < MOST_FILES ? digestAt(path, stat) : 'not-read')
+  if (!stat.isDirectory()) found.set(path, found.size < MOST_FILES ? digestAt(path, stat) : unread(stat))
   if (stat.isDirectory() || isDirectory(path))
     for (const name of namesIn(path).toSorted()) collect(join(path, name), found, depth + 1)
 }
@@ -149,9 +149,12 @@ function digestAt(path: string, stat: fs.Stats): string {
 }
 
 function readUpTo(fd: number): Buffer {
-  const { size } = fs.fstatSync(fd)
-  const buffer = Buffer.alloc(Math.min(size, MOST_BYTES))
+  const stat = fs.fstatSync(fd)
+  const buffer = Buffer.alloc(Math.min(stat.size, MOST_BYTES))
   const read = fs.readSync(fd, buffer, 0, buffer.length, 0)
-  const rest = size > MOST_BYTES ? `\0${size}` : ''
+  const rest = stat.size > MOST_BYTES ? `\0${unread(stat)}` : ''
   return Buffer.concat([buffer.subarray(0, read), Buffer.from(rest)])
 }
+
+/** For content that was not read: nobody but root sets a change time back, so any change to it asks again. */
+const unread = ({ size, ino, ctimeMs }: fs.Stats): string => `not-read ${size} ${ino} ${ctimeMs}`

@@ -33,7 +33,13 @@ attack('P-12', 'a remembered yes ends where agent configuration says something e
     assert.match(again.stdout, /configuration (changed|added) since you last accepted/, path)
     assert.ok(!again.stdout.includes('\u001b[2J'), 'the name is escaped')
   }
-  assert.equal((await atTerminal(stage, profile)).asked, false)
+  // What is too long to be read in full asks again, too, when its unread end changes and its size does not.
+  const long = 'a'.repeat(5 << 20)
+  for (const end of ['kind', 'evil']) {
+    stage.put(stage.project, { 'AGENTS.md': long + end })
+    assert.ok((await atTerminal(stage, profile)).asked, end)
+    assert.equal((await atTerminal(stage, profile)).asked, false)
+  }
   rmSync(join(stage.project, 'AGENTS.md'))
   assert.match((await atTerminal(stage, profile)).stdout, /removed since you last accepted: .*AGENTS\.md/)
   // --yes accepts the sheet, on record, and teaches nothing.
