@@ -59,7 +59,7 @@ impl Arguments {
             }
             Mount::Symlink { target, link } => self.mount("--symlink", Path::new(link), target),
             Mount::File { target, content, mode } => {
-                let file = sys::memfd("ambit-file", content.as_bytes())?;
+                let file = sys::memfd(c"ambit-file", content.as_bytes())?;
                 let fd = file.as_raw_fd().to_string();
                 self.push(&["--perms", &format!("{mode:o}"), "--ro-bind-data", &fd]);
                 self.path(target);
@@ -111,7 +111,7 @@ pub fn start(spec: &LaunchSpec, stage: &Stage, tools: &Tools, fds: &[RawFd]) -> 
     let arguments = arguments(spec, stage).context(what)?;
     let mut text = arguments.list.join(&0);
     text.push(0);
-    let args = sys::memfd("ambit-args", &text).context(what)?;
+    let args = sys::memfd(c"ambit-args", &text).context(what)?;
     let numbers = fds.iter().map(|fd| fd.to_string()).collect::<Vec<_>>().join(",");
     let survivors: Vec<RawFd> = fds
         .iter()

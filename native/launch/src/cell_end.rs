@@ -48,11 +48,11 @@ pub fn build(
     orders: &mut Orders,
 ) -> Result<Built> {
     let what = "building the cell";
-    let (control, control_inside) = sys::socketpair().context(what)?;
-    let (command, command_inside) = sys::socketpair().context(what)?;
+    let (control, control_inside) = sys::socketpair(libc::SOCK_SEQPACKET).context(what)?;
+    let (command, command_inside) = sys::socketpair(libc::SOCK_SEQPACKET).context(what)?;
     pass_credentials(&command).context(what)?;
     let config =
-        sys::memfd("ambit-cell", &serde_json::to_vec(&config(spec)).map_err(|e| Failure::new(what, e))?)
+        sys::memfd(c"ambit-cell", &serde_json::to_vec(&config(spec)).map_err(|e| Failure::new(what, e))?)
             .context(what)?;
     let mut inside = vec![control_inside, command_inside, config];
     let pipes = if spec.terminal { None } else { Some(pipes(&mut inside).context(what)?) };

@@ -1,24 +1,15 @@
-//! Thin wrappers over the system calls that std lacks. Every `unsafe` of a general kind lives here.
+//! Thin wrappers over the system calls that std lacks. Every `unsafe` of a general kind lives here or in what is shared.
 use std::ffi::CString;
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
-/// Turns the C convention (negative = errno) into a Result.
-pub fn check<T: PartialOrd + Default>(returned: T) -> io::Result<T> {
-    if returned < T::default() { Err(io::Error::last_os_error()) } else { Ok(returned) }
-}
+pub use ambit_shared::sys::{check, memfd, next_signal, owned, send_with_fds, signal_fd, socketpair};
 
 pub fn prctl(option: libc::c_int, value: libc::c_ulong) -> io::Result<libc::c_int> {
     // SAFETY: only used with options whose arguments are plain numbers.
     check(unsafe { libc::prctl(option, value, 0, 0, 0) })
-}
-
-/// Takes ownership of a descriptor that a system call returned or a parent passed.
-pub fn owned(fd: RawFd) -> OwnedFd {
-    // SAFETY: callers pass descriptors that nothing else in this process owns.
-    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 pub fn cstring(text: &str) -> io::Result<CString> {
@@ -31,59 +22,11 @@ pub fn cpath(path: &Path) -> io::Result<CString> {
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "NUL in a path"))
 }
 
-pub fn socketpair() -> io::Result<(OwnedFd, OwnedFd)> {
-    let mut fds = [0; 2];
-    // SAFETY: fds has room for the two descriptors.
-    check(unsafe {
-        libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0, fds.as_mut_ptr())
-    })?;
-    Ok((owned(fds[0]), owned(fds[1])))
-}
-
 pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut fds = [0; 2];
     // SAFETY: fds has room for the two descriptors.
     check(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) })?;
     Ok((owned(fds[0]), owned(fds[1])))
-}
-
-/// An anonymous file that holds `content`, read from its start.
-pub fn memfd(name: &str, content: &[u8]) -> io::Result<OwnedFd> {
-    use std::io::{Seek, Write};
-    let name = cstring(name)?;
-    // SAFETY: name is a valid C string.
-    let fd = check(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) })?;
-    let mut file = std::fs::File::from(owned(fd));
-    file.write_all(content)?;
-    file.rewind()?;
-    Ok(file.into())
-}
-
-const MAX_FDS: usize = 8;
-
-/// Sends one message with descriptors.
-pub fn send_with_fds(socket: BorrowedFd, bytes: &[u8], fds: &[RawFd]) -> io::Result<()> {
-    assert!(fds.len() <= MAX_FDS);
-    let mut iov = libc::iovec { iov_base: bytes.as_ptr() as *mut _, iov_len: bytes.len() };
-    let mut space = [0u64; 16];
-    // SAFETY: every pointer outlives the call; the control buffer is aligned and larger than CMSG_SPACE of MAX_FDS.
-    unsafe {
-        let mut message: libc::msghdr = zeroed();
-        message.msg_iov = &mut iov;
-        message.msg_iovlen = 1;
-        if !fds.is_empty() {
-            let payload = size_of_val(fds);
-            message.msg_control = space.as_mut_ptr().cast();
-            message.msg_controllen = libc::CMSG_SPACE(payload as u32) as _;
-            let header = libc::CMSG_FIRSTHDR(&message);
-            (*header).cmsg_level = libc::SOL_SOCKET;
-            (*header).cmsg_type = libc::SCM_RIGHTS;
-            (*header).cmsg_len = libc::CMSG_LEN(payload as u32) as _;
-            std::ptr::copy_nonoverlapping(fds.as_ptr().cast::<u8>(), libc::CMSG_DATA(header), payload);
-        }
-        check(libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_NOSIGNAL))?;
-    }
-    Ok(())
 }
 
 /// One message: its bytes (empty at end of file), its descriptors, and who sent it, as the kernel says.
@@ -143,31 +86,6 @@ pub fn poll(fds: &[RawFd], timeout_ms: Option<u64>) -> io::Result<Vec<libc::c_sh
         Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(vec![0; fds.len()]),
         Err(error) => Err(error),
         Ok(_) => Ok(entries.iter().map(|entry| entry.revents).collect()),
-    }
-}
-
-/// Blocks `signals` for this thread and all later ones, and returns a descriptor that reads them.
-pub fn signal_fd(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
-    // SAFETY: the set is initialised before it is used.
-    unsafe {
-        let mut set: libc::sigset_t = zeroed();
-        libc::sigemptyset(&mut set);
-        signals.iter().for_each(|&signal| {
-            libc::sigaddset(&mut set, signal);
-        });
-        check(libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()))?;
-        Ok(owned(check(libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))?))
-    }
-}
-
-/// The next signal from a `signal_fd`, if any.
-pub fn next_signal(fd: BorrowedFd) -> Option<libc::c_int> {
-    // SAFETY: info is a plain structure of the size that the kernel writes.
-    unsafe {
-        let mut info: libc::signalfd_siginfo = zeroed();
-        let length = size_of::<libc::signalfd_siginfo>();
-        let read = libc::read(fd.as_raw_fd(), (&raw mut info).cast(), length);
-        (read == length as isize).then_some(info.ssi_signo as libc::c_int)
     }
 }
 

@@ -1,6 +1,7 @@
-//! What the native parts share: the journal writer, facts' clocks, the glob matcher, the lock of host processes.
+//! What the native parts share: the journal writer, facts' clocks, the glob matcher, the lock of host processes, system calls.
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 pub mod glob;
 pub mod journal;
 pub mod lockdown;
+pub mod sys;

@@ -34,7 +34,7 @@ enum Order {
 pub fn run(root: &Path, request: &Request, host: UnixStream) -> Option<i32> {
     let (control, launch_control) = sys::socketpair(libc::SOCK_STREAM).ok()?;
     let (sockets, launch_sockets) = sys::socketpair(libc::SOCK_SEQPACKET).ok()?;
-    let text = sys::memfd(&serde_json::to_vec(request).ok()?).ok()?;
+    let text = sys::memfd(c"ambit-request", &serde_json::to_vec(request).ok()?).ok()?;
     let fds = [&text, &control, &sockets].map(AsRawFd::as_raw_fd);
     sys::send_with_fds(&host, br#"{"v":1}"#, &fds).ok()?;
     drop((text, control, sockets));

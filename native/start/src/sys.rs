@@ -1,19 +1,13 @@
 //! The system calls that std lacks.
-use std::io::{self, Seek, Write};
-use std::mem::{size_of, size_of_val, zeroed};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-fn check(returned: libc::c_int) -> io::Result<libc::c_int> {
-    if returned < 0 { Err(io::Error::last_os_error()) } else { Ok(returned) }
-}
-
-fn owned(fd: RawFd) -> OwnedFd {
-    // SAFETY: callers pass what a system call has just returned.
-    unsafe { OwnedFd::from_raw_fd(fd) }
-}
+use ambit_shared::sys::{check, owned};
+pub use ambit_shared::sys::{memfd, next_signal, send_with_fds, socketpair};
 
 /// Which of fds 0 to 2 are terminals; None when one of them is closed.
 pub fn terminals() -> Option<[bool; 3]> {
@@ -34,49 +28,6 @@ pub fn umask() -> u32 {
 pub fn uid() -> u32 {
     // SAFETY: always succeeds.
     unsafe { libc::geteuid() }
-}
-
-/// A connected pair; both ends close at exec.
-pub fn socketpair(kind: libc::c_int) -> io::Result<(OwnedFd, OwnedFd)> {
-    let mut fds = [0; 2];
-    // SAFETY: fds has room for both.
-    check(unsafe { libc::socketpair(libc::AF_UNIX, kind | libc::SOCK_CLOEXEC, 0, fds.as_mut_ptr()) })?;
-    Ok((owned(fds[0]), owned(fds[1])))
-}
-
-/// An anonymous file that holds `content`, to be read from its start.
-pub fn memfd(content: &[u8]) -> io::Result<OwnedFd> {
-    // SAFETY: the name is a C string.
-    let fd = check(unsafe { libc::memfd_create(c"ambit-request".as_ptr(), libc::MFD_CLOEXEC) })?;
-    let mut file = std::fs::File::from(owned(fd));
-    file.write_all(content)?;
-    file.rewind()?;
-    Ok(file.into())
-}
-
-const MOST_FDS: usize = 4;
-
-/// Sends `bytes` with `fds` as one message.
-pub fn send_with_fds(socket: &impl AsRawFd, bytes: &[u8], fds: &[RawFd]) -> io::Result<()> {
-    assert!(fds.len() <= MOST_FDS);
-    let mut part = libc::iovec { iov_base: bytes.as_ptr() as *mut _, iov_len: bytes.len() };
-    let mut space = [0u64; 8];
-    let payload = size_of_val(fds);
-    // SAFETY: every pointer outlives the call; the control buffer is aligned and larger than CMSG_SPACE of MOST_FDS.
-    unsafe {
-        let mut message: libc::msghdr = zeroed();
-        message.msg_iov = &mut part;
-        message.msg_iovlen = 1;
-        message.msg_control = space.as_mut_ptr().cast();
-        message.msg_controllen = libc::CMSG_SPACE(payload as u32) as _;
-        let header = libc::CMSG_FIRSTHDR(&message);
-        (*header).cmsg_level = libc::SOL_SOCKET;
-        (*header).cmsg_type = libc::SCM_RIGHTS;
-        (*header).cmsg_len = libc::CMSG_LEN(payload as u32) as _;
-        std::ptr::copy_nonoverlapping(fds.as_ptr().cast::<u8>(), libc::CMSG_DATA(header), payload);
-        let sent = libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_NOSIGNAL);
-        if sent == bytes.len() as isize { Ok(()) } else { Err(io::Error::last_os_error()) }
-    }
 }
 
 /// Sends a short line; a peer that is gone is an error, not a signal.
@@ -139,28 +90,9 @@ pub fn default_signals() {
 /// Blocks `signals`, hands them out by descriptor instead. An ignored signal (`nohup`, a shell's `&`) is handed out
 /// too, as Node's handlers would have it.
 pub fn signal_fd(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
-    // SAFETY: the set is filled before it is used.
-    unsafe {
-        let mut set: libc::sigset_t = zeroed();
-        libc::sigemptyset(&mut set);
-        for &signal in signals {
-            libc::sigaddset(&mut set, signal);
-        }
-        // Ignored, a child would vanish before its end is seen.
-        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
-        check(libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()))?;
-        check(libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)).map(owned)
-    }
-}
-
-pub fn next_signal(signals: &OwnedFd) -> Option<libc::c_int> {
-    // SAFETY: the buffer has the length that is given.
-    unsafe {
-        let mut info: libc::signalfd_siginfo = zeroed();
-        let length = size_of::<libc::signalfd_siginfo>();
-        let got = libc::read(signals.as_raw_fd(), (&raw mut info).cast(), length);
-        (got == length as isize).then_some(info.ssi_signo as libc::c_int)
-    }
+    // SAFETY: plain numbers. Ignored, a child would vanish before its end is seen.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    ambit_shared::sys::signal_fd(signals)
 }
 
 /// Waits until one of `fds` is readable or closed, at most `ms` (-1: for ever). None when time is up.

@@ -4,8 +4,8 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{self, FileType};
 
+use crate::root::Root;
 use crate::sys;
-use crate::view::Root;
 
 /// Links that follow each other; the kernel stops at forty.
 const HOPS: usize = 40;

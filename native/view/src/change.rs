@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use fuse_backend_rs::api::filesystem::Entry;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 
+use crate::handle::FileHandle;
 use crate::lookup::Found;
 use crate::overlay::{describe, kind_name};
 use crate::record::Fact;
@@ -15,7 +16,7 @@ use crate::rules::Class;
 use crate::spec::Access;
 use crate::sys::{self, errno};
 use crate::tree::{Id, Layer, Spot, TOP};
-use crate::view::{FileHandle, View};
+use crate::view::View;
 
 /// Longest path, relative to its root, under which a name is made: every record must hold it.
 const LONGEST_PATH: usize = 32 << 10;

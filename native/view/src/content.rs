@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 
+use crate::handle::FileHandle;
 use crate::hash::{Version, digest};
 use crate::overlay::{describe, times};
 use crate::record::Fact;
 use crate::spec::Access;
 use crate::sys::{self, errno};
 use crate::tree::{Id, Layer, Spot, TOP};
-use crate::view::{FileHandle, View};
+use crate::view::View;
 
 /// Files up to this size are hashed at once when they are closed; larger ones later.
 const HASHED_AT_CLOSE: u64 = 64 << 10;

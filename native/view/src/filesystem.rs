@@ -8,14 +8,13 @@ use fuse_backend_rs::abi::fuse_abi::{CreateIn, FsOptions, OpenOptions, SetattrVa
 use fuse_backend_rs::api::filesystem::{
     Context, DirEntry, Entry, FileSystem, GetxattrReply, ListxattrReply, ZeroCopyReader, ZeroCopyWriter,
 };
-use rustix::fs::{self, FallocateFlags, FileType, SeekFrom};
+use rustix::fs::{self, FallocateFlags, SeekFrom};
 
 use crate::change::goes_direct;
 use crate::content::changes;
-use crate::listing::DirItem;
 use crate::sys::{errno, lent};
 use crate::tree::TOP;
-use crate::view::{FileHandle, View};
+use crate::view::View;
 
 /// A file opened to be read has nothing to say when it is closed; bit 5 of `fuse_open_out.open_flags`, which the
 /// library does not name.
@@ -29,33 +28,22 @@ fn open_options(bits: u32) -> OpenOptions {
     }
 }
 
+/// The answer to a call with room for `size` bytes; one with no room asks how many there are.
+fn sized<R>(bytes: Vec<u8>, size: u32, count: fn(u32) -> R, whole: fn(Vec<u8>) -> R) -> io::Result<R> {
+    match size as usize {
+        0 => Ok(count(bytes.len() as u32)),
+        room if room < bytes.len() => Err(errno(libc::ERANGE)),
+        _ => Ok(whole(bytes)),
+    }
+}
+
 impl View {
-    fn with_file<T>(&self, handle: u64, act: impl FnOnce(&FileHandle) -> io::Result<T>) -> io::Result<T> {
-        let file = self.handle(handle)?;
-        if file.revoked.load(Ordering::Acquire) { Err(errno(libc::EACCES)) } else { act(&file) }
+    /// Room for `bytes` more in the file, or the refusal.
+    fn claim(&self, node: u64, bytes: u64) -> io::Result<()> {
+        let Err(over) = self.quota.write(node, bytes) else { return Ok(()) };
+        let spot = self.spot(node)?;
+        self.within_quota(spot.root, &spot.path, Err(over))
     }
-}
-
-/// `.` and `..`, then the items: position in the stream to what stands there.
-fn at_offset(items: &[DirItem], offset: u64) -> Option<(&[u8], FileType, u64)> {
-    match offset {
-        0 => Some((b".", FileType::Directory, TOP)),
-        1 => Some((b"..", FileType::Directory, TOP)),
-        n => items.get(n as usize - 2).map(|item| (&item.name[..], item.kind, item.ino)),
-    }
-}
-
-fn type_bits(kind: FileType) -> u32 {
-    u32::from(match kind {
-        FileType::RegularFile => libc::DT_REG,
-        FileType::Directory => libc::DT_DIR,
-        FileType::Symlink => libc::DT_LNK,
-        FileType::Fifo => libc::DT_FIFO,
-        FileType::Socket => libc::DT_SOCK,
-        FileType::CharacterDevice => libc::DT_CHR,
-        FileType::BlockDevice => libc::DT_BLK,
-        _ => libc::DT_UNKNOWN,
-    })
 }
 
 impl FileSystem for View {
@@ -203,10 +191,7 @@ impl FileSystem for View {
     ) -> io::Result<usize> {
         self.with_file(handle, |file| {
             file.may_write()?;
-            if let Err(over) = self.quota.write(inode, u64::from(size)) {
-                let spot = self.spot(inode)?;
-                self.within_quota(spot.root, &spot.path, Err(over))?;
-            }
+            self.claim(inode, u64::from(size))?;
             self.record.stats.writes.fetch_add(1, Ordering::Relaxed);
             file.dirty.store(true, Ordering::Release);
             let host = file.file.read().unwrap().clone();
@@ -247,11 +232,8 @@ impl FileSystem for View {
         }
         self.with_file(handle, |file| {
             file.may_write()?;
-            if !flags.contains(FallocateFlags::PUNCH_HOLE)
-                && let Err(over) = self.quota.write(inode, length)
-            {
-                let spot = self.spot(inode)?;
-                self.within_quota(spot.root, &spot.path, Err(over))?;
+            if !flags.contains(FallocateFlags::PUNCH_HOLE) {
+                self.claim(inode, length)?;
             }
             file.dirty.store(true, Ordering::Release);
             let host = file.file.read().unwrap().clone();
@@ -294,21 +276,11 @@ impl FileSystem for View {
     }
 
     fn getxattr(&self, _: &Context, inode: u64, name: &CStr, size: u32) -> io::Result<GetxattrReply> {
-        let value = self.get_xattr(inode, name.to_bytes())?;
-        match size as usize {
-            0 => Ok(GetxattrReply::Count(value.len() as u32)),
-            room if room < value.len() => Err(errno(libc::ERANGE)),
-            _ => Ok(GetxattrReply::Value(value)),
-        }
+        sized(self.get_xattr(inode, name.to_bytes())?, size, GetxattrReply::Count, GetxattrReply::Value)
     }
 
     fn listxattr(&self, _: &Context, inode: u64, size: u32) -> io::Result<ListxattrReply> {
-        let names = self.list_xattr(inode)?;
-        match size as usize {
-            0 => Ok(ListxattrReply::Count(names.len() as u32)),
-            room if room < names.len() => Err(errno(libc::ERANGE)),
-            _ => Ok(ListxattrReply::Names(names)),
-        }
+        sized(self.list_xattr(inode)?, size, ListxattrReply::Count, ListxattrReply::Names)
     }
 
     fn removexattr(&self, _: &Context, inode: u64, name: &CStr) -> io::Result<()> {
@@ -333,15 +305,7 @@ impl FileSystem for View {
         offset: u64,
         add_entry: &mut dyn FnMut(DirEntry) -> io::Result<usize>,
     ) -> io::Result<()> {
-        let (items, mut place) = self.items(inode, offset)?;
-        while let Some((name, kind, ino)) = at_offset(&items, place.index) {
-            let ino = if place.index < 2 { inode } else { ino };
-            place = place.next();
-            if add_entry(DirEntry { ino, offset: place.offset(), type_: type_bits(kind), name })? == 0 {
-                break;
-            }
-        }
-        Ok(())
+        self.send_names(inode, offset, add_entry)
     }
 
     fn readdirplus(
@@ -353,33 +317,7 @@ impl FileSystem for View {
         offset: u64,
         add_entry: &mut dyn FnMut(DirEntry, Entry) -> io::Result<usize>,
     ) -> io::Result<()> {
-        let parent = if inode == TOP { None } else { Some(self.spot(inode)?) };
-        // Before the directory is read: a change after that makes an event.
-        let lasts = parent.as_ref().map(|parent| self.names_last(inode, parent.lower.is_some()));
-        let (items, mut place) = self.items(inode, offset)?;
-        while let Some((name, kind, ino)) = at_offset(&items, place.index) {
-            let named = place.index >= 2;
-            place = place.next();
-            let entry = match (&parent, lasts) {
-                (Some(parent), Some(lasts)) if named => match self.find(parent, name)? {
-                    Some(found) => self.entry(inode, name, &found, lasts)?,
-                    // Gone since it was listed.
-                    None => continue,
-                },
-                _ => Entry::default(),
-            };
-            let ino = if entry.inode == 0 { ino.max(1) } else { entry.attr.st_ino };
-            let (node, offset) = (entry.inode, place.offset());
-            let added = add_entry(DirEntry { ino, offset, type_: type_bits(kind), name }, entry);
-            if !matches!(added, Ok(size) if size > 0) {
-                if node != 0 {
-                    self.forget_node(node, 1);
-                }
-                added?;
-                break;
-            }
-        }
-        Ok(())
+        self.send_entries(inode, offset, add_entry)
     }
 
     fn fsyncdir(&self, _: &Context, inode: u64, _: bool, _: u64) -> io::Result<()> {

@@ -7,8 +7,8 @@ use std::io::Read;
 use rustix::fs::{self, FileType, Mode, OFlags, ResolveFlags};
 
 use crate::aliases::{resolve, within};
+use crate::root::Root;
 use crate::sys;
-use crate::view::Root;
 
 /// What of a git directory decides what git runs.
 const DECIDES: [&str; 7] = [

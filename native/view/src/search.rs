@@ -5,8 +5,9 @@ use std::io;
 
 use rustix::fs::FileType;
 
+use crate::root::Root;
 use crate::sys;
-use crate::view::{Root, View};
+use crate::view::View;
 use crate::{aliases, git};
 
 /// Names looked at in one root.

@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
 
-use crate::view::{FileHandle, View};
+use crate::handle::FileHandle;
+use crate::view::View;
 
 #[derive(Default)]
 pub struct Stale {

@@ -4,25 +4,25 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
 
 use ambit_shared::journal::Journal;
 use fuse_backend_rs::abi::fuse_abi::stat64;
 use fuse_backend_rs::api::filesystem::Entry;
-use rustix::fs::{self, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{self, OFlags, Stat};
 
 use crate::crew::Crew;
 use crate::dirs::Dirs;
+use crate::handle::FileHandle;
 use crate::hash::Hasher;
 use crate::intent::Intents;
 use crate::listing::Listings;
-use crate::overlay::Overlay;
 use crate::quota::{OverQuota, Quota};
 use crate::record::{Recorder, path_text};
-use crate::rules::{Class, Rules};
-use crate::spec::{Access, Owner, RootSpec, ViewSpec};
+use crate::root::Root;
+use crate::rules::Class;
+use crate::spec::{Owner, ViewSpec};
 use crate::stale::Stale;
 use crate::sys::{self, errno};
 use crate::tree::{FIRST_ROOT, Id, Layer, Object, Spot, TOP, Tree};
@@ -34,58 +34,13 @@ const REFUSED_PATH: usize = 2 << 10;
 /// What unmapped owners look like.
 const NOBODY: u32 = 65534;
 
-pub struct Root {
-    pub path: PathBuf,
-    pub label: String,
-    pub access: Access,
-    pub rules: Rules,
-    pub fd: Arc<OwnedFd>,
-    pub overlay: Option<Overlay>,
-    /// Place in the profile's plan, for refusals.
-    pub rule: String,
-}
-
-pub struct FileHandle {
-    pub node: u64,
-    /// Replaced when the file is copied up.
-    pub file: RwLock<Arc<File>>,
-    pub writes: bool,
-    /// The grant shrank: nothing may be read or written here any more, or nothing written.
-    pub revoked: AtomicBool,
-    pub kept: AtomicBool,
-    /// Written since the last `file.write` fact.
-    pub dirty: AtomicBool,
-    /// Made or emptied, with no fact of its content yet.
-    pub unrecorded: AtomicBool,
-    /// Its writes go past the kernel's pages.
-    pub direct: bool,
-    /// The file was opened once more since: the kernel may have pages of it.
-    pub shared: AtomicBool,
-}
-
-impl FileHandle {
-    pub fn new(node: u64, file: Arc<File>, writes: bool) -> Self {
-        let [revoked, kept, dirty, unrecorded, shared] = std::array::from_fn(|_| AtomicBool::new(false));
-        let file = RwLock::new(file);
-        FileHandle { node, file, writes, revoked, kept, dirty, unrecorded, direct: false, shared }
-    }
-
-    pub fn may_write(&self) -> io::Result<()> {
-        match () {
-            () if !self.writes => Err(errno(libc::EBADF)),
-            () if self.kept.load(Ordering::Acquire) => Err(errno(libc::EACCES)),
-            () => Ok(()),
-        }
-    }
-}
-
 pub struct View {
     pub roots: Vec<Root>,
     pub owner: Owner,
     pub tree: Mutex<Tree>,
     pub dirs: Dirs,
     pub handles: RwLock<HashMap<u64, Arc<FileHandle>>>,
-    next_handle: AtomicU64,
+    pub next_handle: AtomicU64,
     pub record: Arc<Recorder>,
     pub hasher: Arc<Hasher>,
     pub quota: Quota,
@@ -114,7 +69,7 @@ impl View {
         hasher: Arc<Hasher>,
         descriptors: usize,
     ) -> Result<Self, String> {
-        let roots = spec.roots.iter().map(open_root).collect::<Result<Vec<_>, _>>()?;
+        let roots = spec.roots.iter().map(Root::open).collect::<Result<Vec<_>, _>>()?;
         let view = View {
             roots,
             owner: spec.owner,
@@ -345,24 +300,6 @@ impl View {
         attr
     }
 
-    pub fn handle(&self, id: u64) -> io::Result<Arc<FileHandle>> {
-        self.record.alive()?;
-        self.handles.read().unwrap().get(&id).cloned().ok_or_else(|| errno(libc::EBADF))
-    }
-
-    pub fn add_handle(&self, handle: FileHandle) -> u64 {
-        let id = self.next_handle.fetch_add(1, Ordering::Relaxed);
-        let mut handles = self.handles.write().unwrap();
-        if self.stale.anyone_direct() {
-            for other in handles.values().filter(|other| other.direct && other.node == handle.node) {
-                other.shared.store(true, Ordering::Release);
-            }
-        }
-        self.stale.opened(&handle);
-        handles.insert(id, Arc::new(handle));
-        id
-    }
-
     /// The path on the host, as facts carry it.
     pub fn fact_path(&self, root: usize, path: &[u8]) -> String {
         self.path_up_to(root, path, 64 << 10)
@@ -431,34 +368,4 @@ impl View {
 /// A known object that is not at its name any more has moved: the kernel looks the name up again.
 fn moved(error: io::Error) -> io::Error {
     if error.raw_os_error() == Some(libc::ENOENT) { errno(libc::ESTALE) } else { error }
-}
-
-fn open_root(spec: &RootSpec) -> Result<Root, String> {
-    let say = |what: &str| format!("root {} ({}): {what}", spec.index, spec.path.display());
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    // A link on the way to a root would let whoever may replace it choose what the session sees (CASES.md F-05).
-    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let fd =
-        fs::openat2(fs::CWD, &spec.path, flags, Mode::empty(), resolve).map_err(|e| say(&e.to_string()))?;
-    let kind = FileType::from_raw_mode(fs::fstat(&fd).map_err(|e| say(&e.to_string()))?.st_mode);
-    if !kind.is_dir() && !kind.is_file() {
-        return Err(say("neither a directory nor a file"));
-    }
-    let reviewed = spec.access != Access::Read && (spec.access == Access::Review || !spec.review.is_empty());
-    let overlay = match &spec.upper {
-        Some(upper) if reviewed => Some(Overlay::open(upper).map_err(|e| say(&format!("upper layer: {e}")))?),
-        _ => None,
-    };
-    if overlay.is_some() && !kind.is_dir() {
-        return Err(say("a single file cannot be under review; name its directory"));
-    }
-    Ok(Root {
-        path: spec.path.clone(),
-        label: spec.label.clone(),
-        access: spec.access,
-        rules: Rules::new(spec).map_err(|e| say(&e.to_string()))?,
-        fd: Arc::new(fd),
-        overlay,
-        rule: spec.rule.clone().unwrap_or_else(|| format!("root {}", spec.index)),
-    })
 }

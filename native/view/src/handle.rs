@@ -1,0 +1,68 @@
+//! Open files: what a descriptor of the agent's stands for.
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
+
+use crate::sys::errno;
+use crate::view::View;
+
+pub struct FileHandle {
+    pub node: u64,
+    /// Replaced when the file is copied up.
+    pub file: RwLock<Arc<File>>,
+    pub writes: bool,
+    /// The grant shrank: nothing may be read or written here any more, or nothing written.
+    pub revoked: AtomicBool,
+    pub kept: AtomicBool,
+    /// Written since the last `file.write` fact.
+    pub dirty: AtomicBool,
+    /// Made or emptied, with no fact of its content yet.
+    pub unrecorded: AtomicBool,
+    /// Its writes go past the kernel's pages.
+    pub direct: bool,
+    /// The file was opened once more since: the kernel may have pages of it.
+    pub shared: AtomicBool,
+}
+
+impl FileHandle {
+    pub fn new(node: u64, file: Arc<File>, writes: bool) -> Self {
+        let [revoked, kept, dirty, unrecorded, shared] = std::array::from_fn(|_| AtomicBool::new(false));
+        let file = RwLock::new(file);
+        FileHandle { node, file, writes, revoked, kept, dirty, unrecorded, direct: false, shared }
+    }
+
+    pub fn may_write(&self) -> io::Result<()> {
+        match () {
+            () if !self.writes => Err(errno(libc::EBADF)),
+            () if self.kept.load(Ordering::Acquire) => Err(errno(libc::EACCES)),
+            () => Ok(()),
+        }
+    }
+}
+
+impl View {
+    pub fn handle(&self, id: u64) -> io::Result<Arc<FileHandle>> {
+        self.record.alive()?;
+        self.handles.read().unwrap().get(&id).cloned().ok_or_else(|| errno(libc::EBADF))
+    }
+
+    pub fn add_handle(&self, handle: FileHandle) -> u64 {
+        let id = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        let mut handles = self.handles.write().unwrap();
+        if self.stale.anyone_direct() {
+            for other in handles.values().filter(|other| other.direct && other.node == handle.node) {
+                other.shared.store(true, Ordering::Release);
+            }
+        }
+        self.stale.opened(&handle);
+        handles.insert(id, Arc::new(handle));
+        id
+    }
+
+    /// The same for content: not once the grant shrank.
+    pub fn with_file<T>(&self, handle: u64, act: impl FnOnce(&FileHandle) -> io::Result<T>) -> io::Result<T> {
+        let file = self.handle(handle)?;
+        if file.revoked.load(Ordering::Acquire) { Err(errno(libc::EACCES)) } else { act(&file) }
+    }
+}
