@@ -133,36 +133,17 @@ for (const as of ['user', 'root'] as const) {
 
   test(`${as}: whoever differs, or speaks nonsense, is not served; the host waits on`, { skip }, async () => {
     const stage = await warmStage(as)
-    // A lower hard limit is a right less.
-    const limited = [
-      'prlimit',
-      '--nofile=5000:5000',
-      stage.product.ambit,
-      'run',
-      '--yes',
-      '--quiet',
-      '--',
-      'true',
+    const differing = [
+      // A lower hard limit is a right less.
+      ['prlimit', '--nofile=5000:5000'],
+      // So may be one who put itself under Landlock, which shows in nothing else.
+      ['setpriv', '--no-new-privs'],
+      ...(as === 'root' ? [['unshare', '--mount']] : []),
     ]
-    const differs = await taken(stage, () => stage.command(limited))
-    assert.deepEqual([differs.ran.code, differs.warm], [0, false], describe(differs.ran))
-    // So may be one who put itself under Landlock, which shows in nothing else.
-    const confined = [
-      'setpriv',
-      '--no-new-privs',
-      stage.product.ambit,
-      'run',
-      '--yes',
-      '--quiet',
-      '--',
-      'true',
-    ]
-    const less = await taken(stage, () => stage.command(confined))
-    assert.deepEqual([less.ran.code, less.warm], [0, false], describe(less.ran))
-    if (as === 'root') {
-      const apart = ['unshare', '--mount', stage.product.ambit, 'run', '--yes', '--quiet', '--', 'true']
-      const other = await taken(stage, () => stage.command(apart))
-      assert.deepEqual([other.ran.code, other.warm], [0, false], describe(other.ran))
+    for (const through of differing) {
+      const argv = [...through, stage.product.ambit, 'run', '--yes', '--quiet', '--', 'true']
+      const { ran, warm } = await taken(stage, () => stage.command(argv))
+      assert.deepEqual([ran.code, warm], [0, false], `${through.join(' ')}: ${describe(ran)}`)
     }
     if (as === 'user' && isRoot) {
       // Root may connect to a user's socket, and is nobody that the user's host serves.
