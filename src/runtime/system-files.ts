@@ -60,17 +60,33 @@ const TRUSTSTORES = [TRUSTSTORE, '/etc/pki/java/cacerts', '/etc/pki/ca-trust/ext
 /** What of the host's system a session is shown: mounts, the listed parts of /etc, roots of trust. */
 export function inspectHost(): HostSystem {
   const bundle = BUNDLES.find((path) => existsSync(path))
-  const named = [...ETC, ...readdirSync('/etc').filter((name) => ETC_PATTERN.test(name))]
-  const etc = named.map((name) => `/etc/${name}`).filter((path) => existsSync(path))
-  const isDir = (path: string): boolean => lstatSync(path).isDirectory()
+  const etc = shownOfEtc()
+  const pathsOf = (kind: EtcEntry['kind']): string[] =>
+    etc.filter((one) => one.kind === kind).map(({ path }) => path)
   return {
     mounts: [{ kind: 'bind', source: '/usr', target: '/usr', write: false }, ...MERGED.flatMap(mergedMount)],
-    etcFiles: etc.filter((path) => !isDir(path)),
-    etcDirs: etc.filter(isDir),
+    etcFiles: pathsOf('file'),
+    etcDirs: pathsOf('directory'),
     roots: bundle ? readFileSync(bundle, 'utf8') : '',
     java: existsSync('/usr/lib/jvm') || TRUSTSTORES.some((path) => existsSync(path)),
     truststores: jdkTruststores(),
   }
+}
+
+interface EtcEntry {
+  readonly path: string
+  /** A link counts as a file, wherever it leads. */
+  readonly kind: 'file' | 'directory'
+}
+
+function shownOfEtc(): EtcEntry[] {
+  const patterned = readdirSync('/etc').filter((name) => ETC_PATTERN.test(name))
+  return [...ETC, ...patterned].flatMap((name) => {
+    const path = `/etc/${name}`
+    const stat = lstatSync(path, { throwIfNoEntry: false })
+    if (!stat || (stat.isSymbolicLink() && !existsSync(path))) return []
+    return [{ path, kind: stat.isDirectory() ? 'directory' : 'file' }]
+  })
 }
 
 function mergedMount(path: string): LaunchMount[] {
