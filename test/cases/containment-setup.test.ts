@@ -4,12 +4,11 @@ import { chmodSync, existsSync, mkdirSync, readFileSync, symlinkSync } from 'nod
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { attack, attackIn, once } from '../support/case.ts'
+import { lines, PYTHON } from '../support/script.ts'
 import { describe, Stage, type Steps } from '../support/stage.ts'
 import type { As } from '../support/users.ts'
 
-const PYTHON = '/usr/bin/python3'
 const onX64 = attackIn(process.arch === 'x64' ? null : 'the call numbers of this case are those of x86-64')
-const lines = (...text: readonly string[]): string => text.join('\n')
 
 onX64(
   'C-19',

@@ -297,17 +297,11 @@ attack('A-14', 'a wall clock that jumps ends nothing, hurries nothing and reorde
   const script = 'for n in 1 2 3 4 5 6 7 8 9 10 11 12; do echo x > tick-$n; sleep 0.25; done; echo done'
   // Node itself: the command drops what would load a library into it.
   const build = join(stage.product.root, 'ambit/.build')
-  const ambit = [
-    join(build, 'node'),
-    join(build, 'ambit.cjs'),
-    'run',
-    '--profile',
-    stage.profile({ isolation }),
-  ]
-  const running = stage.command(
-    [...ambit, '--project', stage.project, '--yes', '--quiet', '--', '/bin/sh', '-c', script],
-    { env, timeout: 60_000 },
-  )
+  const run = stage.run(['/bin/sh', '-c', script], stage.profile({ isolation }))
+  const running = stage.command([join(build, 'node'), join(build, 'ambit.cjs'), ...run], {
+    env,
+    timeout: 60_000,
+  })
   const ticks = (): number => fs.readdirSync(stage.project).filter((name) => name.startsWith('tick-')).length
   for (const [seconds, from] of [
     [YEAR, 2],

@@ -120,19 +120,8 @@ attack(
   async (as) => {
     const stage = await makeStage(as)
     const mark = `fds-${as}`
-    const profile = stage.profile(network(stage))
-    const ambit = [
-      stage.product.ambit,
-      'run',
-      '--profile',
-      profile,
-      '--project',
-      stage.project,
-      '--yes',
-      '--quiet',
-      '--',
-    ]
-    const argv = [...ambit, stage.product.node, '-e', GREEDY, mark, '120']
+    const greedy = [stage.product.node, '-e', GREEDY, mark, '120']
+    const argv = [stage.product.ambit, ...stage.run(greedy, stage.profile(network(stage)))]
     // Whoever has other limits than a warm host is served cold: the limit is the supervisor's own.
     const ran = await stage.command(['/bin/sh', '-c', 'ulimit -n 96; exec "$@"', 'sh', ...argv], {
       timeout: 60_000,
@@ -245,20 +234,10 @@ attackIn(strace)(
       'inject=fdatasync:delay_enter=700000',
     ]
     const ask = `require('node:https').get('https://good.test/${mark}/0', (answer) => answer.resume().on('end', () => console.log('answered'))).on('error', (error) => console.log(error.code))`
-    const run = [
-      'run',
-      '--profile',
-      stage.profile(network(stage)),
-      '--project',
-      stage.project,
-      '--yes',
-      '--quiet',
-      '--',
-    ]
-    const running = stage.command(
-      [...hang, join(build, 'node'), join(build, 'ambit.cjs'), ...run, stage.product.node, '-e', ask],
-      { timeout: 90_000 },
-    )
+    const run = stage.run([stage.product.node, '-e', ask], stage.profile(network(stage)))
+    const running = stage.command([...hang, join(build, 'node'), join(build, 'ambit.cjs'), ...run], {
+      timeout: 90_000,
+    })
     const journals = (): string[] => fs.globSync('state/sessions/*/journal/run.wal', { cwd: stage.ambitHome })
     const intent = (): boolean =>
       journals().some((path) => fs.readFileSync(join(stage.ambitHome, path), 'latin1').includes(`/${mark}/0`))

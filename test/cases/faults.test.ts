@@ -428,17 +428,7 @@ attack('Q-10', 'never takes a broken policy for a default', async (as) => {
   const profile = join(stage.root, 'broken.yaml')
   for (const text of ['', 'apiVersion: ambit/v1\nkind: Prof', '{}', '\0']) {
     writeFileSync(profile, text)
-    const ran = await stage.ambit([
-      'run',
-      '--profile',
-      profile,
-      '--project',
-      stage.project,
-      '--yes',
-      '--',
-      '/bin/echo',
-      'it-ran',
-    ])
+    const ran = await stage.ambit(stage.run(['/bin/echo', 'it-ran'], profile))
     assert.doesNotMatch(ran.stdout, /it-ran/, `ran under a broken profile: ${JSON.stringify(text)}`)
     assert.notEqual(ran.code, 0)
   }

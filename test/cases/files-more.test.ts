@@ -13,6 +13,7 @@ import {
 } from 'node:fs'
 import { basename, join } from 'node:path'
 import { attack, once } from '../support/case.ts'
+import { play, refused } from '../support/scene.ts'
 import { describe, Stage, type Step, type Steps } from '../support/stage.ts'
 import type { As } from '../support/users.ts'
 
@@ -21,13 +22,6 @@ const TOKEN = 'TOKEN=hidden-content'
 const GIT_CONFIG =
   '[core]\n\thooksPath = myhooks\n\tfsmonitor = tools-dir/monitor\n[include]\n\tpath = ../extra.cfg\n'
 const REFUSED = /^(EACCES|EPERM|EROFS|EBUSY|ENOENT|ELOOP|EXDEV|EEXIST|ENOTDIR)$/
-
-interface Scene {
-  readonly stage: Stage
-  readonly inside: Steps
-  readonly free: Stage
-  readonly outside: Steps
-}
 
 function makeStage(as: As): Stage {
   const stage = new Stage(as, {
@@ -148,25 +142,13 @@ i=tarfile.TarInfo("unpacked/second-name"); i.type=tarfile.LNKTYPE; i.linkname="$
   stage.own()
 }
 
-const scene = once(async (as: As): Promise<Scene> => {
-  const [stage, free] = [makeStage(as), makeStage(as)]
-  await plantArchive(stage)
-  await plantArchive(free)
-  return {
-    stage,
-    free,
-    inside: await stage.inside(attempts(stage)),
-    outside: await free.uncontrolled(attempts(free)),
-  }
+const scene = once(async (as: As) => {
+  const stages = [makeStage(as), makeStage(as)] as const
+  for (const stage of stages) await plantArchive(stage)
+  return play(stages, attempts)
 })
 
 const host = (stage: Stage, path: string): string => readFileSync(join(stage.project, path), 'utf8')
-
-function refused({ inside, outside }: Scene, name: string): string {
-  assert.ok(outside.result(name).ok, `control: ${name}: ${outside.result(name).text}`)
-  assert.match(inside.result(name).error ?? 'it succeeded', REFUSED, name)
-  return inside.result(name).error ?? ''
-}
 
 attack('F-05', 'never widens a root that became a link', async (as) => {
   const stage = new Stage(as, { files: { 'real/secret.txt': SECRET, 'swapped/a.txt': 'a' } })
@@ -222,7 +204,7 @@ attack('F-06', 'takes a pattern for no root', async (as) => {
 
 attack('F-09', 'keeps a protected link and what it leads to', async (as) => {
   const seen = await scene(as)
-  for (const name of ['write through protected link', 'unlink protected link']) refused(seen, name)
+  for (const name of ['write through protected link', 'unlink protected link']) refused(seen, name, REFUSED)
   assert.equal(seen.inside.result('make in its place').ok, false)
   const direct = seen.inside.result('write its target')
   assert.equal(
@@ -236,7 +218,7 @@ attack('F-09', 'keeps a protected link and what it leads to', async (as) => {
 
 attack('F-12', 'decides all spellings of a name alike', async (as) => {
   const seen = await scene(as)
-  for (const path of SAME) refused(seen, `spelled ${path}`)
+  for (const path of SAME) refused(seen, `spelled ${path}`, REFUSED)
   assert.match(seen.outside.result('by cwd').value.stdout, /WROTE\nWROTE/, 'control')
   assert.doesNotMatch(seen.inside.result('by cwd').value.stdout, /WROTE/)
   assert.equal(host(seen.stage, '.bashrc'), 'original')
@@ -247,7 +229,7 @@ attack('F-12', 'decides all spellings of a name alike', async (as) => {
 attack('F-14', 'protects where the project’s git is redirected to', async (as) => {
   const seen = await scene(as)
   for (const path of REDIRECTED) {
-    refused(seen, `redirected ${path}`)
+    refused(seen, `redirected ${path}`, REFUSED)
     assert.notEqual(host(seen.stage, path), 'changed', path)
   }
   await keepsPointer(as)
@@ -265,16 +247,15 @@ async function keepsPointer(as: As): Promise<void> {
         'store/HEAD': 'ref: refs/heads/main\n',
       },
     })
-  const [stage, free] = [make(), make()]
   const steps = (on: Stage): Step[] => [
     ...POINTED.map((path) => ({ name: path, op: 'write', path: join(on.project, path), text: 'changed' })),
     { name: 'replace', op: 'sh', cmd: `cd ${on.project} && rm -f .git && mkdir .git && echo made` },
     { name: 'head', op: 'write', path: join(on.project, 'store/HEAD'), text: 'ref: refs/heads/new' },
   ]
-  const outside = await free.uncontrolled(steps(free))
-  const inside = await stage.inside(steps(stage))
+  const seen = await play([make(), make()], steps)
+  const { stage, inside, outside } = seen
   for (const path of POINTED) {
-    refused({ stage, inside, free, outside }, path)
+    refused(seen, path, REFUSED)
     assert.equal(host(stage, path), text(path), path)
   }
   assert.match(outside.result('replace').value.stdout, /made/, 'control')
@@ -344,8 +325,8 @@ attack('F-20', 'takes no name for a mark of the layer', async (as) => {
 
 attack('F-22', 'shows no content of a hidden file by any call', async (as) => {
   const seen = await scene(as)
-  refused(seen, 'read hidden')
-  refused(seen, 'append hidden')
+  refused(seen, 'read hidden', REFUSED)
+  refused(seen, 'append hidden', REFUSED)
   assert.match(seen.outside.result('map hidden').value.stdout, /hidden-content/, 'control')
   assert.doesNotMatch(JSON.stringify(seen.inside.result('map hidden').value), /hidden-content/)
   assert.equal(host(seen.stage, '.env'), TOKEN)
@@ -360,19 +341,7 @@ attack('F-24', 'lets the agent change no profile that lies in its project', asyn
   stage.own()
   const text = readFileSync(inProject, 'utf8')
   const tries = `(echo evil > mine.yaml) 2>/dev/null && echo WROTE; mv other.yaml mine.yaml 2>/dev/null && echo MOVED; rm -f mine.yaml 2>/dev/null && echo GONE; echo more >> plain.yaml && echo CONTROL`
-  const ran = await stage.ambit([
-    'run',
-    '--profile',
-    inProject,
-    '--project',
-    stage.project,
-    '--yes',
-    '--quiet',
-    '--',
-    '/bin/sh',
-    '-c',
-    tries,
-  ])
+  const ran = await stage.ambit(stage.run(['/bin/sh', '-c', tries], inProject))
   assert.match(ran.stdout, /CONTROL/, `control: another file can be made\n${describe(ran)}`)
   assert.doesNotMatch(ran.stdout, /WROTE|MOVED|GONE/)
   assert.equal(readFileSync(inProject, 'utf8'), text)

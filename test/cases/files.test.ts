@@ -4,18 +4,13 @@ import { existsSync, linkSync, lstatSync, readdirSync, readFileSync, renameSync,
 import { join } from 'node:path'
 import { attack, once } from '../support/case.ts'
 import { commandOf, processesWith } from '../support/processes.ts'
+import { denied, play, refused } from '../support/scene.ts'
 import { describe, Stage, type Result, type Step, type Steps } from '../support/stage.ts'
 import type { As } from '../support/users.ts'
 
 const SECRET = 'the secret outside'
 const TOKEN = 'TOKEN=hidden-content'
 const HIDDEN = 'zz-hidden-name.pem'
-
-interface Scene {
-  readonly stage: Stage
-  readonly inside: Steps
-  readonly outside: Steps
-}
 
 function makeStage(as: As): Stage {
   const stage = new Stage(as, {
@@ -44,16 +39,7 @@ function makeStage(as: As): Stage {
   return stage
 }
 
-/** The same attempts on two stages: confined on one, free on the other, which is the control. */
-const scene = once(async (as: As): Promise<Scene> => {
-  const stage = makeStage(as)
-  const free = makeStage(as)
-  return {
-    stage,
-    inside: await stage.inside(attempts(stage)),
-    outside: await free.uncontrolled(attempts(free)),
-  }
-})
+const scene = once(async (as: As) => play([makeStage(as), makeStage(as)], attempts))
 
 function attempts(stage: Stage): Step[] {
   const at = (path: string): string => join(stage.project, path)
@@ -118,19 +104,6 @@ function attempts(stage: Stage): Step[] {
     { name: 'create hidden', op: 'create', path: at('.env') },
     { name: 'create other hidden', op: 'create', path: at('other.pem') },
   ]
-}
-
-/** Asserts a refusal inside and its success outside, and returns the code. */
-function refused({ inside, outside }: Scene, name: string, codes: RegExp): string {
-  const control = outside.result(name)
-  assert.ok(control.ok, `control: ${name} works without Ambit: ${control.text}`)
-  return denied(inside.result(name), name, codes)
-}
-
-function denied(result: Result, name: string, codes: RegExp): string {
-  assert.equal(result.ok, false, `${name} succeeded: ${String(result.value)}`)
-  assert.match(result.error ?? '', codes, `${name}: ${result.text}`)
-  return result.error ?? ''
 }
 
 attack('F-01', 'writes nothing outside the roots', async (as) => {

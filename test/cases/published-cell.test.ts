@@ -4,11 +4,10 @@ import { existsSync, lstatSync, readdirSync, readFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:net'
 import { join } from 'node:path'
 import { attack } from '../support/case.ts'
+import { lines, PYTHON } from '../support/script.ts'
 import { describe, Stage } from '../support/stage.ts'
 
-const PYTHON = '/usr/bin/python3'
 const SECRET = 'the secret outside'
-const lines = (...text: readonly string[]): string => text.join('\n')
 
 /** Runs one shell line inside and the same outside. */
 async function both(stage: Stage, cmd: string, options: object = {}) {

@@ -17,6 +17,7 @@ import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { basename, join } from 'node:path'
 import { attack, once } from '../support/case.ts'
+import { play } from '../support/scene.ts'
 import { describe, Stage, type Step, type Steps } from '../support/stage.ts'
 import { atTerminal } from '../support/terminal.ts'
 import type { As } from '../support/users.ts'
@@ -222,12 +223,11 @@ function makeStage(as: As): Stage {
 }
 
 const scene = once(async (as: As) => {
-  const [stage, free] = [makeStage(as), makeStage(as)]
   const steps = (of: Stage): Step[] => Object.values(ALL).flatMap((one) => one.steps(of))
   const path = (of: Stage) => ({ env: { PATH: `${of.project}/bin:${process.env.PATH ?? '/usr/bin:/bin'}` } })
-  const inside = await stage.inside(steps(stage), path(stage))
-  assert.equal(inside.code, 0, describe(inside))
-  return { stage, inside, free, outside: await free.uncontrolled(steps(free), path(free)) }
+  const played = await play([makeStage(as), makeStage(as)], steps, path)
+  assert.equal(played.inside.code, 0, describe(played.inside))
+  return played
 })
 
 for (const [id, one] of Object.entries(ALL))
@@ -278,8 +278,8 @@ attack('V-13', 'a folder that was trusted once is asked about when its configura
   const stage = new Stage(as, { files: { '.mcp.json': '{}', 'notes.txt': 'x' } })
   const profile = stage.profile()
   assert.ok((await atTerminal(stage, profile)).asked)
-  const own = ['run', '--profile', profile, '--project', stage.project, '--workspace', stage.workspace]
-  const again = (): ReturnType<Stage['ambit']> => stage.ambit([...own, '--', '/bin/true'])
+  const again = (): ReturnType<Stage['ambit']> =>
+    stage.ambit(['run', ...stage.places(profile), '--', '/bin/true'])
   // Positive control: the same content needs no second yes, not even where nobody could give one.
   const trusted = await again()
   assert.equal(trusted.code, 0, describe(trusted))

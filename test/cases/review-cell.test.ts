@@ -5,12 +5,10 @@ import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { attack } from '../support/case.ts'
 import { eventually } from '../support/processes.ts'
+import { lines, PYTHON } from '../support/script.ts'
 import { describe, Stage } from '../support/stage.ts'
 
-const PYTHON = '/usr/bin/python3'
 const REVIEW = { files: [{ path: '${project}', access: 'review' }] }
-
-const lines = (...text: readonly string[]): string => text.join('\n')
 
 attack('F-04', 'the summary never follows a link that the agent planted', async (as) => {
   const stage = new Stage(as, { files: { 'a.txt': 'a' } })

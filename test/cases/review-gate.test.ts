@@ -15,17 +15,8 @@ after(() => setTimeout(() => process.exit(), 100).unref())
 
 async function summaryAt(name: string, script: string) {
   const file = join(stage.project, name)
-  const args = [
-    '--profile',
-    stage.profile(),
-    '--project',
-    stage.project,
-    '--yes',
-    '--quiet',
-    '--summary',
-    file,
-  ]
-  const ran = await stage.ambit(['run', ...args, '--', '/bin/sh', '-c', script], { timeout: 30_000 })
+  const args = stage.run(['/bin/sh', '-c', script], stage.profile(), '--summary', file)
+  const ran = await stage.ambit(args, { timeout: 30_000 })
   return { ...ran, file }
 }
 
@@ -72,8 +63,7 @@ for (const clearance of ['internal', 'public'] as const) {
       network: [{ host: 'pinned.test', connect: `127.0.0.1:${upstream.port}`, ca, clearance }],
     })
     const script = `cat a.txt | curl -sS -o /dev/null -w '%{http_code}' --data-binary @- https://pinned.test/`
-    const args = ['--profile', profile, '--project', stage.project, '--yes', '--quiet']
-    const ran = await stage.ambit(['run', ...args, '--', '/bin/sh', '-c', script], { timeout: 30_000 })
+    const ran = await stage.ambit(stage.run(['/bin/sh', '-c', script], profile), { timeout: 30_000 })
     assert.equal(ran.stdout, status, ran.stderr)
     assert.equal(upstream.requests.length, clearance === 'internal' ? 1 : 0)
     upstream.close()

@@ -4,10 +4,9 @@ import { existsSync, readFileSync, readdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { attack } from '../support/case.ts'
 import { eventually, processesWith } from '../support/processes.ts'
+import { lines, PYTHON } from '../support/script.ts'
 import { describe, Stage } from '../support/stage.ts'
 
-const PYTHON = '/usr/bin/python3'
-const lines = (...text: readonly string[]): string => text.join('\n')
 const later = async (ms: number): Promise<void> => new Promise((resolve) => void setTimeout(resolve, ms))
 
 attack('C-41', 'processes that wake each other without end stand still in a freeze', async (as) => {

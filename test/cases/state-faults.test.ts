@@ -128,18 +128,7 @@ test('too little address space', user, async () => {
       'prlimit',
       `--as=${500 << 20}`,
       stage.product.ambit,
-      'run',
-      '--profile',
-      stage.profile(),
-      '--project',
-      stage.project,
-      '--workspace',
-      stage.workspace,
-      '--yes',
-      '--quiet',
-      '--',
-      '/bin/echo',
-      'it-ran',
+      ...stage.run(['/bin/echo', 'it-ran'], stage.profile()),
     ])
   for (const warm of [false, true]) {
     if (warm) await runs(stage)

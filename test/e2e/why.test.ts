@@ -55,18 +55,8 @@ test('why names the place and the change; --observe drafts a profile that allows
   assert.equal(checked.code, 0, describe(checked))
   const lines = readFileSync(draft, 'utf8').split('\n')
   assert.ok(lines.includes(`#     ${rule}`), lines.join('\n'))
-  const places = ['--project', stage.project, '--workspace', stage.workspace]
   const show = async (profile: string) =>
-    stage.ambit([
-      'run',
-      '-yq',
-      '--profile',
-      profile,
-      ...places,
-      '--',
-      '/bin/cat',
-      join(stage.project, '.env'),
-    ])
+    stage.ambit(stage.run(['/bin/cat', join(stage.project, '.env')], profile))
   const again = await show(draft)
   assert.notEqual(again.code, 0, 'the draft as it stands')
   assert.doesNotMatch(again.stdout, /outside-only/)

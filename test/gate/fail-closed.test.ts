@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import type { FactBody } from '../../src/audit/fact.ts'
 import { startUpstream } from '../fixtures/servers/upstream.ts'
-import { planOf, rule, startBench, testCa, until } from './harness.ts'
+import { type Bench, curl, planOf, rule, startBench, testCa, tlsTo, until } from './harness.ts'
 
 const upstream = await startUpstream({ tls: testCa.issue(['api.example.com']), http2: true })
 const plan = planOf([
@@ -78,7 +78,6 @@ test('a stopped session: new requests are 503 with Retry-After, names do not res
   bench.state.stopped = 'frozen'
   assert.equal((await bench.lookup('api.example.com')).rcode, 2)
   bench.aim(addresses[0] ?? '', 443)
-  const { curl } = await import('./harness.ts')
   const ask = () =>
     curl(
       '-i',
@@ -101,22 +100,21 @@ test('a stopped session: new requests are 503 with Retry-After, names do not res
   await bench.close()
 })
 
-test('a pause holds an upload under way, and resuming lets it finish', async () => {
-  const slow = await startBench(plan)
-  const { addresses } = await slow.lookup('api.example.com')
-  slow.aim(addresses[0] ?? '', 443)
-  const { connect } = await import('node:tls')
-  const socket = connect({
-    host: '127.0.0.1',
-    port: slow.ports.tcp,
-    servername: 'api.example.com',
-    ca: slow.gate.caPem,
-  })
-  let answer = ''
-  socket.on('data', (bytes: Buffer) => (answer += bytes.toString()))
+/** A connection through the gate on which an upload has begun: five of its ten bytes have reached the upstream. */
+async function beginUpload(bench: Bench) {
+  const socket = await tlsTo(bench, 'api.example.com')
+  socket.on('error', () => undefined)
   socket.write('POST /echo HTTP/1.1\r\nHost: api.example.com\r\nContent-Length: 10\r\n\r\nfirst')
   const before = upstream.requests.length
   await until(() => upstream.requests.length === before + 1)
+  return socket
+}
+
+test('a pause holds an upload under way, and resuming lets it finish', async () => {
+  const slow = await startBench(plan)
+  const socket = await beginUpload(slow)
+  let answer = ''
+  socket.on('data', (bytes: Buffer) => (answer += bytes.toString()))
   await sleep(50)
   slow.gate.pause('frozen')
   const bytes = upstream.bytes()
@@ -131,19 +129,7 @@ test('a pause holds an upload under way, and resuming lets it finish', async () 
 
 test('Q-08: closing cuts what does not end in time, and nothing is accepted any more', async () => {
   const bench = await startBench(plan)
-  const { addresses } = await bench.lookup('api.example.com')
-  bench.aim(addresses[0] ?? '', 443)
-  const { connect } = await import('node:tls')
-  const socket = connect({
-    host: '127.0.0.1',
-    port: bench.ports.tcp,
-    servername: 'api.example.com',
-    ca: bench.gate.caPem,
-  })
-  socket.on('error', () => undefined)
-  socket.write('POST /echo HTTP/1.1\r\nHost: api.example.com\r\nContent-Length: 10\r\n\r\nfirst')
-  const before = upstream.requests.length
-  await until(() => upstream.requests.length === before + 1)
+  const socket = await beginUpload(bench)
   const closed = new Promise((resolve) => socket.resume().once('close', resolve))
   const started = performance.now()
   await bench.gate.close(200)

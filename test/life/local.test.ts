@@ -169,9 +169,7 @@ test('a stream in and a stream out', user, async () => {
 
 /** `ambit run` of a shell script, with its output as it comes. */
 function start(stage: Stage, script: string) {
-  const places = ['--project', stage.project, '--workspace', stage.workspace]
-  const args = ['run', '-yq', '--profile', stage.profile(), ...places, '--', '/bin/sh', '-c', script]
-  const child = spawn(stage.product.ambit, args, {
+  const child = spawn(stage.product.ambit, stage.run(['/bin/sh', '-c', script], stage.profile()), {
     ...identity(stage.as),
     cwd: stage.project,
     env: stage.environment(),

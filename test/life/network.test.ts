@@ -15,7 +15,7 @@ import { once } from '../support/case.ts'
 import { recordDns } from '../support/dns.ts'
 import { withoutPrograms } from '../support/programs.ts'
 import { describe, type SessionRan, Stage } from '../support/stage.ts'
-import { type Answer, serveHttps } from '../support/upstream.ts'
+import { type Answer, serveHttps, type Upgrade } from '../support/upstream.ts'
 import { type As, unavailable } from '../support/users.ts'
 import { makeBare, serveGit } from './git-server.ts'
 import { type Pages, registries } from './registries.ts'
@@ -45,7 +45,8 @@ const world = once(async () => {
   }
   const hosts = ['git.test', 'files.test', 'sum.golang.org', ...Object.keys(pages)]
   for (const host of hosts) dns.zone.set(host, [WEB])
-  const web = await serveHttps(hosts, { address: WEB, port: 443, answer, upgrade: acceptWebSocket })
+  const upgrade: Upgrade = (request, socket) => acceptWebSocket(request, socket, () => undefined)
+  const web = await serveHttps(hosts, { address: WEB, port: 443, answer, upgrade })
   dns.zone.set('grpc.test', [GRPC])
   dns.zone.set('db.test', [DATABASE])
   return { hosts, web, grpcCa: await serveGrpc(), databaseCa: await serveDatabase() }

@@ -13,8 +13,7 @@ const seen = once(async (as: As) => {
   const stage = new Stage(as)
   cpSync(join(import.meta.dirname, 'terminal.py'), join(stage.outside, 'terminal.py'))
   stage.own()
-  const places = ['--project', stage.project, '--workspace', stage.workspace]
-  const ambit = [stage.product.ambit, 'run', '-yq', '--profile', stage.profile(), ...places, '--']
+  const ambit = [stage.product.ambit, ...stage.run([], stage.profile())]
   const argv = ['/usr/bin/python3', join(stage.outside, 'terminal.py'), ...ambit]
   const ran = await stage.command(argv, { env: { TERM: 'xterm-256color' }, timeout: 200_000 })
   assert.equal(ran.code, 0, describe(ran))

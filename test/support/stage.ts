@@ -195,23 +195,22 @@ export class Stage {
     return path
   }
 
-  /** `ambit run` of a command in the project. */
+  /** Arguments of `ambit run` that run a command in the project without a word of Ambit's. */
+  run(argv: readonly string[], profile: string, ...more: readonly string[]): string[] {
+    return ['run', '--yes', '--quiet', ...this.places(profile), ...more, '--', ...argv]
+  }
+
+  /** Arguments that say under which profile, and where. */
+  places(profile: string): string[] {
+    return ['--profile', profile, '--project', this.project, '--workspace', this.workspace]
+  }
+
+  /** `ambit run` of a command in the project, under a profile of the stage's. */
   async session(argv: readonly string[], options: SessionOptions = {}): Promise<SessionRan> {
     const profile = this.profile(options.spec)
     const summaryFile = join(this.outside, `summary-${this.#runs}.json`)
-    const wanted = ['--profile', profile, '--project', this.project, '--workspace', this.workspace]
-    const args = [
-      'run',
-      ...wanted,
-      '--yes',
-      '--quiet',
-      '--summary',
-      summaryFile,
-      ...(options.args ?? []),
-      '--',
-      ...argv,
-    ]
-    const ran = await this.ambit(args, options)
+    const more = ['--summary', summaryFile, ...(options.args ?? [])]
+    const ran = await this.ambit(this.run(argv, profile, ...more), options)
     return {
       ...ran,
       get summary(): Summary {

@@ -33,7 +33,7 @@ export async function atTerminal(
   argv: readonly string[] = ['/bin/true'],
   options: RunOptions = {},
 ): Promise<Asked> {
-  const own = ['run', '--profile', profile, '--project', stage.project, '--workspace', stage.workspace]
+  const own = ['run', ...stage.places(profile)]
   const ran = await stage.command(
     ['python3', '-c', SCRIPT, stage.product.ambit, ...own, '--', ...argv],
     options,

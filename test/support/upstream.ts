@@ -1,4 +1,8 @@
-/** HTTPS servers that a case sends to, and that keep everything they get: what did not arrive did not leave. */
+/**
+ * HTTPS servers that a case sends to, and that keep everything they get: what did not arrive did not leave. The gate's
+ * own tests have another (fixtures/servers/upstream.ts) that speaks HTTP/2 and plain HTTP, tells of a request at its
+ * head, and knows routes; this one knows a request when its last byte is there, and signs for any name it is given.
+ */
 import { createHash } from 'node:crypto'
 import type { IncomingMessage, RequestListener } from 'node:http'
 import { createServer } from 'node:https'
@@ -35,8 +39,8 @@ export interface Upstream {
 
 export type Answer = (request: Seen, response: Parameters<RequestListener>[1]) => void
 
-/** Answers a request to speak another protocol; told each frame that arrives. */
-export type Upgrade = (request: IncomingMessage, socket: Duplex, onFrame: (payload: Buffer) => void) => void
+/** Answers a request to speak another protocol. */
+export type Upgrade = (request: IncomingMessage, socket: Duplex) => void
 
 const KEPT = 4 * 1024 * 1024
 
@@ -72,7 +76,7 @@ export async function serveHttps(
       })
     },
   )
-  if (upgrade) server.on('upgrade', (request, socket: Duplex) => upgrade(request, socket, () => undefined))
+  if (upgrade) server.on('upgrade', upgrade)
   for (const [host, { cert, key }] of certificates) server.addContext(host, { cert, key })
   server.on('connection', (socket: Socket) => {
     connections += 1
