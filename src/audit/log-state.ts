@@ -43,4 +43,9 @@ function parse(text: string): unknown {
 }
 
 const refused = (why: string): AmbitError =>
-  new AmbitError('ERR_LOG_INCONSISTENT', "the log's state.json was refused", why)
+  new AmbitError(
+    'ERR_LOG_INCONSISTENT',
+    "the log's state.json was refused",
+    why,
+    'run ambit log verify; keep the directory as evidence',
+  )

@@ -182,7 +182,12 @@ function takeLock(options: LogOptions): number {
   const lock = options.lock ?? ((file: number) => native().tryLock(file))
   if (lock(fd)) return fd
   fs.closeSync(fd)
-  throw new AmbitError('ERR_LOG_LOCKED', `could not open the log ${options.dir}`, 'another process writes it')
+  throw new AmbitError(
+    'ERR_LOG_LOCKED',
+    `could not open the log ${options.dir}`,
+    'another process writes it',
+    'end the other ambitd, or set AMBIT_HOME to a directory of its own',
+  )
 }
 
 /** A log begins only where nothing of one lies: a lost state.json is a loss to report, not a reason to start over. */

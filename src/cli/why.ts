@@ -1,5 +1,5 @@
 import { readdirSync } from 'node:fs'
-import { AmbitError } from '../lib/errors.ts'
+import { AmbitError, errnoOf } from '../lib/errors.ts'
 import { sessionsDir } from '../lib/paths.ts'
 import { printable, printableJson } from '../lib/printable.ts'
 import { parseSessionId } from '../session/id.ts'
@@ -62,7 +62,7 @@ function newest(context: Context): string {
   try {
     names = readdirSync(sessionsDir(context.paths))
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+    if (errnoOf(error) !== 'ENOENT') throw error
   }
   const id = names
     .filter((name) => parseSessionId(name))

@@ -25,7 +25,12 @@ export async function openBook(paths: Paths): Promise<Book> {
     const broken =
       error instanceof AmbitError
         ? error
-        : new AmbitError('ERR_LOG_FAILED', 'could not open the log', messageOf(error))
+        : new AmbitError(
+            'ERR_LOG_FAILED',
+            'could not open the log',
+            messageOf(error),
+            `see to ${logDir(paths)} and ${keysDir(paths)}: no session starts without them`,
+          )
     return { log: null, sequencer: null, broken }
   }
 }

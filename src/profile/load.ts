@@ -81,6 +81,7 @@ function find(nameOrPath: string, paths: Paths, seen: readonly string[]): Found 
       'ERR_PROFILE_NOT_FOUND',
       `profile "${printable(nameOrPath, 80)}"`,
       'is no name of a profile',
+      'see ambit profile ls, or name a file',
     )
   }
   for (const { dir, origin } of searchPath(paths)) {
@@ -226,8 +227,9 @@ function readText(file: string, limit: number, place = printable(file)): string 
   } catch (error) {
     if (error instanceof AmbitError) throw error
     if (errnoOf(error) === 'ENOENT') {
-      const code = place === printable(file) ? 'ERR_PROFILE_NOT_FOUND' : 'ERR_PROFILE_INVALID'
-      throw new AmbitError(code, place, 'no such file')
+      throw place === printable(file)
+        ? new AmbitError('ERR_PROFILE_NOT_FOUND', place, 'no such file', 'see ambit profile ls for names')
+        : new AmbitError('ERR_PROFILE_INVALID', place, 'no such file', 'paths are relative to the profile')
     }
     throw new AmbitError('ERR_PROFILE_INVALID', place, printable(messageOf(error)), undefined, {
       cause: error,

@@ -71,6 +71,7 @@ function compileSource(
       'ERR_PATH_FORBIDDEN',
       place,
       `the file lies in ${root.id} (${printable(root.path)}), where the agent works`,
+      'move it to a directory that no session sees',
     )
   }
   return `file:${expanded.path}`

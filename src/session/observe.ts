@@ -33,7 +33,12 @@ export function observeSession(session: Registered, screen: Screen): void {
 
 function writeDraft({ request, plan, dir, id }: Registered): string {
   const { resolved } = loadProfile(request.profile, request.paths)
-  const changed = new AmbitError('ERR_PROFILE_INVALID', 'profile', 'it changed while the session ran')
+  const changed = new AmbitError(
+    'ERR_PROFILE_INVALID',
+    'profile',
+    'it changed while the session ran',
+    'run it again',
+  )
   if (digestOf(resolved) !== plan.profile.digest) throw changed
   const file = join(dir, 'draft-profile.yaml')
   const text = formatYaml(withRootFiles(resolved, dir)) + renderComments(remediesOf(request.paths, id), id)

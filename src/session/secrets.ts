@@ -1,6 +1,6 @@
 /** Reads credential sources outside the sandbox and makes the placeholders that stand for them inside. */
 import { readFileSync, statSync } from 'node:fs'
-import { AmbitError, messageOf } from '../lib/errors.ts'
+import { AmbitError, errnoOf, messageOf } from '../lib/errors.ts'
 import type { CredentialPlan } from '../profile/plan.ts'
 import { placeholderFor } from './placeholder.ts'
 
@@ -50,7 +50,7 @@ function readSecretFile(name: string, path: string): string | undefined {
     if (statSync(path).size > MAX_SECRET + 1024) return 'x'.repeat(MAX_SECRET + 1)
     return readFileSync(path, 'utf8')
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
+    if (errnoOf(error) === 'ENOENT') return undefined
     throw new AmbitError(
       'ERR_CREDENTIAL_SOURCE',
       `credential ${name}`,

@@ -74,7 +74,7 @@ const failed = (path: string, code: 'ERR_PATH_FORBIDDEN' | 'ERR_INPUT_INVALID', 
     code,
     `could not write the summary ${printable(path)}`,
     printable(messageOf(error)),
-    undefined,
+    'name a file in a directory that is there, and that the session cannot change',
     {
       cause: error,
     },
