@@ -80,7 +80,8 @@ const named = (activity: number | string, attributes: object): Pick<Mapped, 'act
     ? { activity_id: activity, attributes: { ...attributes } }
     : { activity_id: OTHER, attributes: { activity_name: activity, ...attributes } }
 
-const HTTP_ACTIVITY: Readonly<Record<string, number>> = {
+/** Methods that OCSF has a number for. */
+export const HTTP_ACTIVITY: Readonly<Record<string, number>> = {
   CONNECT: 1,
   DELETE: 2,
   GET: 3,

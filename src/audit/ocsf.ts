@@ -7,6 +7,7 @@
 import { createHash } from 'node:crypto'
 import type { Fact } from './fact.ts'
 import { type Mapped, mapFact } from './ocsf-classes.ts'
+import { type Written, writeQuick } from './ocsf-quick.ts'
 import { PRODUCT } from './product.ts'
 import { MAX_ENTRY } from './tiles.ts'
 
@@ -132,22 +133,29 @@ export class EventEncoder {
 
   /** `journal` is one of ours and `offset` and `index` are whole numbers: they need no escaping. */
   encode(fact: Fact, { journal, offset }: Omit<Origin, 'session'>, index: number): Buffer {
-    const mapped = mapFact(fact)
-    const { effect, ambit } = mapped
-    const rule = ambit.rule ? `"firewall_rule":{"uid":${JSON.stringify(ambit.rule)}},` : ''
-    const more = JSON.stringify(ambit).slice(1)
+    const { event, rule, decision, ambit } = writeQuick(fact) ?? write(fact)
     const session = this.#session
     const bytes = Buffer.from(
-      `${JSON.stringify(whatHappened(mapped, fact.t)).slice(0, -1)},${this.#party},${rule}"metadata":{"version":"1.8.0",${CONSTANT},` +
+      `${event},${this.#party},${rule ? `"firewall_rule":{"uid":${rule}},` : ''}"metadata":{"version":"1.8.0",${CONSTANT},` +
         `"uid":"${session}:${journal}:${offset}","sequence":${index},"correlation_uid":"${session}"},` +
         `"ambit":{"session":"${session}","kind":"${fact.k}","journal":"${journal}","offset":${offset},` +
-        `"monotonic":${fact.m},"profile":${this.#profile},"decision":${effect ? `"${effect}"` : 'null'}` +
-        `${more === '}' ? '' : ','}${more}}`,
+        `"monotonic":${fact.m},"profile":${this.#profile},"decision":${decision}${ambit === '' ? '' : ','}${ambit}}}`,
     )
     if (bytes.length <= MAX_ENTRY) return bytes
     return encodeEvent(
       toEvent(fact, { session: JSON.parse(`"${session}"`) as string, journal, offset }, this.#context, index),
     )
+  }
+}
+
+function write(fact: Fact): Written {
+  const mapped = mapFact(fact)
+  const { effect, ambit } = mapped
+  return {
+    event: JSON.stringify(whatHappened(mapped, fact.t)).slice(0, -1),
+    rule: ambit.rule ? JSON.stringify(ambit.rule) : null,
+    decision: effect ? `"${effect}"` : 'null',
+    ambit: JSON.stringify(ambit).slice(1, -1),
   }
 }
 

@@ -21,11 +21,13 @@ export const JOURNALS = ['run', 'view', 'launch', 'daemon'] as const
 const MAX_BATCH = 8192
 const MAX_BATCH_BYTES = 16 * 2 ** 20
 /**
- * A session's requests wait for the same processors: without haste a share of facts is followed by a pause, so that no
- * burst stands before them. A full batch, which is a lag of about a second, ends the pauses until all is sequenced.
+ * A session's requests wait for the same processors: without haste a share of facts (some milliseconds of work) is
+ * followed by a pause, so that no burst stands before them; smaller shares cost more for each fact, since what a
+ * processor had at hand is gone after each pause. A full batch, which is a lag of about a second, ends the pauses until
+ * all is sequenced.
  */
-const SHARE = 48
-const PAUSE_MS = 4
+const SHARE = 256
+const PAUSE_MS = 20
 const START: Cursor = { offset: 0, dead: null }
 const SEALED = 'sealed.json'
 
@@ -118,19 +120,20 @@ export class Sequencer {
   async #drain(sessions: readonly FollowedSession[], final: boolean, pace: Pace): Promise<void> {
     const { log, device } = this.#options
     for (let { pause } = pace; ; pause = rest) {
-      const batch = await takeBatch(sessions, final, { ...pace, pause })
-      if (batch.length === 0) return
-      const entries = await encode(batch, device, log.size, pause)
-      await log.appendBatch(entries, this.#cursorsAfter(batch))
-      for (const { session, follower, followed } of batch) session.pass(follower, followed)
+      const parts = sessions.map((session) => new Part(session, device, final))
+      const streams = parts.flatMap((part) => part.streams)
+      const entries = await takeBatch(streams, log.size, { ...pace, pause })
+      if (entries.length === 0) return
+      await log.appendBatch(entries, this.#cursorsAfter(streams))
+      for (const part of parts) part.pass()
       this.#drop.clear()
     }
   }
 
-  #cursorsAfter(batch: readonly Item[]): Cursors {
+  #cursorsAfter(streams: readonly Stream[]): Cursors {
     const cursors = { ...this.#options.log.cursors }
-    for (const { session, follower, followed } of batch)
-      cursors[`${session.id}/${follower.name}`] = followed.after
+    for (const { after, follower, part } of streams)
+      if (after) cursors[`${part.session.id}/${follower.name}`] = after
     for (const key of this.#drop) delete cursors[key]
     return cursors
   }
@@ -175,20 +178,90 @@ const AT_ONCE: Pace = { pause: rest, until: Number.POSITIVE_INFINITY }
 
 type Outcome = Extract<Fact, { k: 'session.end' }>['outcome']
 
-interface Item {
+/** What some facts say of their session. */
+class Tally {
+  readonly counters: Record<string, number> = {}
+  start: EventContext['start'] = null
+  outcome: Outcome | null = null
+
+  add(fact: Fact): void {
+    if (fact.k === 'session.start') this.start ??= fact
+    if (fact.k === 'session.end') this.outcome = fact.outcome
+    this.counters[fact.k] = (this.counters[fact.k] ?? 0) + 1
+  }
+
+  join({ counters, start, outcome }: Tally): void {
+    this.start ??= start
+    this.outcome = outcome ?? this.outcome
+    for (const [kind, count] of Object.entries(counters))
+      this.counters[kind] = (this.counters[kind] ?? 0) + count
+  }
+}
+
+/** A session's share of one batch. */
+class Part {
   readonly session: FollowedSession
+  readonly streams: readonly Stream[]
+  readonly #tally = new Tally()
+  readonly #device: EventContext['device']
+  #encoder: EventEncoder
+
+  constructor(session: FollowedSession, device: EventContext['device'], final: boolean) {
+    this.session = session
+    this.#device = device
+    this.#encoder = new EventEncoder({ device, start: session.start }, session.id)
+    this.streams = session.followers.map((follower) => new Stream(this, follower, final))
+  }
+
+  encode(fact: Fact, place: { journal: string; offset: number }, index: number): Buffer {
+    if (fact.k === 'session.start' && !this.session.start && !this.#tally.start)
+      this.#encoder = new EventEncoder({ device: this.#device, start: fact }, this.session.id)
+    this.#tally.add(fact)
+    return this.#encoder.encode(fact, place, index)
+  }
+
+  /** The log has what was taken. */
+  pass(): void {
+    this.session.learn(this.#tally)
+    for (const { follower, after } of this.streams) if (after) follower.advance(after)
+  }
+}
+
+/** One journal's share of one batch, fact by fact: kept until the batch is whole, facts would crowd the heap. */
+class Stream {
+  readonly part: Part
   readonly follower: Follower
-  readonly followed: Followed
-  readonly start: EventContext['start']
+  readonly #facts: Generator<Followed>
+  head: Followed | undefined
+  /** Behind the last fact that was taken; null before the first. */
+  after: Cursor | null = null
+
+  constructor(part: Part, follower: Follower, final: boolean) {
+    this.part = part
+    this.follower = follower
+    this.#facts = follower.read(final)
+    this.#next()
+  }
+
+  /** The entry that the head becomes; the next fact is the head. */
+  take({ fact, offset, after }: Followed, index: number): Buffer {
+    const entry = this.part.encode(fact, { journal: this.follower.name, offset }, index)
+    this.after = after
+    this.#next()
+    return entry
+  }
+
+  #next(): void {
+    const step = this.#facts.next()
+    this.head = step.done ? undefined : step.value
+  }
 }
 
 class FollowedSession {
   readonly id: string
   readonly dir: string
   readonly followers: readonly Follower[]
-  readonly #counters: Record<string, number> = {}
-  #start: EventContext['start'] = null
-  #outcome: Outcome | null = null
+  readonly #known = new Tally()
 
   constructor(id: string, dir: string, cursors: Readonly<Record<string, Cursor>>) {
     this.id = id
@@ -202,35 +275,28 @@ class FollowedSession {
   }
 
   get start(): EventContext['start'] {
-    return this.#start
+    return this.#known.start
   }
 
   get counters(): Readonly<Record<string, number>> {
-    return this.#counters
+    return this.#known.counters
   }
 
   get outcome(): Outcome | null {
-    return this.#outcome
+    return this.#known.outcome
   }
 
   get cursors(): Record<string, Cursor> {
     return Object.fromEntries(this.followers.map(({ name, cursor }) => [name, cursor]))
   }
 
-  /** The log has it: counts it and moves the cursor. */
-  pass(follower: Follower, { fact, after }: Followed): void {
-    this.#learn(fact)
-    follower.advance(after)
+  /** The log has it. */
+  learn(tally: Tally): void {
+    this.#known.join(tally)
   }
 
   close(): void {
     for (const follower of this.followers) follower.close()
-  }
-
-  #learn(fact: Fact): void {
-    if (fact.k === 'session.start') this.#start ??= fact
-    if (fact.k === 'session.end') this.#outcome = fact.outcome
-    this.#counters[fact.k] = (this.#counters[fact.k] ?? 0) + 1
   }
 
   /** What an earlier sequencer knew of the part that is in the log already. */
@@ -238,69 +304,27 @@ class FollowedSession {
     if (end === 0 || !existsSync(path)) return
     for (const { fact, next } of readJournal(path)) {
       if (next > end) return
-      this.#learn(fact)
+      this.#known.add(fact)
     }
   }
 }
 
 /**
- * The next facts of all sessions, merged by their monotonic clock; each journal keeps its own order. Clocks of
- * different boots do not compare: recovery therefore drains one session at a time.
+ * The next facts of all sessions as entries from `size` on, merged by their monotonic clock; each journal keeps its own
+ * order. Clocks of different boots do not compare: recovery therefore drains one session at a time.
  */
-async function takeBatch(
-  sessions: readonly FollowedSession[],
-  final: boolean,
-  { pause, until }: Pace,
-): Promise<Item[]> {
-  const streams = sessions.flatMap((session) =>
-    session.followers.map((follower) => ({
-      session,
-      follower,
-      facts: follower.read(final),
-      head: undefined as Followed | undefined,
-    })),
-  )
-  for (const stream of streams) stream.head = next(stream.facts)
-  const starts = new Map(sessions.map((session) => [session, session.start]))
-  const batch: Item[] = []
+async function takeBatch(streams: readonly Stream[], size: number, { pause, until }: Pace): Promise<Buffer[]> {
+  const entries: Buffer[] = []
   let bytes = 0
-  while (batch.length < MAX_BATCH && bytes < MAX_BATCH_BYTES) {
-    let first: (typeof streams)[number] | undefined
+  while (entries.length < MAX_BATCH && bytes < MAX_BATCH_BYTES) {
+    let first: Stream | undefined
     for (const stream of streams) {
       if (stream.head && (!first?.head || stream.head.fact.m < first.head.fact.m)) first = stream
     }
     if (!first?.head || first.head.fact.m > until) break
-    const { session, follower, head: followed } = first
-    if (followed.fact.k === 'session.start') starts.set(session, starts.get(session) ?? followed.fact)
-    batch.push({ session, follower, followed, start: starts.get(session) ?? null })
-    bytes += followed.after.offset - followed.offset
-    first.head = next(first.facts)
-    if (batch.length % SHARE === 0) await pause()
-  }
-  return batch
-}
-
-function next(facts: Generator<Followed>): Followed | undefined {
-  const step = facts.next()
-  return step.done ? undefined : step.value
-}
-
-async function encode(
-  batch: readonly Item[],
-  device: EventContext['device'],
-  size: number,
-  pause: Pace['pause'],
-): Promise<Buffer[]> {
-  let encoder: EventEncoder | undefined
-  let last: Item | undefined
-  const entries: Buffer[] = []
-  for (const item of batch) {
-    const { session, follower, followed, start } = item
-    if (!encoder || last?.session !== session || last.start !== start)
-      encoder = new EventEncoder({ device, start }, session.id)
-    last = item
-    const place = { journal: follower.name, offset: followed.offset }
-    entries.push(encoder.encode(followed.fact, place, size + entries.length))
+    const { offset, after } = first.head
+    entries.push(first.take(first.head, size + entries.length))
+    bytes += after.offset - offset
     if (entries.length % SHARE === 0) await pause()
   }
   return entries

@@ -43,6 +43,8 @@ export class Exchange implements Watched {
   bytesIn = 0
   /** Ends the upstream half; set by whoever opened it. */
   abort: () => void = () => undefined
+  /** The monitor's epoch in which this request was last allowed. */
+  #allowedIn = -1
   #patience = 0
   #over = false
   #denied = false
@@ -163,9 +165,14 @@ export class Exchange implements Watched {
    * made or a body is sent the session may freeze, or read what its destination has no clearance for.
    */
   refusalNow({ method, target: path }: Inbound): string | null {
+    const { monitor } = this.gate
+    const epoch = monitor.epoch()
+    if (epoch === this.#allowedIn) return null
     const { host, port, tls } = this.flow
-    const decision = this.gate.monitor.decide({ kind: 'http.request', host, port, tls, method, path })
-    return decision.effect === 'allow' ? null : decision.reason
+    const decision = monitor.decide({ kind: 'http.request', host, port, tls, method, path })
+    if (decision.effect !== 'allow') return decision.reason
+    this.#allowedIn = epoch
+    return null
   }
 
   /** Counts bytes of the body, or says why they may not go. */

@@ -20,6 +20,7 @@ export class Judge {
   readonly #used = new Set<string>()
   readonly #answers = new Map<string, Decision>()
   #untrusted = false
+  #turns = 0
 
   constructor(plan: Plan, policy: RuntimePolicy) {
     this.#plan = plan
@@ -43,12 +44,20 @@ export class Judge {
     return answer.effect === 'allow' ? allowed : { ...answer, rule: allowed.rule }
   }
 
+  /** Counts what changes answers beside label and stop: a destination that was new, content that is not trusted. */
+  get turns(): number {
+    return this.#turns
+  }
+
   /**
    * A request goes out under `rule`. What a host answers that holds none of the user's credentials is the open web:
    * from here on the session has seen untrusted content.
    */
   sent(host: string, rule: Pick<NetworkRule, 'credential'> | undefined): void {
+    const untrusted = this.#untrusted || !rule?.credential
+    if (untrusted === this.#untrusted && this.#used.has(host)) return
     this.#used.add(host)
-    if (!rule?.credential) this.#untrusted = true
+    this.#untrusted = untrusted
+    this.#turns++
   }
 }

@@ -28,6 +28,8 @@ export class Monitor {
   #current: Promise<void> = Promise.resolve()
   /** The barrier that starts after it. */
   #next: Promise<void> | null = null
+  #last: SessionState = { label: 'public', stopped: null }
+  #changes = 0
   #flows = 0
   #requests = 0
   #denied = 0
@@ -45,6 +47,19 @@ export class Monitor {
     const decision = decide(action, this.plan, state)
     if (decision.effect !== 'allow' || action.kind === 'dns.query') return decision
     return this.#judge?.judge(action, decision, state) ?? decision
+  }
+
+  /**
+   * Another number whenever `decide` may answer otherwise than before. The session is asked as for a decision; while
+   * the number stays, a decision holds, so that the pieces of a body need no new one each.
+   */
+  epoch(): number {
+    const { label, stopped } = this.state()
+    if (label !== this.#last.label || stopped !== this.#last.stopped) {
+      this.#last = { label, stopped }
+      this.#changes++
+    }
+    return this.#changes + (this.#judge?.turns ?? 0)
   }
 
   /** The session's state; stopped as well when the gate is paused or could not record something. */
