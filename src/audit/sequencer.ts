@@ -313,7 +313,11 @@ class FollowedSession {
  * The next facts of all sessions as entries from `size` on, merged by their monotonic clock; each journal keeps its own
  * order. Clocks of different boots do not compare: recovery therefore drains one session at a time.
  */
-async function takeBatch(streams: readonly Stream[], size: number, { pause, until }: Pace): Promise<Buffer[]> {
+async function takeBatch(
+  streams: readonly Stream[],
+  size: number,
+  { pause, until }: Pace,
+): Promise<Buffer[]> {
   const entries: Buffer[] = []
   let bytes = 0
   while (entries.length < MAX_BATCH && bytes < MAX_BATCH_BYTES) {
