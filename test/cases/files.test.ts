@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { attack, once } from '../support/case.ts'
 import { commandOf, processesWith } from '../support/processes.ts'
 import { denied, play, refused } from '../support/scene.ts'
-import { describe, Stage, type Result, type Step, type Steps } from '../support/stage.ts'
+import { describe, Stage, type Step } from '../support/stage.ts'
 import type { As } from '../support/users.ts'
 
 const SECRET = 'the secret outside'
