@@ -5,6 +5,7 @@ import type { CredentialBook } from './credential.ts'
 import type { Watch } from './deadline.ts'
 import type { Monitor } from './monitor.ts'
 import type { NameBook } from './names.ts'
+import type { Openers } from './opener.ts'
 import type { Http2Pool, LinkPool } from './pool.ts'
 import type { SessionCa } from './session-ca.ts'
 import type { Dialler } from './upstream.ts'
@@ -19,6 +20,7 @@ export interface GateContext {
   readonly dialler: Dialler
   readonly links: LinkPool
   readonly http2: Http2Pool
+  readonly openers: Openers
   readonly watch: Watch
   /** HTTP/1.1 inside flows, over TLS or plain. */
   readonly http1Server: HttpServer

@@ -8,6 +8,7 @@ import { fingerprint, type Injection, redactTarget, refusedTarget } from './cred
 import type { Watched } from './deadline.ts'
 import type { Flow } from './flow.ts'
 import { type ClientRequest, type Inbound, readInbound } from './inbound.ts'
+import { isSwollen, type Opener } from './opener.ts'
 import { outboundHead } from './outbound.ts'
 import { type Refusal, refusal } from './refuse.ts'
 import { type ClientResponse, cut, sendRefusal } from './respond.ts'
@@ -45,6 +46,7 @@ export class Exchange implements Watched {
   abort: () => void = () => undefined
   /** The monitor's epoch in which this request was last allowed. */
   #allowedIn = -1
+  #opener: Opener | null = null
   #patience = 0
   #over = false
   #denied = false
@@ -191,6 +193,22 @@ export class Exchange implements Watched {
     this.flow.opened(dialled, rule)
   }
 
+  /** What opens the answer's body on its way; null when nothing needs to. @throws Error when it cannot be opened */
+  openerFor({ injection }: Admitted, encoding: string | undefined): Opener | null {
+    this.#opener = this.gate.openers.for(injection, encoding, this.status)
+    if (this.#over) this.#opener?.destroy()
+    return this.#opener
+  }
+
+  /** Counts bytes of the answer, as the client gets them. */
+  received({ inbound, target }: Admitted, bytes: number): void {
+    this.bytesIn += bytes
+    this.touch()
+    this.flow.moved(0, bytes)
+    if (this.#opener && isSwollen(this.#opener, this.bytesIn))
+      this.refuse(refusal('upstream.swollen', target.rule.id), inbound)
+  }
+
   /** Until `ms` from now something must happen. */
   expectWithin(ms: number): void {
     this.#patience = ms
@@ -246,6 +264,7 @@ export class Exchange implements Watched {
     this.#over = true
     this.gate.watch.delete(this)
     this.abort()
+    this.#opener?.destroy()
     if (this.id === 0) return
     const { id: request, status, bytesIn, scrubbed } = this
     const ms = Math.round(performance.now() - this.#started)

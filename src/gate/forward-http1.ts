@@ -1,5 +1,4 @@
 /** Sends an admitted request as HTTP/1.1 and brings the answer back. */
-import type { Transform } from 'node:stream'
 import type { IncomingMessage } from 'node:http'
 import type { Admitted, Exchange } from './exchange.ts'
 import type { Answer, Head, Link } from './link.ts'
@@ -7,7 +6,8 @@ import { addFraming, inboundHead } from './outbound.ts'
 import { pumpDown, UploadPump } from './pump.ts'
 import { refusal } from './refuse.ts'
 import { cut, sendHead, sendTrailers } from './respond.ts'
-import { BodyScrubber, hasBody, isPlainTransfer, openerFor, withoutCoding } from './scrub.ts'
+import { hasBody, type Opener, withoutCoding } from './opener.ts'
+import { BodyScrubber, isPlainTransfer } from './scrub.ts'
 import { UpstreamError } from './upstream.ts'
 
 /** Settles when the exchange is over as far as upstream is concerned. */
@@ -80,29 +80,25 @@ function field({ rawHeaders: raw }: Source, name: string): string | undefined {
 /** Passes the answer on; resolves when it is whole or broken off. */
 export function answered(exchange: Exchange, admitted: Admitted, answer: Source): Promise<void> {
   const { injection, inbound } = admitted
-  const { response, flow, gate } = exchange
+  const { response, gate } = exchange
   const head = inboundHead(answer.rawHeaders, injection)
   const { idle, streamIdle } = gate.monitor.deadlines
   exchange.status = answer.statusCode ?? 0
   exchange.scrubbed += head.scrubbed
   exchange.expectWithin(/^text\/event-stream/i.test(field(answer, 'content-type') ?? '') ? streamIdle : idle)
   const scrubber = BodyScrubber.for(injection)
-  let opener: Transform | null = null
+  let opener: Opener | null = null
   try {
     if (!isPlainTransfer(field(answer, 'transfer-encoding'))) throw new Error('an unknown transfer coding')
     if (hasBody(inbound.method, exchange.status))
-      opener = openerFor(injection, field(answer, 'content-encoding'), exchange.status)
+      opener = exchange.openerFor(admitted, field(answer, 'content-encoding'))
     sendHead(response, exchange.status, opener ? withoutCoding(head.headers) : head.headers)
   } catch (error) {
     // A head that Node will not send on, such as a status beyond 599 to an HTTP/2 client.
     answer.destroy()
     return Promise.reject(new UpstreamError('upstream.failed', error))
   }
-  const moved = (bytes: number): void => {
-    exchange.bytesIn += bytes
-    exchange.touch()
-    flow.moved(0, bytes)
-  }
+  const moved = (bytes: number): void => exchange.received(admitted, bytes)
   moved(head.bytes)
   return new Promise((resolve) => {
     answer.on('error', () => undefined)
@@ -113,7 +109,7 @@ export function answered(exchange: Exchange, admitted: Admitted, answer: Source)
     })
     if (scrubber) scrubber.on('scrubbed', () => exchange.scrubbed++)
     opener?.on('error', () => {
-      cut(response)
+      exchange.refuse(refusal('upstream.failed', admitted.target.rule.id), inbound)
       answer.destroy()
     })
     const plain = opener ? answer.pipe(opener) : answer

@@ -1,14 +1,14 @@
 /** Sends a request of an HTTP/2 client as HTTP/2 where the server speaks it: gRPC needs that. */
 import type { ClientHttp2Stream, IncomingHttpHeaders, OutgoingHttpHeaders } from 'node:http2'
 import { constants } from 'node:http2'
-import type { Transform } from 'node:stream'
 import type { Admitted, Exchange } from './exchange.ts'
 import { forwardHttp1 } from './forward-http1.ts'
 import { inboundHead } from './outbound.ts'
 import { pumpDown, UploadPump } from './pump.ts'
 import { refusal } from './refuse.ts'
 import { cut, sendHead, sendTrailers } from './respond.ts'
-import { BodyScrubber, hasBody, openerFor, withoutCoding } from './scrub.ts'
+import { hasBody, type Opener, withoutCoding } from './opener.ts'
+import { BodyScrubber } from './scrub.ts'
 import { UpstreamError } from './upstream.ts'
 
 /** Sends the request as HTTP/2, or as HTTP/1.1 where the server speaks only that. */
@@ -64,12 +64,8 @@ function upload(exchange: Exchange, admitted: Admitted, stream: ClientHttp2Strea
 
 function download(exchange: Exchange, admitted: Admitted, stream: ClientHttp2Stream): Promise<void> {
   const { injection, inbound } = admitted
-  const { response, flow, gate } = exchange
-  const moved = (bytes: number): void => {
-    exchange.bytesIn += bytes
-    exchange.touch()
-    flow.moved(0, bytes)
-  }
+  const { response, gate } = exchange
+  const moved = (bytes: number): void => exchange.received(admitted, bytes)
   return new Promise((resolve, reject) => {
     stream.on('error', (error) => reject(new UpstreamError('upstream.failed', error)))
     stream.on('response', (answer) => {
@@ -80,10 +76,10 @@ function download(exchange: Exchange, admitted: Admitted, stream: ClientHttp2Str
       // gRPC streams are silent for as long as there is nothing to say.
       const long = /^(?:text\/event-stream|application\/grpc)/i.test(answer['content-type'] ?? '')
       exchange.expectWithin(long ? streamIdle : idle)
-      let opener: Transform | null = null
+      let opener: Opener | null = null
       try {
         if (hasBody(inbound.method, exchange.status))
-          opener = openerFor(injection, answer['content-encoding'], exchange.status)
+          opener = exchange.openerFor(admitted, answer['content-encoding'])
         sendHead(response, exchange.status, opener ? withoutCoding(head.headers) : head.headers)
       } catch (error) {
         // A head that Node will not send on, such as a status beyond 599.
@@ -99,7 +95,7 @@ function download(exchange: Exchange, admitted: Admitted, stream: ClientHttp2Str
         sendTrailers(response, inboundHead(flatten(trailers), injection).headers),
       )
       opener?.on('error', () => {
-        cut(response)
+        exchange.refuse(refusal('upstream.failed', admitted.target.rule.id), inbound)
         stream.destroy()
       })
       const plain = opener ? stream.pipe(opener) : stream

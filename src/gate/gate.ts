@@ -13,6 +13,7 @@ import { createTcpServer, createUdpServer, DnsResponder } from './dns-server.ts'
 import { createHttp1Server, createHttp2Server } from './http-servers.ts'
 import { Monitor } from './monitor.ts'
 import { NameBook } from './names.ts'
+import { Openers } from './opener.ts'
 import {
   type BoundPorts,
   DEADLINES,
@@ -73,6 +74,7 @@ function createContext(options: GateOptions): GateContext {
     dialler,
     links,
     http2: new Http2Pool(dialler, links),
+    openers: new Openers(),
     watch: new Watch(Math.min(500, deadlines.head / 4), () => {
       monitor.release()
       links.sweep()

@@ -28,6 +28,7 @@ const STATUS: Readonly<Record<string, number>> = {
   'upstream.unreachable': 502,
   'upstream.certificate': 502,
   'upstream.failed': 502,
+  'upstream.swollen': 502,
   'upstream.timeout': 504,
 }
 
@@ -77,6 +78,7 @@ const DETAIL: Readonly<Record<string, string>> = {
   'upstream.unreachable': '% could not be reached.',
   'upstream.timeout': '% did not answer in time.',
   'upstream.failed': '% broke off or answered with invalid HTTP.',
+  'upstream.swollen': 'What % answered opens to hundreds of times its size.',
 }
 
 export interface ProblemContext {

@@ -1,6 +1,5 @@
 /** Masks an injected secret that a server's answer echoes (X-15). Same length, so framing stays true. */
 import { Transform, type TransformCallback } from 'node:stream'
-import { createBrotliDecompress, createGunzip, createInflate, createZstdDecompress } from 'node:zlib'
 import type { Injection } from './credential.ts'
 
 const MASK = 0x2a
@@ -108,48 +107,9 @@ function openEnd(bytes: Buffer, needle: Buffer): number {
   return 0
 }
 
-const DECODERS: Readonly<Record<string, () => Transform>> = {
-  gzip: createGunzip,
-  'x-gzip': createGunzip,
-  deflate: createInflate,
-  br: createBrotliDecompress,
-  zstd: createZstdDecompress,
-}
-
-/**
- * What opens a body that the server compressed although it was asked not to: the client may choose a path that does,
- * and an echo in it would pass unseen. Null: nothing to open.
- *
- * @throws Error for an encoding that cannot be opened; such an answer must not reach the client.
- */
-export function openerFor(
-  injection: Injection | null,
-  encoding: string | undefined,
-  status: number,
-): Transform | null {
-  const coding = encoding?.trim().toLowerCase() ?? 'identity'
-  if (!injection || injection.needles.length === 0 || coding === 'identity' || coding === '') return null
-  const decoder = Object.hasOwn(DECODERS, coding) ? DECODERS[coding] : undefined
-  // Part of a compressed body opens nowhere but at the client.
-  if (!decoder || status === 206) throw new Error('an encoding that cannot be looked into')
-  return decoder()
-}
-
 /**
  * Whether the body arrives as the client will get it. A transfer coding other than `chunked` is ours to undo, and Node
  * undoes none: its label would stay here while the bytes go on, unread (X-15).
  */
 export const isPlainTransfer = (coding: string | undefined): boolean =>
   coding === undefined || coding.trim().toLowerCase() === 'chunked'
-
-/** A head whose body will be opened on the way. */
-export function withoutCoding(headers: readonly string[]): string[] {
-  return headers.flatMap((name, at) => {
-    const coding = at % 2 === 0 && /^content-(?:encoding|length)$/i.test(name)
-    return at % 2 === 1 || coding ? [] : [name, headers[at + 1] ?? '']
-  })
-}
-
-/** Whether an answer has a body at all (RFC 9110 §6.4.1). */
-export const hasBody = (method: string, status: number): boolean =>
-  method !== 'HEAD' && status !== 204 && status !== 304

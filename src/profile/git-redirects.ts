@@ -4,9 +4,12 @@
  * that could set such a redirection are protected by name.
  */
 import { spawnSync } from 'node:child_process'
-import { lstatSync, readFileSync } from 'node:fs'
+import { lstatSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
+import { AmbitError, errnoOf } from '../lib/errors.ts'
 import { HOST_PATH } from '../lib/host-path.ts'
+import { printable } from '../lib/printable.ts'
+import { readBeginning } from '../lib/small-file.ts'
 
 /** Absolute paths to protect in the working tree `root`; empty where there is no git. */
 export function gitRedirects(root: string): string[] {
@@ -35,15 +38,15 @@ function kindOf(path: string): 'dir' | 'other' | null {
 
 /** The path that a pointer file names, relative to the file. */
 function pointer(file: string, form: RegExp): string | null {
-  try {
-    const target = form.exec(readFileSync(file, 'utf8').slice(0, 8192))?.[1]?.trim()
-    return target ? resolve(dirname(file), target) : null
-  } catch {
-    return null
-  }
+  const target = form.exec(readBeginning(file, 8192)?.toString('utf8') ?? '')?.[1]?.trim()
+  return target ? resolve(dirname(file), target) : null
 }
 
-/** Git's own parser reads the file, and only the file: nothing of the repository is run or followed. */
+/**
+ * Git's own parser reads the file, and only the file: nothing of the repository is run or followed.
+ *
+ * @throws AmbitError when it names more, or takes longer, than can be looked through: what it leads to stays unknown.
+ */
 function settingsOf(config: string, root: string): string[] {
   const keys = '^(core\\.(hookspath|fsmonitor|attributesfile)|include\\.path|includeif\\..*\\.path)$'
   const run = spawnSync('git', ['config', '--file', config, '--no-includes', '-z', '--get-regexp', keys], {
@@ -57,6 +60,13 @@ function settingsOf(config: string, root: string): string[] {
       GIT_CONFIG_GLOBAL: '/dev/null',
     },
   })
+  if (['ENOBUFS', 'ETIMEDOUT'].includes(errnoOf(run.error) ?? ''))
+    throw new AmbitError(
+      'ERR_PATH_FORBIDDEN',
+      printable(config),
+      'git cannot be made to say what this configuration obeys, so it cannot be protected',
+      'look into it before anything runs there',
+    )
   if (run.status !== 0) return [] // no git, no file, no such setting
   return run.stdout.split('\0').flatMap((entry) => {
     const cut = entry.indexOf('\n')

@@ -1,15 +1,17 @@
-import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { readBeginning } from '../lib/small-file.ts'
+
+const MOST_READ = 1 << 20
 
 /**
  * A `.gitconfig` with the user's name and mail address and nothing else of theirs: no helpers, includes, hooks or
  * signing keys. Commits made inside carry the right name. Empty when git was never told one.
  */
 export function gitIdentity(home: string): Record<string, string> {
-  const files = [join(home, '.gitconfig'), join(home, '.config/git/config')].filter((path) =>
-    existsSync(path),
-  )
-  const user = files.map((path) => userSection(readFileSync(path, 'utf8'))).find((lines) => lines.length > 0)
+  const files = [join(home, '.gitconfig'), join(home, '.config/git/config')]
+  const user = files
+    .map((path) => userSection(readBeginning(path, MOST_READ)?.toString('utf8') ?? ''))
+    .find((lines) => lines.length > 0)
   return user ? { '.gitconfig': ['[user]', ...user, ''].join('\n') } : {}
 }
 

@@ -4,11 +4,12 @@
  * which and asks again (CASES.md P-12). Looked for where tools read it unasked: at the top of each root and on the
  * way to the working directory. The project's authors wrote these names and bytes.
  */
-import { createHash } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
 import * as fs from 'node:fs'
 import { dirname, join, relative } from 'node:path'
 import { compileGlobs } from '../lib/glob.ts'
 import type { Paths } from '../lib/paths.ts'
+import { readBeginning } from '../lib/small-file.ts'
 import { digestOf } from '../profile/canonical.ts'
 import { AGENT_CONFIGURATION, AGENT_INSTRUCTIONS } from '../profile/defaults.ts'
 import type { Plan } from '../profile/plan.ts'
@@ -21,10 +22,12 @@ export interface Configuration {
   readonly digest: string
 }
 
-/** Files that are read; what is beyond counts by its name and its inode's change time. */
+/** Files read, and bytes of one and of all. What is beyond counts by what the kernel says of it, its last change first. */
 const MOST_FILES = 2000
-/** Bytes of one file that are read; a longer one counts with its inode's change time. */
 const MOST_BYTES = 4 << 20
+const MOST_READ = 128 << 20
+/** Names looked at. Where there are more nobody can have accepted them all: a grant counts as changed, each time. */
+const MOST_NAMES = 20_000
 
 /** Levels below a name; links may make rings. */
 const MOST_DEPTH = 12
@@ -35,10 +38,11 @@ const DEEPER = NAMES.filter((name) => name.includes('/'))
 
 /** What the plan's roots hold, compared with what this user accepted last for this project. */
 export function configurationOf(plan: Plan, cwd: string, project: string, paths: Paths): Configuration {
-  const found = new Map<string, string>()
+  const look = new Look()
   for (const root of plan.roots)
     if (root.variable !== 'workspace' && root.variable !== 'mirror')
-      for (const base of wayTo(root.path, cwd)) for (const path of topOf(base)) collect(path, found)
+      for (const base of wayTo(root.path, cwd)) for (const path of topOf(base)) look.collect(path)
+  const { found } = look
   const accepted = acceptedFor(project, paths)
   const files = [...found].map(
     ([path, sha256]): ConfigurationFile => ({
@@ -119,42 +123,51 @@ function namesIn(directory: string): string[] {
   }
 }
 
-function collect(path: string, found: Map<string, string>, depth = 0): void {
-  const stat = fs.lstatSync(path, { throwIfNoEntry: false })
-  if (!stat || depth > MOST_DEPTH) return
-  // A link to a directory counts as a link, and what is behind it counts too.
-  if (!stat.isDirectory()) found.set(path, found.size < MOST_FILES ? digestAt(path, stat) : unread(stat))
-  if (stat.isDirectory() || isDirectory(path))
-    for (const name of namesIn(path).toSorted()) collect(join(path, name), found, depth + 1)
-}
+/** One look through what a project brings, bounded in time and memory whatever lies there (R-08). */
+class Look {
+  /** Path → digest. */
+  readonly found = new Map<string, string>()
+  #names = 0
+  #left = MOST_READ
 
-const isDirectory = (path: string): boolean =>
-  fs.statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false
-
-/** Digest of the content; of a link, of where it leads and of what is there. Never waits for a FIFO. */
-function digestAt(path: string, stat: fs.Stats): string {
-  const hash = createHash('sha256')
-  if (stat.isSymbolicLink()) hash.update(`link ${fs.readlinkSync(path)}\0`)
-  try {
-    const fd = fs.openSync(path, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK | fs.constants.O_NOCTTY)
-    try {
-      if (fs.fstatSync(fd).isFile()) hash.update(readUpTo(fd))
-    } finally {
-      fs.closeSync(fd)
+  collect(path: string, depth = 0): void {
+    const stat = statOf(path, fs.lstatSync)
+    if (!stat || depth > MOST_DEPTH || this.#names > MOST_NAMES) return
+    if (++this.#names > MOST_NAMES) {
+      // Never what was accepted.
+      this.found.set(path, randomBytes(32).toString('hex'))
+      return
     }
-  } catch {
-    hash.update('unreadable')
+    // A link to a directory counts as a link, and what is behind it counts too.
+    if (!stat.isDirectory()) this.found.set(path, this.#digestAt(path, stat))
+    if (stat.isDirectory() || isDirectory(path))
+      for (const name of namesIn(path).toSorted()) this.collect(join(path, name), depth + 1)
   }
-  return hash.digest('hex')
+
+  /** Digest of the content; of a link, of where it leads and of what is there. Never waits for a FIFO. */
+  #digestAt(path: string, stat: fs.BigIntStats): string {
+    const hash = createHash('sha256')
+    if (stat.isSymbolicLink()) hash.update(`link ${fs.readlinkSync(path)}\0`)
+    const there = stat.isSymbolicLink() ? statOf(path, fs.statSync) : stat
+    if (there?.isFile()) {
+      const most = this.found.size < MOST_FILES ? Math.min(MOST_BYTES, this.#left) : 0
+      const bytes = readBeginning(path, most)
+      this.#left -= bytes?.length ?? 0
+      hash.update(bytes ?? 'unreadable')
+      // The time of change cannot be set back.
+      if (there.size > most) hash.update(`\0${there.size} ${there.ino} ${there.ctimeNs}`)
+    }
+    return hash.digest('hex')
+  }
 }
 
-function readUpTo(fd: number): Buffer {
-  const stat = fs.fstatSync(fd)
-  const buffer = Buffer.alloc(Math.min(stat.size, MOST_BYTES))
-  const read = fs.readSync(fd, buffer, 0, buffer.length, 0)
-  const rest = stat.size > MOST_BYTES ? `\0${unread(stat)}` : ''
-  return Buffer.concat([buffer.subarray(0, read), Buffer.from(rest)])
-}
+const isDirectory = (path: string): boolean => statOf(path, fs.statSync)?.isDirectory() ?? false
 
-/** For content that was not read: nobody but root sets a change time back, so any change to it asks again. */
-const unread = ({ size, ino, ctimeMs }: fs.Stats): string => `not-read ${size} ${ino} ${ctimeMs}`
+/** Null for what is not there, or where links lead that the user may not go: then the session may not either. */
+function statOf(path: string, stat: typeof fs.statSync | typeof fs.lstatSync): fs.BigIntStats | null {
+  try {
+    return stat(path, { bigint: true })
+  } catch {
+    return null
+  }
+}

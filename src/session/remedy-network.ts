@@ -63,6 +63,8 @@ const WHY_NOT: Readonly<Record<string, string>> = {
   'upstream.unreachable': 'The profile allows it; the server could not be reached.',
   'upstream.timeout': 'The profile allows it; the server did not answer in time.',
   'upstream.failed': 'The profile allows it; the server broke off or answered with invalid HTTP.',
+  'upstream.swollen':
+    'The profile allows it; the server sent a body that opens to hundreds of times its size, and it was cut off.',
   'upstream.address-forbidden':
     'The name leads to a private or metadata address: only a rule with `connect: "ADDRESS:PORT"` reaches one; check what is there before you write it.',
   'upstream.certificate':

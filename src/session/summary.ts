@@ -20,6 +20,7 @@ interface HostTraffic {
 }
 
 export interface SessionActivity {
+  /** Distinct files, as far as a million of them. */
   readonly filesRead: number
   /** Paths created, written, renamed or deleted, first come first, at most 1,000. */
   readonly filesChanged: readonly string[]
@@ -39,6 +40,8 @@ export interface SessionActivity {
 }
 
 const KEEP = 1000
+/** Distinct paths that are counted; an agent can make millions of names in a session. */
+const COUNTED = 1 << 20
 
 /** Folds facts, oldest first, into the activity of one session. */
 export class ActivityFold {
@@ -54,15 +57,16 @@ export class ActivityFold {
   add(fact: Fact): void {
     switch (fact.k) {
       case 'file.open':
-        if (fact.mode === 'read') this.#read.add(fact.path)
+        if (fact.mode === 'read') count(this.#read, fact.path)
         return
       case 'file.write':
       case 'file.create':
       case 'file.delete':
-        this.#changed.add(fact.path)
+        count(this.#changed, fact.path)
         return
       case 'file.rename':
-        this.#changed.add(fact.path).add(fact.to)
+        count(this.#changed, fact.path)
+        count(this.#changed, fact.to)
         return
       case 'process.launch':
         this.#commandsTotal++
@@ -118,6 +122,10 @@ export class ActivityFold {
       controls: this.#controls,
     }
   }
+}
+
+function count(paths: Set<string>, path: string): void {
+  if (paths.size < COUNTED) paths.add(path)
 }
 
 /** The refusal that a fact records, or null. */

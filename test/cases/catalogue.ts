@@ -201,6 +201,7 @@ export const EXPECTED: Readonly<Record<string, string>> = {
   'R-05': 'floods bounded or passed on whole',
   'R-06': 'spinning session still governed',
   'R-07': 'wall clock ends everything',
+  'R-08': 'bombs bounded in time and memory',
   'V-01': 'file theft by an allowed API',
   'V-02': 'empty list of hosts is none',
   'V-03': 'NUL in a SOCKS name',

@@ -8,8 +8,12 @@ interface Dynamic {
   readonly paths: readonly string[]
 }
 
-/** Libraries that one program may bring along. */
+/** Libraries that one program may bring along, places where it says to look, and looks altogether. */
 const MOST_LIBRARIES = 200
+const MOST_PLACES = 64
+const MOST_LOOKS = 20_000
+/** Longer than any path. */
+const MOST_TEXT = 4096
 
 /**
  * Libraries that `program` and its libraries find by their own search paths, outside the system's directories.
@@ -18,10 +22,13 @@ const MOST_LIBRARIES = 200
 export function ownLibraries(program: string): string[] {
   const found = new Set<string>()
   const queue = [program]
+  let looks = 0
   for (let file = queue.pop(); file && found.size < MOST_LIBRARIES; file = queue.pop()) {
     const { needed, paths } = readDynamic(file)
     for (const name of needed) {
-      const library = paths.map((path) => join(path, name)).find((path) => existsSync(path))
+      const library = paths
+        .map((path) => join(path, name))
+        .find((path) => looks++ < MOST_LOOKS && existsSync(path))
       if (library === undefined || found.has(library)) continue
       found.add(library)
       queue.push(library)
@@ -65,15 +72,20 @@ function parseDynamic(read: Read, origin: string): Dynamic {
   const entries = entriesOf(read(dynamic.offset, Math.min(dynamic.size, 1 << 16)))
   const value = (tag: number): number => entries.find((entry) => entry.tag === tag)?.value ?? 0
   const strings = read(fileOffset(segments, value(DT_STRTAB)), Math.min(value(DT_STRSZ), 1 << 20))
-  const text = (at: number): string => strings.toString('utf8', at, Math.max(at, strings.indexOf(0, at)))
+  const text = (at: number): string =>
+    strings.toString('utf8', at, Math.min(at + MOST_TEXT, Math.max(at, strings.indexOf(0, at))))
   const all = (tag: number): string[] =>
     entries.filter((entry) => entry.tag === tag).map((entry) => text(entry.value))
   const searched = all(DT_RUNPATH).length > 0 ? all(DT_RUNPATH) : all(DT_RPATH)
   const paths = searched
-    .flatMap((list) => list.split(':'))
+    .slice(0, MOST_PLACES)
+    .flatMap((list) => list.split(':', MOST_PLACES))
+    .slice(0, MOST_PLACES)
     .map((entry) => normalize(entry.replace(/\$ORIGIN|\$\{ORIGIN\}/g, origin)))
   return {
-    needed: all(DT_NEEDED).filter((name) => !name.includes('/')),
+    needed: all(DT_NEEDED)
+      .filter((name) => !name.includes('/'))
+      .slice(0, MOST_LIBRARIES),
     paths: paths.filter((entry) => entry.startsWith('/')),
   }
 }
@@ -85,10 +97,15 @@ interface Segment {
   readonly size: number
 }
 
+/** Bytes of a program header. */
+const ENTRY = 56
+
 function segmentsOf(read: Read, offset: number, entrySize: number, count: number): Segment[] {
-  const table = read(offset, entrySize * count)
-  return Array.from({ length: entrySize < 56 ? 0 : count }, (_, index) => {
-    const at = index * entrySize
+  // As the kernel has it (fs/binfmt_elf.c): entries of their one size, 64 KiB of them at most.
+  if (entrySize !== ENTRY || ENTRY * count > 1 << 16) return []
+  const table = read(offset, ENTRY * count)
+  return Array.from({ length: count }, (_, index) => {
+    const at = index * ENTRY
     const field = (place: number): number => Number(table.readBigUInt64LE(at + place))
     return { type: table.readUInt32LE(at), offset: field(8), address: field(16), size: field(32) }
   })

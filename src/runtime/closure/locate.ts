@@ -1,5 +1,6 @@
-import { accessSync, constants, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs'
+import { accessSync, constants, readdirSync, realpathSync, statSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
+import { readBeginning, readSmallFile } from '../../lib/small-file.ts'
 
 /** Where a command is looked up. */
 export interface Lookup {
@@ -99,7 +100,7 @@ function pyenvVersions(root: string, lookup: Lookup): string[] {
 /** asdf writes its choice into the shim (`# asdf-plugin: nodejs 22.1.0`); mise links all shims to itself. */
 function installsTarget(root: string, shim: string): string | null {
   const name = basename(shim)
-  const text = statSync(shim).size < 65_536 ? readFileSync(shim, 'latin1') : ''
+  const text = readSmallFile(shim, 65_536) ?? ''
   const noted = [...text.matchAll(/^# asdf-plugin: (\S+) (\S+)$/gm)].map((match) => [match[1], match[2]])
   const pairs =
     noted.length > 0
@@ -121,15 +122,14 @@ function installsTarget(root: string, shim: string): string | null {
 /** Volta notes in JSON which package and which Node a shim stands for. */
 function voltaTarget(root: string, name: string): string | null {
   if (name === 'node' || name === 'npm' || name === 'npx') {
-    const platform = parseJson(join(root, 'tools/user/platform.json')) as {
-      node?: { runtime?: unknown }
-    } | null
-    const runtime = platform?.node?.runtime
+    const platform = parseJson(join(root, 'tools/user/platform.json'))
+    const runtime = (platform?.value as { node?: { runtime?: unknown } } | null)?.node?.runtime
     if (typeof runtime !== 'string' || !isVersion(runtime)) return null
     const path = join(root, 'tools/image/node', runtime, 'bin', name)
     return isProgram(path) ? path : null
   }
-  const bin = parseJson(join(root, 'tools/user/bins', `${name}.json`)) as { package?: unknown } | null
+  const noted = parseJson(join(root, 'tools/user/bins', `${name}.json`))
+  const bin = noted?.value as { package?: unknown } | null
   if (typeof bin?.package !== 'string' || bin.package.includes('..')) return null
   const path = join(root, 'tools/image/packages', bin.package, 'bin', name)
   return isProgram(path) ? path : null
@@ -158,23 +158,23 @@ function list(dir: string): string[] {
 }
 
 function linesOf(path: string): string[] {
-  try {
-    return readFileSync(path, 'utf8')
-      .slice(0, 4096)
-      .split('\n')
-      .map((line) => line.trim())
-      .filter((line) => line && !line.startsWith('#'))
-  } catch {
-    return [] // the next place decides
-  }
+  // Absent: the next place decides.
+  return (readBeginning(path, 4096)?.toString('utf8') ?? '')
+    .split('\n')
+    .map((line) => line.trim())
+    .filter((line) => line && !line.startsWith('#'))
 }
 
-/** A JSON file that somebody else wrote, or null. */
-export function parseJson(path: string): unknown {
+/** Manifests are pages; the largest that are published have some hundred KiB. */
+const MOST_JSON = 1 << 20
+
+/** A JSON file that somebody else wrote, with its length in characters; null where there is nothing to learn from it. */
+export function parseJson(path: string): { readonly value: unknown; readonly length: number } | null {
+  const text = readSmallFile(path, MOST_JSON)
+  if (text === null) return null
   try {
-    if (statSync(path).size > 4 << 20) return null
-    return JSON.parse(readFileSync(path, 'utf8'))
+    return { value: JSON.parse(text), length: text.length }
   } catch {
-    return null // absent or malformed: there is nothing to learn from it
+    return null // malformed
   }
 }

@@ -1,5 +1,6 @@
-import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, realpathSync } from 'node:fs'
 import { basename, dirname, join, sep } from 'node:path'
+import { readBeginning, readSmallFile } from '../../lib/small-file.ts'
 import { parseJson } from './locate.ts'
 import { head, isElf } from './shebang.ts'
 
@@ -87,22 +88,36 @@ function pythonVersion(prefix: string): string | null {
 function nodePackage(real: string): Tree[] {
   const at = packageDir(dirname(real))
   if (!at) return []
-  const manifest = parseJson(join(at, 'package.json')) as { name?: unknown; version?: unknown }
-  const named = {
-    ...(typeof manifest.name === 'string' && { name: manifest.name }),
-    ...(typeof manifest.version === 'string' && { version: manifest.version }),
-  }
+  const manifest = manifestOf(at)
+  const named = naming(manifest?.name, manifest?.version)
   const modules = outermostModules(at)
   if (!modules || isGlobal(modules)) return [{ kind: 'node-package', path: at, ...named }]
   return [{ kind: 'node-package', path: modules, measured: measuredPackages(at, modules), ...named }]
 }
 
+type Manifest = Readonly<Record<string, unknown>>
+
+const manifestOf = (dir: string): Manifest | null =>
+  (parseJson(join(dir, 'package.json'))?.value ?? null) as Manifest | null
+
+/** npm's own bound; what is longer names nobody, and would fill the sheet. */
+const MOST_NAME = 214
+
+/** Of a publisher's words on a package those that can be its name and version. */
+function naming(name: unknown, version: unknown): Pick<Tree, 'name' | 'version'> {
+  const usable = (text: unknown): text is string => typeof text === 'string' && text.length <= MOST_NAME
+  return { ...(usable(name) && { name }), ...(usable(version) && { version }) }
+}
+
+/** Directories between a script and its package. */
+const MOST_LEVELS = 40
+
 /** Nearest directory upwards whose package.json has a name (`dist/package.json` with only a `type` has none). */
-function packageDir(dir: string): string | null {
-  const manifest = parseJson(join(dir, 'package.json')) as { name?: unknown } | null
-  if (typeof manifest?.name === 'string') return dir
+function packageDir(dir: string, levels = MOST_LEVELS): string | null {
+  if (typeof manifestOf(dir)?.name === 'string') return dir
   const parent = dirname(dir)
-  return parent === dir || basename(dir) === 'node_modules' ? null : packageDir(parent)
+  if (parent === dir || levels === 0 || basename(dir) === 'node_modules') return null
+  return packageDir(parent, levels - 1)
 }
 
 function outermostModules(dir: string): string | null {
@@ -126,15 +141,28 @@ function isGlobal(modules: string): boolean {
   return basename(dirname(modules)) === 'lib'
 }
 
-/** The package and everything its manifests make Node resolve, so that a digest tells of all code that may load. */
+/** Dependencies that manifests name, and their length; an agent with all it loads has some thousand, in a few MiB. */
+const MOST_NAMED = 50_000
+const MOST_MANIFESTS = 64 << 20
+
+/**
+ * The package and everything its manifests make Node resolve, so that a digest tells of all code that may load. Where
+ * they name more than anybody installs, all of `modules`, which measureTrees bounds.
+ */
 function measuredPackages(start: string, modules: string): string[] {
   const found = new Set<string>()
   const queue = [start]
+  let named = 0
+  let length = 0
   for (let dir = queue.pop(); dir; dir = queue.pop()) {
     if (found.has(dir)) continue
     found.add(dir)
-    const manifest = parseJson(join(dir, 'package.json')) as Record<string, unknown> | null
-    for (const name of dependencyNames(manifest)) {
+    const manifest = parseJson(join(dir, 'package.json'))
+    const wanted = dependencyNames(manifest?.value as Manifest | null)
+    named += wanted.length
+    length += manifest?.length ?? 0
+    if (named > MOST_NAMED || length > MOST_MANIFESTS) return [modules]
+    for (const name of wanted) {
       const resolved = resolvePackage(name, dir, modules)
       if (resolved) queue.push(resolved)
     }
@@ -143,7 +171,7 @@ function measuredPackages(start: string, modules: string): string[] {
   return all.filter((dir) => !all.some((other) => other !== dir && contains(other, dir)))
 }
 
-function dependencyNames(manifest: Record<string, unknown> | null): string[] {
+function dependencyNames(manifest: Manifest | null): string[] {
   return ['dependencies', 'optionalDependencies', 'peerDependencies']
     .flatMap((field) => {
       const value = manifest?.[field]
@@ -184,18 +212,27 @@ function userSite(seen: string): Tree[] {
   return []
 }
 
+/** Looked through for the one that brought a script: characters of one file, and of all. */
+const MOST_RECORD = 4 << 20
+const MOST_RECORDS = 256 << 20
+/** Of entry points and of the lines in METADATA that name it. */
+const MOST_HEAD = 64 << 10
+
 /** The distribution whose entry points or file record name the script (PyPA "Recording installed projects"). */
 function distribution(site: string, script: string): { name?: string; version?: string } {
+  let looked = 0
   for (const info of names(site).filter((name) => name.endsWith('.dist-info'))) {
-    const entries = textOf(join(site, info, 'entry_points.txt'))
+    const entries = beginningOf(join(site, info, 'entry_points.txt'))
+    const record = readSmallFile(join(site, info, 'RECORD'), MOST_RECORD) ?? ''
+    looked += entries.length + record.length
+    if (looked > MOST_RECORDS) return {}
     const owns =
       entries.split('\n').some((line) => line.split('=', 1)[0]?.trim() === script) ||
-      textOf(join(site, info, 'RECORD')).includes(`/bin/${script},`)
+      record.includes(`/bin/${script},`)
     if (!owns) continue
-    const metadata = textOf(join(site, info, 'METADATA'))
-    const name = /^Name: (.+)$/m.exec(metadata)?.[1]
-    const version = /^Version: (.+)$/m.exec(metadata)?.[1]
-    return { ...(name && { name: name.trim() }), ...(version && { version: version.trim() }) }
+    const metadata = beginningOf(join(site, info, 'METADATA'))
+    const field = (form: RegExp): string | undefined => form.exec(metadata)?.[1]?.trim()
+    return naming(field(/^Name: (.+)$/m), field(/^Version: (.+)$/m))
   }
   return {}
 }
@@ -208,10 +245,4 @@ function names(dir: string): string[] {
   }
 }
 
-function textOf(path: string): string {
-  try {
-    return statSync(path).size < 4 << 20 ? readFileSync(path, 'utf8') : ''
-  } catch {
-    return ''
-  }
-}
+const beginningOf = (path: string): string => readBeginning(path, MOST_HEAD)?.toString('utf8') ?? ''

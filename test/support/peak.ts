@@ -1,0 +1,30 @@
+/** Watches how much memory the processes of a stage ever had at once in one process. */
+import { readFileSync } from 'node:fs'
+import { commandOf, processesWith } from './processes.ts'
+
+/** MiB of the largest process of Ambit's own on the stage while `run` ran, and what it resolved with. */
+export async function withPeak<T>(marker: string, run: () => Promise<T>): Promise<{ value: T; mib: number }> {
+  let most = 0
+  const look = (): void => {
+    for (const pid of processesWith(marker)) {
+      if (!/ambit(?:d|-main)?\.cjs|ambit-(?:view|launch)/.test(commandOf(pid))) continue
+      most = Math.max(most, highWater(pid))
+    }
+  }
+  const timer = setInterval(look, 100)
+  try {
+    return { value: await run(), mib: most >> 10 }
+  } finally {
+    clearInterval(timer)
+  }
+}
+
+/** KiB; the kernel keeps the highest, so that a look now and then suffices. */
+function highWater(pid: number): number {
+  try {
+    return Number(/^VmHWM:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0)
+  } catch {
+    // It ended between the listing and the look.
+    return 0
+  }
+}
