@@ -107,9 +107,7 @@ attack(
 /** Path → reason of every refused request on record. */
 async function refusals(stage: Stage): Promise<Map<string, string>> {
   const facts = (await stage.events()).filter((event) => event.ambit.kind === 'http.denied')
-  return new Map(
-    facts.map((event) => [event.http_request.url.path, event.ambit.reason]),
-  )
+  return new Map(facts.map((event) => [event.http_request.url.path, event.ambit.reason]))
 }
 
 const u24 = (n: number): number[] => [n >> 16, (n >> 8) & 0xff, n & 0xff]
