@@ -65,7 +65,7 @@ class Follower {
     this.#fd = undefined
   }
 
-  /** Bytes written so far. A journal that does not exist yet holds nothing; its writer syncs the name at creation. */
+  /** Bytes written so far. A journal that does not exist yet holds nothing; whoever makes it sees to its name. */
   #size(): number {
     if (this.#failure) throw this.#failure
     this.#fd ??= open(this.#path)

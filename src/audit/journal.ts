@@ -27,7 +27,9 @@ export class Journal {
   readonly #fd: number
   readonly #limit: number
   #written: number
-  #synced: number
+  #synced = 0
+  /** The name is durable, too. */
+  #named = false
   #turn: Promise<void> | undefined
   #failure: AmbitError | undefined
   #closed = false
@@ -41,15 +43,14 @@ export class Journal {
     this.#fd = fd
     this.#limit = limit
     this.#written = length
-    this.#synced = length
   }
 
-  /** Opens or creates the journal at `path` (mode 0600), cuts an incomplete tail, makes file and name durable. */
+  /** Opens or creates the journal at `path` (mode 0600) and cuts an incomplete tail. The first `sync` covers its name. */
   static open(path: string, limit = MOST_BYTES): Journal {
     try {
       const fd = fs.openSync(path, O_RDWR | O_CREAT | O_NOFOLLOW, 0o600)
       try {
-        return new Journal(path, fd, prepare(fd, path), limit)
+        return new Journal(path, fd, prepare(fd), limit)
       } catch (error) {
         fs.closeSync(fd)
         throw error
@@ -140,11 +141,11 @@ export class Journal {
   async #flush(): Promise<void> {
     this.#drain()
     const covered = this.#written
-    try {
-      await fdatasync(this.#fd)
-    } catch (error) {
-      throw this.#die(error)
-    }
+    const name = this.#named ? [] : [syncDirectory(dirname(this.path))]
+    // Both to their end, whatever becomes of one: the descriptor may be closed after this.
+    for (const done of await Promise.allSettled([fdatasync(this.#fd), ...name]))
+      if (done.status === 'rejected') throw this.#die(done.reason)
+    this.#named = true
     this.#synced = covered
   }
 
@@ -158,6 +159,18 @@ export class Journal {
   #alive(): void {
     if (this.#failure) throw this.#failure
     if (this.#closed) throw new TypeError('journal is closed')
+  }
+}
+
+/**
+ * Makes an empty journal for another process to write, so that the first sync of one beside it covers its name, too.
+ * Throws ERR_JOURNAL_FAILED.
+ */
+export function layJournal(path: string): void {
+  try {
+    fs.writeFileSync(path, MAGIC, { mode: 0o600, flag: 'wx' })
+  } catch (error) {
+    throw asFailure(path, error)
   }
 }
 
@@ -177,7 +190,7 @@ export function fdatasync(fd: number): Promise<void> {
   return new Promise((resolve, reject) => fs.fdatasync(fd, (error) => (error ? reject(error) : resolve())))
 }
 
-function prepare(fd: number, path: string): number {
+function prepare(fd: number): number {
   if (!fs.fstatSync(fd).isFile()) throw new Error('not a regular file')
   let end = endOfJournal(fd)
   fs.ftruncateSync(fd, end)
@@ -185,14 +198,18 @@ function prepare(fd: number, path: string): number {
     writeFully(fd, MAGIC, 0)
     end = MAGIC.length
   }
-  fs.fsyncSync(fd)
-  const dir = fs.openSync(dirname(path), fs.constants.O_RDONLY | fs.constants.O_DIRECTORY)
+  return end
+}
+
+async function syncDirectory(path: string): Promise<void> {
+  const dir = fs.openSync(path, fs.constants.O_RDONLY | fs.constants.O_DIRECTORY)
   try {
-    fs.fsyncSync(dir)
+    await new Promise<void>((resolve, reject) =>
+      fs.fsync(dir, (error) => (error ? reject(error) : resolve())),
+    )
   } finally {
     fs.closeSync(dir)
   }
-  return end
 }
 
 function writeFully(fd: number, bytes: Uint8Array, position: number): void {

@@ -53,7 +53,18 @@ const fsync = promisify(fs.fsync)
 /** A failed sync: what the kernel still holds may never reach the disk, so the writer must not go on (A-05). */
 export class SyncFailed extends Error {}
 
-/** Replaces files of one directory tree so that each is old or new, never half; durable when it resolves. */
+/** New contents that are durable and wait for their names. */
+export interface Prepared {
+  /** Gives `paths` what was prepared for them; durable when it resolves. */
+  name(paths: Iterable<string>): Promise<void>
+}
+
+/** Bytes by path under the writer's root. */
+export type Contents = ReadonlyMap<string, Uint8Array>
+
+const NOTHING: Contents = new Map()
+
+/** Writes files of one directory tree; each that is replaced is old or new, never half. */
 export class FileWriter {
   readonly #root: string
   readonly #files: LogFiles
@@ -70,39 +81,68 @@ export class FileWriter {
     await this.#ensureDir('tmp', new Set())
   }
 
+  /** Replaces the files of `batch`; durable when it resolves. */
+  async put(batch: Contents): Promise<void> {
+    const prepared = await this.prepare(NOTHING, batch)
+    await prepared.name(batch.keys())
+  }
+
   /**
-   * Writes all of `batch` (path under the root → bytes): contents first, a few at a time so that their syncs share the
-   * disk's flushes, then names, then the directories.
+   * Makes `fresh`, which nothing refers to yet, durable in its place, and `replacing` beside the places that it will
+   * take: all syncs at once, contents and directories, so that they share the disk's flushes.
    */
-  async put(batch: ReadonlyMap<string, Uint8Array>): Promise<void> {
+  async prepare(fresh: Contents, replacing: Contents): Promise<Prepared> {
     const dirty = new Set<string>()
-    for (const path of batch.keys()) await this.#ensureDir(dirname(path), dirty)
-    const waiting = [...batch].map(([path, bytes], n) => ({
-      path,
-      bytes,
-      temporary: join(this.#root, 'tmp', String(n)),
-    }))
-    for (let i = 0; i < waiting.length; i += AT_ONCE)
-      await all(waiting.slice(i, i + AT_ONCE).map(({ temporary, bytes }) => this.#write(temporary, bytes)))
-    for (const { path, temporary } of waiting) {
-      await this.#files.rename(temporary, join(this.#root, path))
+    for (const path of fresh.keys()) {
+      await this.#ensureDir(dirname(path), dirty)
       dirty.add(dirname(path))
     }
-    await all([...dirty].map((dir) => this.#sync(() => this.#files.syncDir(join(this.#root, dir)))))
+    const temporary = new Map(
+      [...replacing.keys()].map((path, n) => [path, join(this.#root, 'tmp', String(n))]),
+    )
+    await this.#write(
+      [
+        ...[...fresh].map(([path, bytes]) => ({ place: join(this.#root, path), bytes })),
+        ...[...replacing].map(([path, bytes]) => ({ place: temporary.get(path) ?? path, bytes })),
+      ],
+      dirty,
+    )
+    return { name: (paths) => this.#name([...paths].map((path) => [path, temporary.get(path) ?? path])) }
+  }
+
+  async #name(places: readonly (readonly [path: string, temporary: string])[]): Promise<void> {
+    for (const [path, temporary] of places) await this.#files.rename(temporary, join(this.#root, path))
+    await this.#syncDirs(new Set(places.map(([path]) => dirname(path))))
   }
 
   async remove(path: string): Promise<void> {
     await this.#files.remove(join(this.#root, path))
   }
 
-  async #write(path: string, bytes: Uint8Array): Promise<void> {
-    const file = await this.#files.create(path)
-    try {
-      await file.write(bytes)
-      await this.#sync(() => file.sync())
-    } finally {
-      await file.close()
+  /** Contents a few at a time, for each has a descriptor; the directories of their names with the last of them. */
+  async #write(
+    waiting: readonly { place: string; bytes: Uint8Array }[],
+    dirty: ReadonlySet<string>,
+  ): Promise<void> {
+    for (let i = 0; i < waiting.length; i += AT_ONCE) {
+      const open: LogFile[] = []
+      try {
+        for (const { place, bytes } of waiting.slice(i, i + AT_ONCE)) {
+          const file = await this.#files.create(place)
+          open.push(file)
+          await file.write(bytes)
+        }
+        const last = i + AT_ONCE >= waiting.length
+        const contents = open.map((file) => this.#sync(() => file.sync()))
+        await all(last ? [...contents, this.#syncDirs(dirty)] : contents)
+      } finally {
+        await all(open.map((file) => file.close()))
+      }
     }
+  }
+
+  #syncDirs(dirs: ReadonlySet<string>): Promise<void> {
+    return all([...dirs].map((dir) => this.#sync(() => this.#files.syncDir(join(this.#root, dir)))))
   }
 
   async #ensureDir(path: string, dirty: Set<string>): Promise<void> {

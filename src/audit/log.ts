@@ -1,8 +1,8 @@
 /**
  * The device's log: appends entries to a C2SP tlog-tiles directory and signs checkpoints.
  *
- * Order of an append, each step durable before the next: tiles, `state.json` (the commit point), and later the
- * checkpoint. Tiles beyond the committed size may exist after a crash; nothing refers to them and the next append
+ * Order of an append, each step durable before the next: tiles, the name of `state.json` (the commit point), and later
+ * that of the checkpoint. Tiles beyond the committed size may exist after a crash; nothing refers to them and the next append
  * replaces them. Tiles below it are never written again.
  */
 import * as fs from 'node:fs'
@@ -11,7 +11,15 @@ import { AmbitError, errnoOf } from '../lib/errors.ts'
 import { native } from '../lib/native.ts'
 import { openCheckpoint, signCheckpoint } from './checkpoint.ts'
 import { EMPTY_EDGE, type Edge, edgeRoot, extendEdge } from './edge.ts'
-import { FileWriter, type LogFiles, SyncFailed, diskFiles, logFailed, makeDir } from './log-files.ts'
+import {
+  FileWriter,
+  type LogFiles,
+  type Prepared,
+  SyncFailed,
+  diskFiles,
+  logFailed,
+  makeDir,
+} from './log-files.ts'
 import { type Cursors, type LogState, readState } from './log-state.ts'
 import { type Signer, parseVerifierKey } from './note.ts'
 import {
@@ -51,6 +59,8 @@ export class Log {
   #published = -1
   /** Sizes whose partial tiles may lie on disk, oldest first. */
   #sizes: number[]
+  /** A checkpoint of the committed size that only lacks its name. */
+  #signed: Prepared | null = null
   #failure: AmbitError | undefined
   #busy = false
 
@@ -79,7 +89,7 @@ export class Log {
         await log.#writer.start()
         for (const path of strayTiles(options.dir, log.size)) await log.#writer.remove(path)
         // Also when it was there: its last writer may have died between the rename and the sync.
-        await log.#commit(log.#edge, log.#cursors)
+        await log.#writer.put(log.#stateOf(log.#edge, log.#cursors))
       })
       await log.publish()
       return log
@@ -105,15 +115,25 @@ export class Log {
 
   /**
    * Appends `entries` (each at most 65,535 bytes) and sets `cursors`, both or neither. When it rejects with
-   * ERR_LOG_FAILED nothing is committed; it may be called again unless a sync failed, which ends this Log.
+   * ERR_LOG_FAILED nothing is committed; it may be called again unless a sync failed, which ends this Log. `sign`: the
+   * checkpoint is made with it, so that `publish`, called next, has only to name it.
    */
-  async appendBatch(entries: readonly Uint8Array[], cursors: Cursors): Promise<void> {
+  async appendBatch(
+    entries: readonly Uint8Array[],
+    cursors: Cursors,
+    { sign = false }: { readonly sign?: boolean } = {},
+  ): Promise<void> {
     await this.#guard(async () => {
+      this.#signed = null
       const { edge, files } = extendEdge(this.#edge, entries)
-      await this.#writer.put(files)
-      await this.#commit(edge, cursors)
+      const prepared = await this.#writer.prepare(
+        files,
+        new Map([...this.#stateOf(edge, cursors), ...(sign ? this.#checkpointOf(edge) : [])]),
+      )
+      await prepared.name(['state.json'])
       this.#edge = edge
       this.#cursors = cursors
+      if (sign) this.#signed = prepared
       if (this.#sizes.at(-1) !== edge.size) this.#sizes.push(edge.size)
     })
   }
@@ -122,11 +142,11 @@ export class Log {
   async publish(): Promise<void> {
     if (this.#published === this.size && !this.#failure) return
     await this.#guard(async () => {
-      const { size, root } = this.head
-      const note = signCheckpoint(size, root, this.#signer)
-      await this.#writer.put(new Map([['checkpoint', Buffer.from(note)]]))
+      const signed = this.#signed ?? (await this.#writer.prepare(new Map(), this.#checkpointOf(this.#edge)))
+      await signed.name(['checkpoint'])
+      this.#signed = null
       const before = this.#published
-      this.#published = size
+      this.#published = this.size
       await this.#dropPartials(before)
     })
   }
@@ -137,10 +157,14 @@ export class Log {
     this.#failure ??= new AmbitError('ERR_LOG_FAILED', 'could not write the log', 'it is closed')
   }
 
-  async #commit(edge: Edge, cursors: Cursors): Promise<void> {
+  #stateOf(edge: Edge, cursors: Cursors): Map<string, Uint8Array> {
     const root = Buffer.from(edgeRoot(edge)).toString('base64')
     const state: LogState = { v: 1, origin: this.#signer.name, size: edge.size, root, cursors }
-    await this.#writer.put(new Map([['state.json', Buffer.from(JSON.stringify(state))]]))
+    return new Map([['state.json', Buffer.from(JSON.stringify(state))]])
+  }
+
+  #checkpointOf(edge: Edge): Map<string, Uint8Array> {
+    return new Map([['checkpoint', Buffer.from(signCheckpoint(edge.size, edgeRoot(edge), this.#signer))]])
   }
 
   /** Readers may still hold the checkpoint before this one, so its partial tiles stay for now. */

@@ -65,11 +65,6 @@ export class Sequencer {
     return this.#sessions.get(id)?.counters ?? {}
   }
 
-  /** How a followed session says it ended, once that is sequenced. */
-  outcome(id: string): Outcome | null {
-    return this.#sessions.get(id)?.outcome ?? null
-  }
-
   /** Sequences all that journals hold now; signs a checkpoint if anything was new. Rejects with ERR_LOG_FAILED. */
   sequence(): Promise<Head> {
     return this.#urgently(() => this.#sequenceAll(AT_ONCE))
@@ -86,21 +81,28 @@ export class Sequencer {
   }
 
   async #sequenceAll(pace: Pace): Promise<Head> {
-    await this.#drain([...this.#sessions.values()], false, pace)
+    await this.#drain([...this.#sessions.values()], null, pace)
     await this.#options.log.publish()
     return this.#options.log.head
   }
 
-  /** The same to the very end of session `id`, which nobody writes any more; then forgets it. */
-  finish(id: string): Promise<Head> {
+  /**
+   * The same to the very end of session `id`, which nobody writes any more; then forgets it. `conclude` is told what it
+   * was and works beside the last syncs, when all of it is committed.
+   */
+  finish(id: string, conclude: (end: SessionEnd) => Promise<void> = rest): Promise<Head> {
     return this.#urgently(async () => {
+      const { log } = this.#options
       const session = this.#sessions.get(id)
-      if (session) {
-        await this.#drain([session], true, AT_ONCE)
-        await this.#seal(session)
+      if (!session) {
+        await this.#sequenceAll(AT_ONCE)
+        await conclude({ counters: {}, outcome: null })
+        return log.head
       }
-      await this.#options.log.publish()
-      return this.#options.log.head
+      await this.#drain([...this.#sessions.values()], session, AT_ONCE)
+      const { counters, outcome } = session
+      await together([log.publish(), this.#seal(session), conclude({ counters: { ...counters }, outcome })])
+      return log.head
     })
   }
 
@@ -109,7 +111,7 @@ export class Sequencer {
     return this.#urgently(async () => {
       const session = this.#sessions.get(id)
       if (session) {
-        await this.#drain([session], true, AT_ONCE)
+        await this.#drain([session], session, AT_ONCE)
         this.#retire(session)
       }
       await this.#options.log.publish()
@@ -117,14 +119,19 @@ export class Sequencer {
     })
   }
 
-  async #drain(sessions: readonly FollowedSession[], final: boolean, pace: Pace): Promise<void> {
+  async #drain(
+    sessions: readonly FollowedSession[],
+    final: FollowedSession | null,
+    pace: Pace,
+  ): Promise<void> {
     const { log, device } = this.#options
     for (let { pause } = pace; ; pause = rest) {
-      const parts = sessions.map((session) => new Part(session, device, final))
+      const parts = sessions.map((session) => new Part(session, device, session === final))
       const streams = parts.flatMap((part) => part.streams)
       const entries = await takeBatch(streams, log.size, { ...pace, pause })
       if (entries.length === 0) return
-      await log.appendBatch(entries, this.#cursorsAfter(streams))
+      // What is not full is most likely the last one: its checkpoint shares its syncs.
+      await log.appendBatch(entries, this.#cursorsAfter(streams), { sign: entries.length < MAX_BATCH })
       for (const part of parts) part.pass()
       this.#drop.clear()
     }
@@ -176,7 +183,18 @@ interface Pace {
 const rest = (): Promise<void> => Promise.resolve()
 const AT_ONCE: Pace = { pause: rest, until: Number.POSITIVE_INFINITY }
 
+/** How a session ended and how many facts of each kind it had; `outcome` is null where it did not say. */
+export interface SessionEnd {
+  readonly counters: Readonly<Record<string, number>>
+  readonly outcome: Outcome | null
+}
+
 type Outcome = Extract<Fact, { k: 'session.end' }>['outcome']
+
+/** Waits for all, also when one fails: nothing of a step may be under way when the next one begins. */
+async function together(work: readonly Promise<unknown>[]): Promise<void> {
+  for (const one of await Promise.allSettled(work)) if (one.status === 'rejected') throw one.reason
+}
 
 /** What some facts say of their session. */
 class Tally {

@@ -291,14 +291,13 @@ export class Daemon {
   async #finish(id: string, state: SessionRecord['state']): Promise<Head> {
     const { log, sequencer } = this.#ready()
     const session = this.#live.get(id)
-    // All but what is new is counted by sequence; finish forgets the counters with the session.
-    await sequencer.sequence()
-    const counters = { ...sequencer.counters(id) }
-    const said = sequencer.outcome(id) === 'killed' ? 'killed' : state
-    const endedAt = session?.record.endedAt ?? Date.now()
-    const ended = session && { ...session.record, state: state === 'ended' ? said : state, endedAt, counters }
-    // Both may be lost with the power: a session without its seal is finished again by the next daemon.
-    await Promise.all([sequencer.finish(id), ended && saveRecord(this.#paths, ended)])
+    // Both its record and its seal may be lost with the power: without them the next daemon finishes it again.
+    await sequencer.finish(id, async ({ counters, outcome }) => {
+      if (!session) return
+      const said = state === 'ended' && outcome === 'killed' ? 'killed' : state
+      const endedAt = session.record.endedAt ?? Date.now()
+      await saveRecord(this.#paths, { ...session.record, state: said, endedAt, counters })
+    })
     this.#live.delete(id)
     return headOf(log)
   }

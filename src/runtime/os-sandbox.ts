@@ -43,6 +43,8 @@ class OsWorld implements World {
   sockets: GateSockets = { tcp: -1, dns: -1, dnsTcp: -1, proxy: -1 }
   fuse = -1
   readonly exited: Promise<Exit>
+  readonly gone: Promise<unknown>
+  readonly #told = Promise.withResolvers<Exit>()
   readonly #launcher: Launcher
   readonly #channel: LaunchChannel
   #ending: Exit | null = null
@@ -51,7 +53,8 @@ class OsWorld implements World {
   constructor(launcher: Launcher) {
     this.#launcher = launcher
     this.#channel = new LaunchChannel(launcher.control, (event) => this.#note(event))
-    this.exited = launcher.ended.then((end) => this.#end(end))
+    this.gone = launcher.ended.then((end) => this.#end(end)).then(this.#told.resolve)
+    this.exited = this.#told.promise
   }
 
   #end(end: LauncherEnd): Promise<Exit> | Exit {
@@ -146,6 +149,8 @@ class OsWorld implements World {
     const ending = endingOf(event)
     if (!ending || this.#ending) return
     this.#ending = ending
+    // By the time it tells how the command ended, nothing inside lives and nothing more is recorded there.
+    if (ending.kind !== 'failed') this.#told.resolve(ending)
     this.#expectEnd()
   }
 

@@ -30,7 +30,7 @@ export type LaunchRequest = Pick<
 
 export interface PreparedLaunch {
   readonly spec: LaunchSpec
-  /** Fills the session's /etc, given the certificate of its CA. Before the cell is built. */
+  /** Fills the session's /etc, given the certificate of its CA. Before the command starts. */
   readonly fillEtc: (caPem: string) => void
 }
 

@@ -29,8 +29,10 @@ export interface World {
   build(): Promise<readonly Control[]>
   /** Starts the command. */
   exec(): Promise<void>
-  /** Settles once, whatever ends the world. Never rejects. */
+  /** Settles once, whatever ends the world, when nothing inside lives any more. Never rejects. */
   readonly exited: Promise<Exit>
+  /** Settles when the world itself is gone, too. Never rejects. */
+  readonly gone: Promise<unknown>
   freeze(): void
   thaw(): void
   signal(signal: number): void

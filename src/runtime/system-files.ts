@@ -123,10 +123,11 @@ export interface EtcContent {
   readonly extra: Readonly<Record<string, string>>
 }
 
-/** Makes what of the session's /etc is mounted by name, so that it can be filled while the launcher works. */
+/** Makes what of the session's /etc is mounted or mounted over, so that it can be filled while the cell is built. */
 export function makeEtc(dir: string, host: HostSystem): void {
   withPlainUmask(() => {
     mkdirSync(dir)
+    for (const path of host.etcDirs) mkdirSync(placesIn(dir)(path), { recursive: true })
     if (host.truststores.length > 0) writeFileSync(placesIn(dir)(TRUSTSTORE), '')
   })
 }
@@ -135,7 +136,7 @@ export function makeEtc(dir: string, host: HostSystem): void {
 export function writeEtc(dir: string, content: EtcContent): void {
   withPlainUmask(() => {
     const placeOf = placesIn(dir)
-    copyHostFiles(placeOf, content.host)
+    for (const path of content.host.etcFiles) copyEntry(path, placeOf(path))
     writeGenerated(placeOf, content)
   })
 }
@@ -148,11 +149,6 @@ function withPlainUmask(work: () => void): void {
   } finally {
     process.umask(umask)
   }
-}
-
-function copyHostFiles(placeOf: PlaceOf, host: HostSystem): void {
-  for (const path of host.etcFiles) copyEntry(path, placeOf(path))
-  for (const path of host.etcDirs) mkdirSync(placeOf(path), { recursive: true })
 }
 
 function writeGenerated(placeOf: PlaceOf, { host, person, hostname, caPem, extra }: EtcContent): void {

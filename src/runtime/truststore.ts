@@ -10,22 +10,43 @@ const PASSWORD = 'changeit'
  * plain list with a SHA-1 checksum. Layout: sun.security.provider.JavaKeyStore.engineStore in OpenJDK.
  */
 export function javaTruststore(pems: readonly string[], now: Date): Buffer {
-  const certificates = pems.flatMap(certificatesIn)
-  const body = Buffer.concat([
-    u32(0xfeedfeed),
-    u32(2),
-    u32(certificates.length),
-    ...certificates.flatMap((certificate, index) => [
+  const parts: Entries[] = []
+  let count = 0
+  for (const pem of pems) {
+    const entries = entriesOf(pem, count, now)
+    parts.push(entries)
+    count += entries.count
+  }
+  const body = Buffer.concat([u32(0xfeedfeed), u32(2), u32(count), ...parts.map(({ bytes }) => bytes)])
+  return Buffer.concat([body, keyed(body)])
+}
+
+/** Trusted certificates as the store lists them. */
+interface Entries {
+  readonly of: string
+  readonly count: number
+  readonly bytes: Buffer
+}
+
+/** Of the machine's own roots, which are the same at every start: used again for the very same text. */
+let first: Entries | null = null
+
+function entriesOf(pem: string, from: number, now: Date): Entries {
+  if (from === 0 && first?.of === pem) return first
+  const certificates = certificatesIn(pem)
+  const bytes = Buffer.concat(
+    certificates.flatMap((certificate, index) => [
       u32(2), // a trusted certificate
-      utf(`ambit-${index}`),
+      utf(`ambit-${from + index}`),
       u64(BigInt(now.getTime())),
       utf('X.509'),
       u32(certificate.length),
       certificate,
     ]),
-  ])
-  const checksum = keyed(body)
-  return Buffer.concat([body, checksum])
+  )
+  const entries = { of: pem, count: certificates.length, bytes }
+  if (from === 0) first = entries
+  return entries
 }
 
 /** DER of each certificate of a PEM text. Runs at every start on some 140 of them: splitting beats matching. */

@@ -43,6 +43,7 @@ export async function endSession(session: Registered, wired: Wired, ending: Endi
   const log = await closeRecord(session, ending, outcome, () => (rest = tidy(session)))
   wired.barrier.close()
   const { activity, pending } = rest ?? tidy(session)
+  await wired.world.gone
   return summaryOf(session, { ...outcome, ...activity }, log, await pending)
 }
 

@@ -2,7 +2,7 @@
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { FactBody } from '../audit/fact.ts'
-import { Journal } from '../audit/journal.ts'
+import { Journal, layJournal } from '../audit/journal.ts'
 import { connectDaemon, type DaemonClient, ownBirth } from '../daemon/client.ts'
 import { removeMemoryDir } from '../lib/memory-dir.ts'
 import { journalDir, sessionDir } from '../lib/paths.ts'
@@ -42,7 +42,10 @@ export function registerSession(resolved: Resolved, acceptance: Acceptance): Reg
     const description = { ...descriptionOf(resolved, id, startedAt), ...ownBirth() }
     writeFileSync(join(dir, 'plan.json'), JSON.stringify(plan), { mode: 0o600 })
     writeFileSync(join(dir, 'session.json'), JSON.stringify(description), { mode: 0o600 })
-    const journal = Journal.open(join(journalDir(request.paths, id), 'run.wal'))
+    const journals = journalDir(request.paths, id)
+    // All names are there before the first sync: view and launcher need none of their own.
+    for (const name of ['view', 'launch']) layJournal(join(journals, `${name}.wal`))
+    const journal = Journal.open(join(journals, 'run.wal'))
     journal.append(startOf(resolved, acceptance))
     recordConfiguration(journal, acceptance)
     const told = openArguments(resolved, id, dir, startedAt)
@@ -82,13 +85,18 @@ function startOf({ request, plan, agent, user, runtime }: Resolved, { digest }: 
 async function recordStart(
   journal: Journal,
   connecting: Promise<DaemonClient>,
-  told: Record<string, unknown>,
+  description: Record<string, unknown>,
 ): Promise<DaemonClient> {
   try {
-    await journal.sync()
-    const daemon = await connecting
-    await daemon.call('session.open', told)
-    return daemon
+    // Side by side. A daemon that knows of a session whose start was lost ends it as any other that died.
+    const told = connecting.then(async (daemon) => {
+      await daemon.call('session.open', description)
+      return daemon
+    })
+    const [durable, known] = await Promise.allSettled([journal.sync(), told])
+    if (durable.status === 'rejected') throw durable.reason
+    if (known.status === 'rejected') throw known.reason
+    return known.value
   } catch (error) {
     leave(connecting)
     throw error

@@ -13,8 +13,9 @@ import { createGate } from '../gate/gate.ts'
 import type { Paths } from '../lib/paths.ts'
 import { makeEngines } from '../policy/engine.ts'
 import { openRuntimePolicy } from '../policy/runtime.ts'
-import { inspectHost, writeEtc } from '../runtime/system-files.ts'
+import { inspectHost, makeEtc, writeEtc } from '../runtime/system-files.ts'
 import { resolveSession, type Resolved } from './resolve.ts'
+import { rehearseCaller } from './host.ts'
 import { sheetOf } from './show.ts'
 import { LiveState } from './state.ts'
 import { ActivityFold } from './summary.ts'
@@ -23,7 +24,7 @@ import { ActivityFold } from './summary.ts'
 export async function rehearse(paths: Paths): Promise<readonly unknown[]> {
   const failures: unknown[] = []
   const dir = mkdtempSync(join(tmpdir(), 'ambit-rehearsal-'))
-  const steps = [rehearseResolved, rehearseRecord, rehearseEtc, rehearseLink]
+  const steps = [rehearseCaller, rehearseResolved, rehearseRecord, rehearseEtc, rehearseLink]
   for (const step of steps) {
     try {
       await step(dir, paths)
@@ -77,6 +78,8 @@ const FACTS: readonly FactBody[] = [
     argv: ['true'], agent: { name: '', version: null, digest: null }, cwd: '/',
   },
   { k: 'session.enforced', controls: [{ control: 'rehearsal', state: 'fully', detail: '' }] },
+  { k: 'process.launch', pid: 1, ppid: 0, path: '', digest: null, argv: ['true'], cwd: '/', truncated: false },
+  { k: 'process.exit', pid: 1, code: 0 },
   { k: 'session.end', outcome: 'ended', exit: 0, reason: null },
 ] // biome-ignore format: a list
 
@@ -90,12 +93,14 @@ async function rehearseRecord(dir: string): Promise<void> {
   fold.result()
 }
 
-function rehearseEtc(dir: string): Promise<void> {
+function rehearseEtc(dir: string): void {
   const content = { host: inspectHost(), person: NOBODY, hostname: 'rehearsal', caPem: '', extra: {} }
-  return Promise.resolve(writeEtc(join(dir, 'etc'), content))
+  makeEtc(join(dir, 'etc'), content.host)
+  writeEtc(join(dir, 'etc'), content)
 }
 
 async function rehearseLink(_dir: string, paths: Paths): Promise<void> {
   const daemon = await connectDaemon(paths, { start: false })
+  await daemon.call('status', {})
   daemon.close()
 }

@@ -52,11 +52,13 @@ export async function wireSession(session: Registered, front: Front): Promise<Wi
   let viewing: Promise<View> | null = null
   try {
     gate = await openGate(session, secrets, state, barrier, labels)
-    fillEtc(gate.caPem)
     const [world, daemon] = await Promise.all([opening, session.recorded])
+    // Its mounts wait in the kernel for the view's first answer, its command for all of this.
+    const building = world.build()
+    building.catch(() => undefined)
     viewing = serveView(session, launch, world)
-    // The cell's mounts wait in the kernel for the view's first answer.
-    const [view, controls] = await Promise.all([viewing, world.build(), gate.listen(world.sockets)])
+    fillEtc(gate.caPem)
+    const [view, controls] = await Promise.all([viewing, building, gate.listen(world.sockets)])
     session.journal.append({ k: 'session.enforced', controls: [...controls] })
     await session.journal.sync()
     requireEnforced(controls, session.plan.isolation)
@@ -67,7 +69,7 @@ export async function wireSession(session: Registered, front: Front): Promise<Wi
     const view = await viewing?.catch(() => null)
     await view?.stop()
     await gate?.close(0)
-    await world?.exited
+    await world?.gone
     labels.close()
     throw error
   }

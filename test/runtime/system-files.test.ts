@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { native } from '../../src/lib/native.ts'
-import { etcMounts, inspectHost, writeEtc } from '../../src/runtime/system-files.ts'
+import { etcMounts, inspectHost, makeEtc, writeEtc } from '../../src/runtime/system-files.ts'
 import { javaTruststore } from '../../src/runtime/truststore.ts'
 
 const dir = mkdtempSync(join(tmpdir(), 'ambit-etc-'))
@@ -15,6 +15,7 @@ const host = inspectHost()
 const ca = native().createCa('Ambit test', 1_700_000_000, 2_000_000_000)
 before(() => {
   const umask = process.umask(0o077)
+  makeEtc(etc, host)
   writeEtc(etc, {
     host,
     person: { name: 'ada', uid: 1000, gid: 1000, home: '/home/ada', shell: '/bin/sh' },

@@ -3,41 +3,49 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::mem::ManuallyDrop;
-use std::os::fd::{FromRawFd, RawFd};
-use std::thread::JoinHandle;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::cell_end::Stdio;
 use crate::pty::is_terminal;
+use crate::sys;
 use crate::termfilter::Filter;
 
 const CHUNK: usize = 64 << 10;
 
-/// A running relay. `output` threads end by themselves once everything inside is dead.
+/// A running relay. Its threads end by themselves once everything inside is dead.
 pub struct Relay {
-    output: Vec<JoinHandle<()>>,
+    /// End of file once the last thread that passes on output has ended.
+    drained: OwnedFd,
 }
 
 impl Relay {
     pub fn start(stdio: Stdio) -> io::Result<Self> {
-        let mut output = Vec::new();
+        let (drained, passing) = sys::pipe()?;
         match stdio {
             Stdio::Terminal(master) => {
                 let input = master.try_clone()?;
                 spawn(move || copy(user(0), File::from(input), None));
-                output.push(spawn(move || copy(&mut File::from(master), user(1), Some(Filter::default()))));
+                spawn(move || {
+                    copy(&mut File::from(master), user(1), Some(Filter::default()));
+                    drop(passing);
+                });
             }
             Stdio::Pipes { input, output: out, errors } => {
                 spawn(move || copy(user(0), File::from(input), None));
-                output.push(spawn(move || copy(&mut File::from(out), user(1), filter_for(1))));
-                output.push(spawn(move || copy(&mut File::from(errors), user(2), filter_for(2))));
+                for (from, to, passing) in [(out, 1, passing.try_clone()?), (errors, 2, passing)] {
+                    spawn(move || {
+                        copy(&mut File::from(from), user(to), filter_for(to));
+                        drop(passing);
+                    });
+                }
             }
         }
-        Ok(Self { output })
+        Ok(Self { drained })
     }
 
-    /// True once all output has been passed on.
-    pub fn is_drained(&self) -> bool {
-        self.output.iter().all(JoinHandle::is_finished)
+    /// Readable once all output has been passed on.
+    pub fn drained(&self) -> RawFd {
+        self.drained.as_raw_fd()
     }
 }
 
@@ -69,8 +77,8 @@ impl Write for UserFd {
     }
 }
 
-fn spawn(work: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
-    std::thread::spawn(work)
+fn spawn(work: impl FnOnce() + Send + 'static) {
+    std::thread::spawn(work);
 }
 
 /// Until end of file, an error (EIO is a pty's end of file) or a reader that is gone. Closing both ends on return

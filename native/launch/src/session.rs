@@ -150,9 +150,12 @@ fn watch(
 
 /// Waits until all output is passed on, the patience ends, or the supervisor says kill or is gone.
 fn drain(relay: &Relay, control: &Control, orders: &mut Orders, patience: Option<Instant>) {
-    while !relay.is_drained() && patience.is_none_or(|until| Instant::now() < until) {
-        let Ok(ready) = sys::poll(&[control.as_fd().as_raw_fd()], Some(1)) else { return };
-        if ready[0] != 0 && (orders.read(control.as_fd()).is_err() || orders.kills()) {
+    let fds = [relay.drained(), control.as_fd().as_raw_fd()];
+    loop {
+        let left = patience.map(|until| until.saturating_duration_since(Instant::now()).as_millis() as u64);
+        let Ok(ready) = sys::poll(&fds, left) else { return };
+        let called_off = ready[1] != 0 && (orders.read(control.as_fd()).is_err() || orders.kills());
+        if ready[0] != 0 || called_off || left == Some(0) {
             return;
         }
     }

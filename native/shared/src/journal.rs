@@ -90,14 +90,18 @@ impl Journal {
             .custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW)
             .open(path)?;
         let end = valid_length(&mut file)?;
+        let whole = end > 0 && end == file.metadata()?.len();
         file.set_len(end)?;
         file.seek(SeekFrom::Start(end))?;
         if end == 0 {
             file.write_all(MAGIC)?;
         }
-        file.sync_all()?;
-        if let Some(parent) = path.parent() {
-            File::open(parent)?.sync_all()?;
+        // Whoever made one that is whole saw to its name (src/session/register.ts).
+        if !whole {
+            file.sync_all()?;
+            if let Some(parent) = path.parent() {
+                File::open(parent)?.sync_all()?;
+            }
         }
         let length = end.max(MAGIC.len() as u64);
         Ok(Self {
