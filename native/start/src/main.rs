@@ -57,9 +57,9 @@ fn become_node(root: &Path, words: &[OsString]) -> libc::c_int {
     for name in LOADING {
         node.env_remove(name);
     }
-    // As the warm host has it (src/daemon/standby.ts): the gate moves bytes, it keeps little.
+    // As the warm host has it (src/daemon/standby.ts), or V8 would refuse the code that the other one compiled.
     if words.first().is_some_and(|word| word == "run") {
-        node.arg("--max-semi-space-size=8");
+        node.args(["--max-semi-space-size=8", "--min-semi-space-size=8", "--no-flush-bytecode"]);
     }
     let error = node.arg(build.join("ambit.cjs")).args(words).exec();
     eprintln!("ambit: cannot start: {}: {error}; run: ./dev build", build.join("node").display());
