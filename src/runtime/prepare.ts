@@ -71,8 +71,23 @@ export function prepareLaunch(request: LaunchRequest): PreparedLaunch {
     tools,
   })
   const fillEtc = (caPem: string): void =>
-    writeEtc(etc, { host, person, hostname: HOSTNAME, caPem, extra: adapter.files })
+    writeEtc(etc, {
+      host,
+      person,
+      hostname: HOSTNAME,
+      caPem,
+      extra: { ...adapter.files, ...gitOnPlainMounts(request.plan) },
+    })
   return { spec, fillEtc }
+}
+
+/**
+ * A plain mount shows other inode numbers, and to root's agent other owners, than git's index has, which then reads each
+ * file again at every look. By size and time it knows them, too; nobody inside can write there.
+ */
+function gitOnPlainMounts(plan: Plan): Record<string, string> {
+  const plain = plan.roots.some((root) => root.via === 'mount')
+  return plain ? { '/etc/gitconfig': '[core]\n\tcheckStat = minimal\n' } : {}
 }
 
 /** In memory where there is some that is meant for it, else beside the spec. Both go with the session. */

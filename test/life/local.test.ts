@@ -167,6 +167,19 @@ test('a stream in and a stream out', user, async () => {
   assert.equal(readFileSync(join(stage.workspace, 'in'), 'utf8') === bytes, true)
 })
 
+test('git on a plain mount takes files for unchanged without reading them', user, async () => {
+  const stage = new Stage('user', { files: { 'a.txt': 'one\n' } })
+  const setup = "touch -d '2 hours ago' a.txt && git init -q . && git add . && chmod 000 a.txt"
+  const made = await stage.command(['/bin/sh', '-c', setup])
+  assert.equal(made.code, 0, describe(made))
+  // What git would have to read, it cannot: with all of its checks it finds the file changed.
+  const look = 'git ls-files -m; echo @@; git -c core.checkStat=default ls-files -m'
+  const ran = await stage.session(['/bin/sh', '-c', look], {
+    spec: { files: [{ path: '${project}', access: 'read', via: 'mount' }] },
+  })
+  assert.equal(ran.stdout, '@@\na.txt\n', describe(ran))
+})
+
 /** `ambit run` of a shell script, with its output as it comes. */
 function start(stage: Stage, script: string) {
   const child = spawn(stage.product.ambit, stage.run(['/bin/sh', '-c', script], stage.profile()), {
