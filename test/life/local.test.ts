@@ -169,7 +169,7 @@ test('a stream in and a stream out', user, async () => {
 
 test('git on a plain mount takes files for unchanged without reading them', user, async () => {
   const stage = new Stage('user', { files: { 'a.txt': 'one\n' } })
-  const setup = "touch -d '2 hours ago' a.txt && git init -q . && git add . && chmod 000 a.txt"
+  const setup = "touch -d '2 hours ago' a.txt && git init -q . && git add . && sleep 1.1 && chmod 000 a.txt"
   const made = await stage.command(['/bin/sh', '-c', setup])
   assert.equal(made.code, 0, describe(made))
   // What git would have to read, it cannot: with all of its checks it finds the file changed.
