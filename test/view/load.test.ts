@@ -177,13 +177,15 @@ put('0/a/other', 'text')
   const [first] = intents
   assert.deepEqual([first?.path, first?.files], [join(world.root(0), 'a/b'), 256])
   assert.ok(intents.length >= 3 && intents.length < 100, `${intents.length} intents for 600 files`)
-  // The first two waited for themselves; from then on each write has an intent before it that is not used up.
+  // The first two waited for themselves; from then on each write has an intent before it that is not used up. Closes
+  // that an intent covers are recorded behind them, some perhaps behind the next intent.
   let covered = 2
   let next = 0
   for (let i = 0; i < 600; i++) {
     const at = written(join(world.root(0), `a/b/f${i}`))
     assert.ok(at >= 0, `f${i} is not on record`)
-    while (next < intents.length && (intents[next]?.at ?? 0) < at) covered = 1 + (intents[next++]?.files ?? 0)
+    while (next < intents.length && (intents[next]?.at ?? 0) < at)
+      covered += 1 + (intents[next++]?.files ?? 0)
     assert.ok(covered-- > 0, `f${i} was written without an intent`)
   }
   const other = written(join(world.root(0), 'a/other'))

@@ -21,6 +21,16 @@ use crate::view::View;
 /// Longest path, relative to its root, under which a name is made: every record must hold it.
 const LONGEST_PATH: usize = 32 << 10;
 
+/// A file that was opened by name, perhaps after it was made.
+pub struct Created {
+    pub entry: Entry,
+    pub handle: u64,
+    /// Written past the kernel's pages.
+    pub direct: bool,
+    /// Its close waits for nothing.
+    pub intended: bool,
+}
+
 /// True when what a new file is opened with goes past the kernel's pages: it is written only, so nothing can map or read
 /// it here, one copy is saved, and the kernel does not ask for capabilities first.
 pub fn goes_direct(flags: u32) -> bool {
@@ -126,14 +136,8 @@ impl View {
         self.entry(parent.node, name, &found, lasts)
     }
 
-    /// The entry, a handle, and whether the file is new.
-    pub fn create_file(
-        &self,
-        parent: u64,
-        name: &[u8],
-        mode: u32,
-        flags: u32,
-    ) -> io::Result<(Entry, u64, bool)> {
+    /// Makes a file and opens it.
+    pub fn create_file(&self, parent: u64, name: &[u8], mode: u32, flags: u32) -> io::Result<Created> {
         let _shape = self.shape.read().unwrap();
         let spot = self.parent(parent)?;
         let made = self.prepare(&spot, name, FileType::RegularFile, "create").and_then(|(dir, class)| {
@@ -146,7 +150,7 @@ impl View {
                 let entry = self.known(parent, name)?;
                 let (handle, _) =
                     self.open_file(entry.inode, flags).inspect_err(|_| self.forget_node(entry.inode, 1))?;
-                return Ok((entry, handle, false));
+                return Ok(Created { entry, handle, direct: false, intended: false });
             }
             other => other?,
         };
@@ -160,12 +164,19 @@ impl View {
             Fact::Open { path: &path, mode: "write", size: 0, sha256: None, label },
         ])?;
         let entry = self.made_entry(&spot, name, class, stat)?;
-        self.will_intend(spot.root, &child);
-        self.quota.open_new(entry.inode, &file);
         let direct = goes_direct(flags);
-        let unrecorded = AtomicBool::new(true);
-        let handle = FileHandle { unrecorded, direct, ..FileHandle::new(entry.inode, file, true) };
-        Ok((entry, self.add_handle(handle), true))
+        let intended = direct && self.is_intended(spot.root, &child);
+        if !direct {
+            self.will_intend(spot.root, &child);
+        }
+        self.quota.open_new(entry.inode, &file);
+        let handle = FileHandle {
+            unrecorded: AtomicBool::new(true),
+            intended: AtomicBool::new(intended),
+            direct,
+            ..FileHandle::new(entry.inode, file, true)
+        };
+        Ok(Created { entry, handle: self.add_handle(handle), direct, intended })
     }
 
     pub fn make_dir(&self, parent: u64, name: &[u8], mode: u32) -> io::Result<Entry> {

@@ -126,6 +126,7 @@ impl View {
         // The intent was appended when the file was opened; it is durable before close returns.
         let spot = self.spot_of_any(handle.node);
         match &spot {
+            Ok(_) if handle.intended.swap(false, Ordering::AcqRel) => {}
             Ok(spot) => self.intend(spot)?,
             Err(_) => self.crew.held_up(|| self.record.sync())?,
         }

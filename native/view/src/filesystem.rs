@@ -10,13 +10,12 @@ use fuse_backend_rs::api::filesystem::{
 };
 use rustix::fs::{self, FallocateFlags, SeekFrom};
 
-use crate::change::goes_direct;
 use crate::content::changes;
 use crate::sys::{errno, lent};
 use crate::tree::TOP;
 use crate::view::View;
 
-/// A file opened to be read has nothing to say when it is closed; bit 5 of `fuse_open_out.open_flags`, which the
+/// A file opened to be read has nothing to say when it is closed, nor has one whose intent is durable; bit 5 of `fuse_open_out.open_flags`, which the
 /// library does not name.
 const NOFLUSH: u32 = 1 << 5;
 
@@ -152,10 +151,10 @@ impl FileSystem for View {
         name: &CStr,
         args: CreateIn,
     ) -> io::Result<(Entry, Option<u64>, OpenOptions, Option<u32>)> {
-        let (entry, handle, new) = self.create_file(parent, name.to_bytes(), args.mode, args.flags)?;
-        let direct = new && goes_direct(args.flags);
-        let options = if direct { OpenOptions::DIRECT_IO } else { OpenOptions::empty() };
-        Ok((entry, Some(handle), options, None))
+        let made = self.create_file(parent, name.to_bytes(), args.mode, args.flags)?;
+        let direct = if made.direct { OpenOptions::DIRECT_IO } else { OpenOptions::empty() };
+        let silent = if made.intended { NOFLUSH } else { 0 };
+        Ok((made.entry, Some(made.handle), open_options(direct.bits() | silent), None))
     }
 
     fn read(

@@ -19,6 +19,8 @@ pub struct FileHandle {
     pub dirty: AtomicBool,
     /// Made or emptied, with no fact of its content yet.
     pub unrecorded: AtomicBool,
+    /// A durable intent covers its first `file.write` fact.
+    pub intended: AtomicBool,
     /// Its writes go past the kernel's pages.
     pub direct: bool,
     /// The file was opened once more since: the kernel may have pages of it.
@@ -27,9 +29,10 @@ pub struct FileHandle {
 
 impl FileHandle {
     pub fn new(node: u64, file: Arc<File>, writes: bool) -> Self {
-        let [revoked, kept, dirty, unrecorded, shared] = std::array::from_fn(|_| AtomicBool::new(false));
+        let [revoked, kept, dirty, unrecorded, intended, shared] =
+            std::array::from_fn(|_| AtomicBool::new(false));
         let file = RwLock::new(file);
-        FileHandle { node, file, writes, revoked, kept, dirty, unrecorded, direct: false, shared }
+        FileHandle { node, file, writes, revoked, kept, dirty, unrecorded, intended, direct: false, shared }
     }
 
     pub fn may_write(&self) -> io::Result<()> {

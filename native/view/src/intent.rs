@@ -43,6 +43,15 @@ impl Burst {
     fn covers(&self, dir: &[u8], now: Instant) -> bool {
         self.left > 0 && now - self.last < CALM && common(&self.dir, dir).len() == self.dir.len()
     }
+
+    /// Uses up one of the files that it covers.
+    fn take(&mut self, dir: &[u8], now: Instant) -> bool {
+        let covered = self.covers(dir, now);
+        if covered {
+            (self.left, self.last) = (self.left - 1, now);
+        }
+        covered
+    }
 }
 
 /// The deepest directory that both are beneath, or are.
@@ -68,6 +77,18 @@ impl View {
         }
     }
 
+    /// The same for a new file that will be written for sure. True when a durable intent covers it already: its close
+    /// has nothing to wait for.
+    pub fn is_intended(&self, root: usize, path: &[u8]) -> bool {
+        let (now, dir) = (Instant::now(), parent(path));
+        let covered = match self.intents.0.try_lock() {
+            Ok(mut bursts) => bursts.get_mut(&root).is_some_and(|burst| burst.take(dir, now)),
+            Err(_) => false,
+        };
+        self.record.sync_within(if covered { LAG } else { Duration::ZERO });
+        covered
+    }
+
     /// Returns when it is durable that the file at `spot`, or files beneath a directory above it, are written.
     pub fn intend(&self, spot: &Spot) -> io::Result<()> {
         // Held over the sync: nobody may rely on an intent that is not durable yet.
@@ -77,8 +98,7 @@ impl View {
         };
         let (now, dir) = (Instant::now(), parent(&spot.path));
         let burst = bursts.entry(spot.root).or_insert_with(|| Burst::new(dir, now));
-        if burst.covers(dir, now) {
-            (burst.left, burst.last) = (burst.left - 1, now);
+        if burst.take(dir, now) {
             self.record.sync_within(LAG);
             return Ok(());
         }
@@ -121,10 +141,10 @@ mod tests {
     #[test]
     fn a_burst_covers_what_is_beneath_its_directory_and_no_more() {
         let now = Instant::now();
-        let burst = Burst { left: 1, ..Burst::new(b"a/b", now) };
+        let mut burst = Burst { left: 1, ..Burst::new(b"a/b", now) };
         assert!(burst.covers(b"a/b", now) && burst.covers(b"a/b/c", now));
         assert!(!burst.covers(b"a/bc", now) && !burst.covers(b"a", now));
         assert!(!burst.covers(b"a/b", now + CALM));
-        assert!(!Burst { left: 0, ..burst }.covers(b"a/b", now));
+        assert!(!burst.take(b"a", now) && burst.take(b"a/b", now) && !burst.take(b"a/b", now));
     }
 }
