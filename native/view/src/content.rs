@@ -86,8 +86,12 @@ impl View {
             if sha256.is_none() {
                 self.hasher.later(&file, &path, version);
             }
-            let settled = Some(version).filter(Version::is_settled);
+            let young = version.unsettled();
+            let settled = young.is_zero().then_some(version);
             unchanged = self.tree.lock().unwrap().seen(node, settled);
+            if settled.is_none() {
+                self.stale.opened_young(node, version, young);
+            }
         }
         if writes {
             self.record.append(&Fact::Open { path: &path, mode: "write", size, sha256: None, label })?;

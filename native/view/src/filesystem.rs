@@ -170,6 +170,7 @@ impl FileSystem for View {
     ) -> io::Result<usize> {
         self.with_file(handle, |file| {
             self.record.stats.reads.fetch_add(1, Ordering::Relaxed);
+            self.stale.reads(file.node, offset, u64::from(size));
             let host = file.file.read().unwrap().clone();
             w.write_from(&mut *lent(&host), size as usize, offset)
         })

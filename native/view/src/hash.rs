@@ -21,6 +21,8 @@ const QUEUE: usize = 512;
 const CACHE: usize = 100_000;
 /// Two changes within it may bear the same time: file systems keep it by the kernel's tick, of 10 ms at most.
 const TICK: Duration = Duration::from_millis(20);
+/// The same where whole seconds are kept (ext3, small inodes of ext4).
+const COARSE: Duration = Duration::from_millis(1020);
 /// Less than the supervisor waits before it kills the view (src/view/view.ts).
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -45,16 +47,16 @@ impl From<&Stat> for Version {
 }
 
 impl Version {
-    /// How long until a change of the content would show in the times.
-    fn unsettled(&self) -> Duration {
-        let since = Duration::new(self.ctime.0.max(0) as u64, self.ctime.1 as u32);
-        let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + since).unwrap_or_default();
-        TICK.saturating_sub(age)
+    pub fn size(&self) -> u64 {
+        self.size
     }
 
-    /// True when this version means one content.
-    pub fn is_settled(&self) -> bool {
-        self.unsettled().is_zero()
+    /// How long until a change of the content would show in the times.
+    pub fn unsettled(&self) -> Duration {
+        let since = Duration::new(self.ctime.0.max(0) as u64, self.ctime.1 as u32);
+        let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + since).unwrap_or_default();
+        let tick = if self.ctime.1 == 0 { COARSE } else { TICK };
+        tick.saturating_sub(age)
     }
 }
 

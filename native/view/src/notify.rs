@@ -34,6 +34,12 @@ impl Notifier {
         self.send(INVALIDATE_INODE, &[&node.to_ne_bytes(), &[0; 16]]);
     }
 
+    /// Drops the pages of some bytes; a length of 0 means all behind the first.
+    pub fn forget_range(&self, node: u64, first: u64, length: u64) {
+        let length = length.min(i64::MAX as u64);
+        self.send(INVALIDATE_INODE, &[&node.to_ne_bytes(), &first.to_ne_bytes(), &length.to_ne_bytes()]);
+    }
+
     /// Drops a node's attributes, and of a directory its listing. What a file's pages hold is compared by time and size
     /// when they are next read (AUTO_INVAL_DATA).
     pub fn forget_attributes(&self, node: u64, is_dir: bool) {

@@ -50,7 +50,7 @@ struct Node {
     gone: bool,
     /// The name that it lost was its last.
     last: bool,
-    /// Content at the last open.
+    /// What all pages that the kernel may keep were read from.
     version: Option<Version>,
 }
 
@@ -243,6 +243,20 @@ impl Tree {
     pub fn seen(&mut self, id: u64, version: Option<Version>) -> bool {
         let Some(node) = self.nodes.get_mut(&id) else { return false };
         std::mem::replace(&mut node.version, version) == version && version.is_some()
+    }
+
+    /// All that the kernel keeps of a file that was young when it was last opened was read since it was settled.
+    pub fn settled(&mut self, id: u64, version: Version) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.version.get_or_insert(version);
+        }
+    }
+
+    /// Somebody wrote: times are set when a write begins, so what was read meanwhile may be older than they say.
+    pub fn written(&mut self, id: u64) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.version = None;
+        }
     }
 
     pub fn set_upper(&mut self, id: u64, upper: Id) {

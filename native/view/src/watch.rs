@@ -278,7 +278,10 @@ impl View {
             self.kernel(|kernel| kernel.forget_attributes(node, true));
         }
         for (dir, name) in changes.contents {
-            let node = self.tree.lock().unwrap().child(dir, &name);
+            let node = {
+                let mut tree = self.tree.lock().unwrap();
+                tree.child(dir, &name).inspect(|node| tree.written(*node))
+            };
             if let Some(node) = node {
                 self.kernel(|kernel| kernel.forget_attributes(node, false));
             }
