@@ -13,7 +13,12 @@ export function proveEntry(dir: string, index: number): string {
   const checkpoint = readCheckpoint(dir)
   if (!checkpoint || index >= checkpoint.size) {
     const why = `the log has ${checkpoint?.size ?? 0} entries, the first is 0`
-    throw new AmbitError('ERR_INPUT_INVALID', `could not prove entry ${index}`, why)
+    throw new AmbitError(
+      'ERR_INPUT_INVALID',
+      `could not prove entry ${index}`,
+      why,
+      'ambit log lists them in order',
+    )
   }
   const hashes = inclusionProof(index, checkpoint.size, hashReader(dir, checkpoint.size))
   const lines = hashes.map((hash) => Buffer.from(hash).toString('base64'))

@@ -3,22 +3,22 @@ import { resolvePaths } from '../lib/paths.ts'
 import { printable } from '../lib/printable.ts'
 import { type Command, type Context, failureOf, helpOf, parseArguments } from './command.ts'
 
-/** Loaded on demand: `ambit run` must not pay for the others. */
-const COMMANDS: Readonly<Record<string, { summary: string; load(): Promise<{ command: Command }> }>> = {
-  run: { summary: 'run an agent inside its ambit', load: () => import('./run.ts') },
-  explain: { summary: 'print the grant sheet, without running', load: () => import('./explain.ts') },
-  profile: { summary: 'list, show and check profiles', load: () => import('./profile.ts') },
-  policy: { summary: 'check, test and evaluate Rego policy', load: () => import('./policy.ts') },
-  sessions: { summary: 'list sessions', load: () => import('./sessions.ts') },
-  kill: { summary: 'end a session at once', load: () => import('./kill.ts') },
-  freeze: { summary: 'stop a session, keeping its state', load: () => import('./freeze.ts') },
-  thaw: { summary: 'let a frozen session go on', load: () => import('./thaw.ts') },
-  narrow: { summary: 'take files from a session that runs', load: () => import('./narrow.ts') },
-  review: { summary: 'see, apply or drop what a session changed', load: () => import('./review.ts') },
-  why: { summary: 'explain the last refusals of a session', load: () => import('./why.ts') },
-  log: { summary: 'read, verify and prove the signed log', load: () => import('./log.ts') },
-  doctor: { summary: 'what this machine supports; --repair cleans up', load: () => import('./doctor.ts') },
-  demo: { summary: 'the finance case, end to end', load: () => import('./demo.ts') },
+/** Loaded on demand: `ambit run` must not pay for the others. In the order of the overview. */
+const COMMANDS: Readonly<Record<string, () => Promise<{ command: Command }>>> = {
+  run: () => import('./run.ts'),
+  explain: () => import('./explain.ts'),
+  profile: () => import('./profile.ts'),
+  policy: () => import('./policy.ts'),
+  sessions: () => import('./sessions.ts'),
+  kill: () => import('./kill.ts'),
+  freeze: () => import('./freeze.ts'),
+  thaw: () => import('./thaw.ts'),
+  narrow: () => import('./narrow.ts'),
+  review: () => import('./review.ts'),
+  why: () => import('./why.ts'),
+  log: () => import('./log.ts'),
+  doctor: () => import('./doctor.ts'),
+  demo: () => import('./demo.ts'),
 }
 
 const VERSION = '0.1.0'
@@ -26,15 +26,16 @@ const LINGER_MS = 3000
 /** What ambitd starts, not people: a process that waits, loaded, for one `ambit run`. */
 const HOST = 'session-host'
 
-function overview(): string {
-  const rows = Object.entries(COMMANDS).map(([name, { summary }]) => `  ${name.padEnd(10)}${summary}`)
+async function overview(): Promise<string> {
+  const commands = await Promise.all(Object.values(COMMANDS).map((load) => load()))
+  const rows = commands.map(({ command: { name, summary } }) => `  ${name.padEnd(10)}${summary}`)
   return `ambit ${VERSION}: runs a desktop AI agent inside bounds you can read, enforce and prove
 
 usage: ambit COMMAND [OPTIONS]
 
 ${rows.join('\n')}
 
-  ambit COMMAND --help says more.   First: ambit doctor, then ambit demo.
+  ambit help COMMAND says more.   First: ambit doctor, then ambit demo.
 
 environment:
   AMBIT_HOME            keeps all state in one directory (default: the XDG base directories)
@@ -48,7 +49,7 @@ exit status:
 }
 
 async function main(argv: readonly string[]): Promise<number> {
-  const [name, ...rest] = argv
+  const [name, ...rest] = argv[0] === 'help' && argv[1] !== undefined ? [argv[1], '--help'] : argv
   const context: Context = {
     paths: resolvePaths(),
     env: process.env,
@@ -58,7 +59,7 @@ async function main(argv: readonly string[]): Promise<number> {
     err: (text) => void process.stderr.write(text.endsWith('\n') ? text : `${text}\n`),
   }
   if (name === undefined || name === 'help' || name === '--help' || name === '-h') {
-    context.out(overview())
+    context.out(await overview())
     return name === undefined ? 2 : 0
   }
   if (name === '--version' || name === 'version') {
@@ -66,10 +67,10 @@ async function main(argv: readonly string[]): Promise<number> {
     return 0
   }
   if (name === HOST) return (await import('./host.ts')).host(rest)
-  const entry = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
-  if (!entry)
+  const load = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
+  if (!load)
     throw new AmbitError('ERR_USAGE', printable(name, 80), 'there is no such command', 'see ambit --help')
-  const { command } = await entry.load()
+  const { command } = await load()
   const own = rest.includes('--') ? rest.slice(0, rest.indexOf('--')) : rest
   if (own.includes('--help') || own.includes('-h')) {
     context.out(helpOf(command))

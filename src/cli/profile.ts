@@ -14,11 +14,13 @@ export const command: Command = {
   summary: 'list, show and check profiles',
   details: `
 ls            the profiles by name: yours (in the configuration directory) before the shipped ones
-show P        the resolved document, "extends" applied; --json for JSON
+show P        the document in force as JSON, "extends" applied; with --json its file and origin beside it
 check FILE…   says what is wrong, with line and column; exit 1 when anything is
 schema        the JSON Schema, for editors
 `,
-  options: { json: { type: 'boolean', help: 'JSON' } },
+  options: {
+    json: { type: 'boolean', help: 'the list as JSON; for show, where the document comes from, too' },
+  },
   run: async (args, context) => {
     const [verb, ...names] = args.words
     if (verb === 'ls') return list(args, context)

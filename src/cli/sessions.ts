@@ -9,6 +9,10 @@ export const command: Command = {
   details: `
 Lists the sessions that run: id, state, profile, agent, project. --all lists the ended ones too, newest last. The id is
 what kill, freeze, thaw, narrow, review and why take.
+
+states:
+  running; frozen (ambit thaw ID lets it go on); detached (ambitd came back and has not heard of it yet);
+  ended; killed (it died without a word); orphaned (the machine went down under it)
 `,
   options: {
     all: { type: 'boolean', short: 'a', help: 'ended sessions too' },

@@ -65,7 +65,12 @@ export interface Head {
   readonly root: string
 }
 
-export type SessionState = 'running' | 'frozen' | 'detached' | 'ended' | 'killed' | 'orphaned'
+/**
+ * `detached`: this daemon has not heard of it since it started. `killed`: it died without a word. `orphaned`: the machine
+ * went down under it.
+ */
+export const SESSION_STATES = ['running', 'frozen', 'detached', 'ended', 'killed', 'orphaned'] as const
+export type SessionState = (typeof SESSION_STATES)[number]
 
 export interface SessionInfo {
   readonly id: string

@@ -6,15 +6,14 @@ import { readJournal } from '../audit/journal.ts'
 import { logFailed, replaceFile } from '../audit/log-files.ts'
 import { errnoOf } from '../lib/errors.ts'
 import { type Paths, journalDir, sessionDir, sessionsDir } from '../lib/paths.ts'
-import { type SessionInfo, sessionId } from './messages.ts'
+import { SESSION_STATES, type SessionInfo, sessionId } from './messages.ts'
 
 const NAME = 'registration.json'
-const STATES = ['running', 'frozen', 'detached', 'ended', 'killed', 'orphaned'] as const
 
 const RECORD = z.strictObject({
   v: z.literal(1),
   id: sessionId,
-  state: z.enum(STATES),
+  state: z.enum(SESSION_STATES),
   pid: z.number().int(),
   /** Start of that process in clock ticks after boot, and the boot: a pid alone may be another process by now. */
   born: z.string(),

@@ -41,7 +41,7 @@ function namespaceOf(process: string, kind: 'user' | 'pid'): string {
 }
 
 /** Node has no public way to a socket's descriptor; the handle's `fd` has been stable since Node 0.x. */
-function descriptorOf(socket: Socket): number {
+export function descriptorOf(socket: Socket): number {
   const fd = (socket as unknown as { _handle?: { fd?: number } | null })._handle?.fd
   if (typeof fd !== 'number' || fd < 0) throw refused('the socket is closed')
   return fd

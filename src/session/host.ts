@@ -6,7 +6,7 @@ import { closeSync, fstatSync, readFileSync, renameSync, rmSync, statSync } from
 import { type Server, Socket, createServer } from 'node:net'
 import { basename, dirname, join } from 'node:path'
 import * as z from 'zod'
-import { checkPeer, checkPeerLives } from '../lib/peer.ts'
+import { checkPeer, checkPeerLives, descriptorOf } from '../lib/peer.ts'
 import { withAddress } from '../lib/socket-dir.ts'
 import { native } from '../lib/native.ts'
 import { type Paths, hostSocket, installRoot, resolvePaths } from '../lib/paths.ts'
@@ -239,11 +239,4 @@ function obey(signal: NodeJS.Signals | undefined): void {
 function declineOwnDescriptors(request: SessionRequest, plan: Plan): void {
   const named = [request.summaryFile, request.profile, ...plan.credentials.map(({ source }) => source)]
   if (named.some((name) => name !== null && /(^|:)\/(dev|proc)\//.test(name))) throw new Declined()
-}
-
-/** Node has no public way to a socket's descriptor; see lib/peer.ts. */
-function descriptorOf(socket: Socket): number {
-  const fd = (socket as unknown as { _handle?: { fd?: number } | null })._handle?.fd
-  if (typeof fd !== 'number' || fd < 0) throw new Error('the socket is closed')
-  return fd
 }
