@@ -16,6 +16,20 @@ use crate::watch::SHORT;
 /// Names looked at before a directory moves; a larger one is refused.
 const WALK_LIMIT: usize = 500_000;
 
+/// An object in the two layers: lower, upper.
+type Identities = (Option<Id>, Option<Id>);
+
+/// One name that moves.
+struct Move<'a> {
+    from: &'a Spot,
+    name: &'a [u8],
+    source: &'a Found,
+    to: &'a Spot,
+    new_name: &'a [u8],
+    /// Of the new name.
+    class: Class,
+}
+
 impl View {
     pub fn rename_name(
         &self,
@@ -39,10 +53,11 @@ impl View {
         if let Some(target) = &target {
             self.admit_replacement(&to, target)?;
         }
+        let moved = Move { from: &from, name, source: &source, to: &to, new_name, class };
         match RenameFlags::from_bits_retain(flags) {
             f if f == RenameFlags::NOREPLACE && target.is_some() => return Err(errno(libc::EEXIST)),
             f if f == RenameFlags::EXCHANGE => {
-                return self.exchange(&from, name, &source, &to, new_name, target, class);
+                return self.exchange(&moved, target);
             }
             f if f.is_empty() || f == RenameFlags::NOREPLACE => {}
             _ => return Err(errno(libc::EINVAL)),
@@ -55,7 +70,7 @@ impl View {
             }
         }
         let replaced = target.as_ref().and_then(|t| self.keep_in_use(&to, new_name, t));
-        let ids = self.carry(&from, name, &source, &to, new_name, target.as_ref(), class)?;
+        let ids = self.carry(&moved, target.as_ref())?;
         let (old_path, new_path) = (&source.path, to.child_path(new_name));
         self.record.append(&Fact::Rename {
             path: &self.fact_path(from.root, old_path),
@@ -147,17 +162,8 @@ impl View {
     }
 
     /// Moves the object. Returns its new identities where the move was a copy or crossed layers.
-    #[allow(clippy::too_many_arguments, clippy::type_complexity)]
-    fn carry(
-        &self,
-        from: &Spot,
-        name: &[u8],
-        source: &Found,
-        to: &Spot,
-        new_name: &[u8],
-        target: Option<&Found>,
-        class: Class,
-    ) -> io::Result<Option<(Option<Id>, Option<Id>)>> {
+    fn carry(&self, moved: &Move, target: Option<&Found>) -> io::Result<Option<Identities>> {
+        let Move { from, name, source, to, new_name, class } = *moved;
         if !source.class.review && !class.review {
             let (lower, new_lower) = (self.dir(from.node, Layer::Lower)?, self.dir(to.node, Layer::Lower)?);
             if source.lower.is_none() {
@@ -175,7 +181,7 @@ impl View {
             self.hide_lower(to, new_name)?;
         }
         if source.class.review && class.review {
-            return self.carry_in_upper(from, name, source, to, new_name);
+            return self.carry_in_upper(moved).map(Some);
         }
         // Across the border of `review`: a copy, then the removal of the source.
         let entry = self.entry(from.node, name, source, SHORT)?;
@@ -189,14 +195,8 @@ impl View {
         Ok(Some(if class.review { (None, Some(id)) } else { (Some(id), None) }))
     }
 
-    fn carry_in_upper(
-        &self,
-        from: &Spot,
-        name: &[u8],
-        source: &Found,
-        to: &Spot,
-        new_name: &[u8],
-    ) -> io::Result<Option<(Option<Id>, Option<Id>)>> {
+    fn carry_in_upper(&self, moved: &Move) -> io::Result<Identities> {
+        let Move { from, name, source, to, new_name, .. } = *moved;
         let mut id = source.upper.as_ref().map(Id::from);
         if id.is_none() {
             let entry = self.entry(from.node, name, source, SHORT)?;
@@ -208,7 +208,7 @@ impl View {
         let new_upper = self.upper_dir(to.node)?;
         self.hide_lower(from, name)?;
         fs::renameat(&upper, name, &new_upper, new_name)?;
-        Ok(Some((None, id)))
+        Ok((None, id))
     }
 
     fn hides_lower_at(&self, parent: &Spot, path: &[u8]) -> bool {
@@ -249,17 +249,8 @@ impl View {
     }
 
     /// Two names swap: only where nothing but the host's tree is involved.
-    #[allow(clippy::too_many_arguments)]
-    fn exchange(
-        &self,
-        from: &Spot,
-        name: &[u8],
-        source: &Found,
-        to: &Spot,
-        new_name: &[u8],
-        target: Option<Found>,
-        class: Class,
-    ) -> io::Result<()> {
+    fn exchange(&self, moved: &Move, target: Option<Found>) -> io::Result<()> {
+        let Move { from, name, source, to, new_name, class } = *moved;
         let target = target.ok_or_else(|| errno(libc::ENOENT))?;
         let back = self.admit_name(from, name, target.kind(), "rename")?;
         self.admit_move(to, &target, source.path.clone(), back)?;
