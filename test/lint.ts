@@ -59,11 +59,11 @@ function run(program: string, args: readonly string[], folder = '.'): Step['chec
 async function checkGenerated(): Promise<readonly string[]> {
   const schemaModule = join(root, 'src/profile/schema.ts')
   const published = join(root, 'profiles/profile.schema.json')
-  if (!existsSync(schemaModule)) return ['profiles/profile.schema.json: the schema does not exist yet']
-  const module = (await import(pathToFileURL(schemaModule).href)) as { profileJsonSchema?: () => unknown }
-  if (!module.profileJsonSchema) throw new Error('src/profile/schema.ts exports no profileJsonSchema()')
+  const { profileJsonSchema } = (await import(pathToFileURL(schemaModule).href)) as {
+    profileJsonSchema: () => unknown
+  }
   if (!existsSync(published)) throw new Error('profiles/profile.schema.json is missing')
-  const made = JSON.stringify(module.profileJsonSchema())
+  const made = JSON.stringify(profileJsonSchema())
   if (JSON.stringify(JSON.parse(readFileSync(published, 'utf8'))) !== made)
     throw new Error(
       'profiles/profile.schema.json is stale: run ./ambit profile schema > profiles/profile.schema.json',
@@ -73,18 +73,19 @@ async function checkGenerated(): Promise<readonly string[]> {
 
 /** Remarks only: a long file wants a look for its second idea, an exported function wants a sentence. */
 async function checkSources(): Promise<readonly string[]> {
-  return globSync('src/**/*.ts', { cwd: root }).flatMap((file) => {
-    const text = readFileSync(join(root, file), 'utf8')
-    const lines = text.split('\n')
-    const bare = lines.filter(
-      (line, index) => /^export (async )?(function|class) /.test(line) && !isDocumented(lines, index),
-    )
+  const sources = globSync(['src/**/*.ts', 'native/*/src/**/*.rs', 'test/**/*.ts'], { cwd: root })
+  return sources.flatMap((file) => {
+    const lines = readFileSync(join(root, file), 'utf8').split('\n')
+    const bare = lines.filter((line, index) => isExport(file, line) && !isDocumented(lines, index))
     return [
       ...(lines.length > LONG_FILE ? [`${file}: ${lines.length} lines; look for its second idea`] : []),
       ...bare.map((line) => `${file}: no sentence above: ${line.slice(0, 70)}`),
     ]
   })
 }
+
+const isExport = (file: string, line: string): boolean =>
+  file.startsWith('src/') && /^export (async )?(function|class) /.test(line)
 
 const isDocumented = (lines: readonly string[], index: number): boolean =>
   /\*\/\s*$|^\s*\/\//.test(lines[index - 1] ?? '')
