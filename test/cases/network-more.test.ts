@@ -18,6 +18,7 @@ import {
   PUBLIC,
   raw,
   REAL_KEY,
+  RELAY,
   rule,
   sh,
 } from '../support/net-stage.ts'
@@ -125,12 +126,6 @@ const PATHS = [
   '/v2',
   '/v1/./../v2',
 ]
-
-/** In the session, a relay to the proxy: a CONNECT by way of it is decided like any other. */
-const RELAY = `const net=require('net');
-const relay=net.createServer(c=>{const p=net.connect(61880,'127.0.0.1');c.pipe(p).pipe(c);p.on('error',()=>c.destroy());c.on('error',()=>p.destroy())}).listen(0,'127.0.0.1',async()=>{
-for(const host of ['good.test','evil.test'])await new Promise(done=>{const s=net.connect(relay.address().port,'127.0.0.1',()=>s.write('CONNECT '+host+':443 HTTP/1.1\\r\\nhost: '+host+':443\\r\\n\\r\\n'));
-s.on('data',d=>{console.log(host,String(d).slice(9,12));s.destroy();done()});s.on('error',done)});process.exit()})`
 
 const many = (count: number): string =>
   Array.from({ length: count }, (_, index) => `x-h${index}: v`).join('\n')

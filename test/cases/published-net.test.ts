@@ -17,6 +17,7 @@ import {
   outsideEnv,
   raw,
   REAL_KEY,
+  RELAY,
   rule,
   sh,
   watching,
@@ -109,12 +110,6 @@ attack('V-03', 'SOCKS with a NUL in the name goes nowhere', async (as) => {
   assert.deepEqual([seen.evil, seen.arrived.length, seen.asked.length, seen.packets], [0, 0, 0, 0])
   return 'no SOCKS, NUL refused, nothing asked'
 })
-
-/** In the session, a relay to the proxy. */
-const RELAY = `const net=require('net');
-const relay=net.createServer(c=>{const p=net.connect(61880,'127.0.0.1');c.pipe(p).pipe(c);p.on('error',()=>c.destroy());c.on('error',()=>p.destroy())}).listen(0,'127.0.0.1',async()=>{
-for(const host of ['good.test','evil.test'])await new Promise(done=>{const s=net.connect(relay.address().port,'127.0.0.1',()=>s.write('CONNECT '+host+':443 HTTP/1.1\\r\\nhost: '+host+':443\\r\\n\\r\\n'));
-s.on('data',d=>{console.log(host,String(d).slice(9,12));s.destroy();done()});s.on('error',done)});process.exit()})`
 
 attack(
   'V-09',

@@ -2,12 +2,13 @@
  * A stage in a network of its own (lab.ts) with a small internet around it: hosts that a profile may name, one of the
  * attacker's, and a count of what arrived where. For cases about what leaves.
  */
+import assert from 'node:assert/strict'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { attackIn, once } from './case.ts'
 import { type DnsRecorder, recordDns } from './dns.ts'
 import { claimAddress, labMissing, packetsOut } from './lab.ts'
-import { Stage, type StageOptions, type Step } from './stage.ts'
+import { Stage, type StageOptions, type Step, type Steps } from './stage.ts'
 import {
   type Answer,
   type Listener,
@@ -163,3 +164,20 @@ export const raw = (name: string, send: unknown, host = 'good.test', more: objec
   ...more,
 })
 export const sh = (name: string, cmd: string): Step => ({ name, op: 'sh', cmd, timeout: 15_000 })
+
+/** 403 with a reason, or no answer at all. */
+export function refused(steps: Steps, names: readonly string[]): string {
+  const statuses = names.map((name) => {
+    const { ok, value } = steps.result(name)
+    const status = ok ? (value.status ?? Number(/^HTTP\/1\.1 (\d+)/.exec(value.received)?.[1] ?? 0)) : 0
+    assert.ok(status === 0 || (status >= 400 && status < 500), `${name}: ${status}`)
+    return status
+  })
+  return [...new Set(statuses)].join(' ')
+}
+
+/** In the session, a relay to the proxy: a CONNECT by way of it is decided like any other. */
+export const RELAY = `const net=require('net');
+const relay=net.createServer(c=>{const p=net.connect(61880,'127.0.0.1');c.pipe(p).pipe(c);p.on('error',()=>c.destroy());c.on('error',()=>p.destroy())}).listen(0,'127.0.0.1',async()=>{
+for(const host of ['good.test','evil.test'])await new Promise(done=>{const s=net.connect(relay.address().port,'127.0.0.1',()=>s.write('CONNECT '+host+':443 HTTP/1.1\\r\\nhost: '+host+':443\\r\\n\\r\\n'));
+s.on('data',d=>{console.log(host,String(d).slice(9,12));s.destroy();done()});s.on('error',done)});process.exit()})`
