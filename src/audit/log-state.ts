@@ -47,5 +47,5 @@ const refused = (why: string): AmbitError =>
     'ERR_LOG_INCONSISTENT',
     "the log's state.json was refused",
     why,
-    'run ambit log verify; keep the directory as evidence',
+    'run ambit log verify; to begin anew, move the log and its keys away together, and keep them',
   )

@@ -9,7 +9,7 @@ import * as fs from 'node:fs'
 import { join } from 'node:path'
 import { AmbitError, errnoOf } from '../lib/errors.ts'
 import { native } from '../lib/native.ts'
-import { openCheckpoint, signCheckpoint } from './checkpoint.ts'
+import { type Checkpoint, openCheckpoint, signCheckpoint } from './checkpoint.ts'
 import { EMPTY_EDGE, type Edge, edgeRoot, extendEdge } from './edge.ts'
 import {
   FileWriter,
@@ -242,12 +242,21 @@ function checkedSize(dir: string, state: LogState, signer: Signer): number {
     if (state.size > 0) throw inconsistent('its checkpoint is missing')
     return -1
   }
-  const { size, root } = openCheckpoint(note, parseVerifierKey(signer.vkey))
+  const { size, root } = signedCheckpoint(note, signer)
   if (size > state.size)
     throw inconsistent(`its checkpoint covers ${size} entries but only ${state.size} are committed`)
   if (!equal(treeRoot(size, hashReader(dir, size)), root))
     throw inconsistent('its tiles do not give the root of its checkpoint')
   return size
+}
+
+function signedCheckpoint(note: string, signer: Signer): Checkpoint {
+  try {
+    return openCheckpoint(note, parseVerifierKey(signer.vkey))
+  } catch (error) {
+    if (error instanceof AmbitError) throw inconsistent(`its checkpoint: ${error.why}`)
+    throw error
+  }
 }
 
 function readEdge(dir: string, size: number): Edge {
@@ -285,5 +294,5 @@ const inconsistent = (why: string): AmbitError =>
     'ERR_LOG_INCONSISTENT',
     'the log was refused',
     why,
-    'run ambit log verify; keep the directory as evidence',
+    'run ambit log verify; to begin anew, move the log and its keys away together, and keep them',
   )

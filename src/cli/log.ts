@@ -4,8 +4,9 @@ import { readEvents } from '../audit/read.ts'
 import { verifyLog } from '../audit/verify.ts'
 import { connectDaemon } from '../daemon/client.ts'
 import { logDir } from '../lib/paths.ts'
+import { AmbitError } from '../lib/errors.ts'
 import { printable, printableJson } from '../lib/printable.ts'
-import { type Arguments, type Command, type Context, flag, text, usageError } from './command.ts'
+import { type Arguments, type Command, type Context, failureOf, flag, text, usageError } from './command.ts'
 
 export const command: Command = {
   name: 'log',
@@ -27,9 +28,10 @@ key           the C2SP verifier key
     const [verb, operand] = args.words
     if (verb === 'dir') return say(context, logDir(context.paths))
     if (verb === 'key') return say(context, loadVerifierKey(context.paths))
+    if (verb === 'verify' && operand !== undefined) return verify(operand, args, context)
+    if (verb === 'verify') return verifyOwn(args, context)
     await sequenceNow(context)
     if (verb === undefined) return events(args, context)
-    if (verb === 'verify') return verify(operand ?? logDir(context.paths), args, context)
     if (verb === 'prove' && operand !== undefined && /^\d+$/.test(operand)) {
       return say(context, proveEntry(logDir(context.paths), Number(operand)))
     }
@@ -60,6 +62,20 @@ function events(args: Arguments, context: Context): number {
       context.out(`${new Date(event.time).toISOString()} ${event.session} ${printable(event.message, 200)}`)
   }
   return 0
+}
+
+/** A log that ambitd refuses is the one that somebody wants to see verified. */
+async function verifyOwn(args: Arguments, context: Context): Promise<number> {
+  let refused = false
+  try {
+    await sequenceNow(context)
+  } catch (error) {
+    if (!(error instanceof AmbitError) || error.code !== 'ERR_LOG_INCONSISTENT') throw error
+    context.err(failureOf(error).text)
+    refused = true
+  }
+  const code = await verify(logDir(context.paths), args, context)
+  return refused ? 1 : code
 }
 
 async function verify(dir: string, args: Arguments, context: Context): Promise<number> {
