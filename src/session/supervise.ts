@@ -82,10 +82,13 @@ class Watch {
    * The mount goes when the cell goes, so a view that ends by itself with the world is in order. One that ends before it
    * is not, nor one that was killed: the agent then saw its files vanish, and whatever it ended with is no result.
    */
-  async #viewEnded({ code, why }: Awaited<Wired['view']['exited']>): Promise<void> {
+  async #viewEnded({ code, signal, why }: Awaited<Wired['view']['exited']>): Promise<void> {
     if (this.#closed) return
     this.#wired.gate.pause('the file view has ended')
-    const reason = why ? `the file view ended: ${why}` : 'the view died; without it there are no files'
+    const how = signal ?? `exit ${code}`
+    const reason = why
+      ? `the file view ended: ${why}`
+      : `the view died (${how}); without it there are no files`
     if (code !== 0) return this.#stop(reason)
     const worldEnded = this.#wired.world.exited.then(() => true)
     const grace = new Promise<false>((resolve) => setTimeout(resolve, WORLD_GRACE_MS, false).unref())
