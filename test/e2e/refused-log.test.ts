@@ -19,6 +19,7 @@ test('a refused log is named, can be verified, and is begun anew by moving it an
   assert.equal((await stage.session(['/bin/true'])).code, 0)
   assert.ok(await ended())
   cpSync(join(state, 'log'), join(stage.outside, 'copy'), { recursive: true })
+  stage.own()
   writeFileSync(join(state, 'log/checkpoint'), 'x\n')
 
   const refused = await stage.session(['/bin/echo', 'it-ran'])
