@@ -164,7 +164,7 @@ class Look {
 const isDirectory = (path: string): boolean => statOf(path, fs.statSync)?.isDirectory() ?? false
 
 /** Null for what is not there, or where links lead that the user may not go: then the session may not either. */
-function statOf(path: string, stat: typeof fs.statSync | typeof fs.lstatSync): fs.BigIntStats | null {
+function statOf(path: string, stat: typeof fs.statSync): fs.BigIntStats | null {
   try {
     return stat(path, { bigint: true })
   } catch {

@@ -63,5 +63,5 @@ test('a large file that did not change is not read again, one that did is', { sk
   const world = makeWorld([{ access: 'write' }])
   t.after(() => world.remove())
   const result = await inView(world, script(world.root(0)))
-  assert.deepEqual(result, { seen: [...'aabbbccc'], young: true, kept: ['later', 'all'] })
+  assert.deepEqual(result, { seen: Array.from('aabbbccc'), young: true, kept: ['later', 'all'] })
 })
