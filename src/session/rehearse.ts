@@ -24,6 +24,9 @@ import { ActivityFold } from './summary.ts'
 export async function rehearse(paths: Paths): Promise<readonly unknown[]> {
   const failures: unknown[] = []
   const dir = mkdtempSync(join(tmpdir(), 'ambit-rehearsal-'))
+  const clear = (): void => rmSync(dir, { recursive: true, force: true })
+  // ambitd may end meanwhile, and this process with it.
+  process.once('exit', clear)
   const steps = [rehearseCaller, rehearseResolved, rehearseRecord, rehearseEtc, rehearseLink]
   for (const step of steps) {
     try {
@@ -32,7 +35,8 @@ export async function rehearse(paths: Paths): Promise<readonly unknown[]> {
       failures.push(error)
     }
   }
-  rmSync(dir, { recursive: true, force: true })
+  process.off('exit', clear)
+  clear()
   return failures
 }
 
