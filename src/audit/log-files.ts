@@ -199,11 +199,20 @@ export async function replaceFile(path: string, bytes: Uint8Array): Promise<void
   await diskFiles.syncDir(dirname(path))
 }
 
+const SPACE = 'free some space; nothing is lost, the journals hold it'
+const RIGHTS = 'let its directory be written to again; nothing is lost, the journals hold it'
+const REMEDIES: Readonly<Record<string, string | undefined>> = {
+  ENOSPC: SPACE,
+  EDQUOT: SPACE,
+  EACCES: RIGHTS,
+  EPERM: RIGHTS,
+  EROFS: RIGHTS,
+}
+
 /** Any failure of the disk as ERR_LOG_FAILED; coded errors as they are. */
 export function logFailed(error: unknown): AmbitError {
   if (error instanceof AmbitError) return error
-  const full = ['ENOSPC', 'EDQUOT'].includes(errnoOf(error) ?? '')
-  const remedy = full ? 'free some space; nothing is lost, the journals hold it' : undefined
+  const remedy = REMEDIES[errnoOf(error) ?? '']
   return new AmbitError('ERR_LOG_FAILED', 'could not write the log', messageOf(error), remedy, {
     cause: error,
   })

@@ -151,6 +151,16 @@ export class Log {
     })
   }
 
+  /** Throws ERR_LOG_FAILED where the directory would take no write. Writes nothing itself. */
+  requireWritable(): void {
+    try {
+      for (const name of ['', 'tmp'])
+        fs.accessSync(join(this.dir, name), fs.constants.W_OK | fs.constants.X_OK)
+    } catch (error) {
+      throw logFailed(error)
+    }
+  }
+
   /** Frees the lock. */
   close(): void {
     if (this.#lock >= 0) fs.closeSync(this.#lock)

@@ -165,9 +165,11 @@ function startDaemon(paths: Paths): ReturnType<typeof spawn> {
 /** From the bundle: the shipped node and bundle. From source: this node and main.ts. Never from the environment. */
 function daemonCommand(): [string, ...string[]] {
   const here = fileURLToPath(import.meta.url)
-  if (here.endsWith('.ts')) return [process.execPath, join(dirname(here), 'main.ts')]
+  // No debugger by signal: native/start/src/main.rs.
+  const closed = '--disable-sigusr1'
+  if (here.endsWith('.ts')) return [process.execPath, closed, join(dirname(here), 'main.ts')]
   const build = join(installRoot(), '.build')
-  return [join(build, 'node'), join(build, 'ambitd.cjs')]
+  return [join(build, 'node'), closed, join(build, 'ambitd.cjs')]
 }
 
 /** Little: the daemon outlives this command, serves others, and must not run what NODE_OPTIONS says. */

@@ -131,6 +131,7 @@ export class Daemon {
       throw refusedOpen('its directory is not where sessions are')
     const known = this.#live.get(id)
     if (known) return this.#reattach(known, caller)
+    await this.#requireLog()
     const old = loadRecord(this.#paths, id)
     if (old) throw refusedOpen('it has ended already')
     const born = birthOf(args.pid)
@@ -332,6 +333,12 @@ export class Daemon {
     } catch (error) {
       this.#stalled = messageOf(error)
     }
+  }
+
+  /** No session begins before a log that would not take its record: the journals alone are nobody's proof. */
+  async #requireLog(): Promise<void> {
+    this.#ready().log.requireWritable()
+    if (this.#stalled !== null) await this.#sequence()
   }
 
   #ready(): { log: Log; sequencer: Sequencer } {

@@ -13,10 +13,11 @@ const REFILL_MS = 1000
 /**
  * A gate's memory: young objects get 8 MiB instead of 16 a half, from the start, so that none are collected while a
  * session starts; malloc has two arenas instead of eight a core. Code that was rehearsed stays compiled, however long
- * the host waits. The environment is the host's own; the session it serves brings another.
+ * the host waits. The environment is the host's own; the session it serves brings another. No debugger by signal:
+ * native/start/src/main.rs.
  */
 const SPARING = {
-  flags: ['--max-semi-space-size=8', '--min-semi-space-size=8', '--no-flush-bytecode'],
+  flags: ['--max-semi-space-size=8', '--min-semi-space-size=8', '--no-flush-bytecode', '--disable-sigusr1'],
   env: { MALLOC_ARENA_MAX: '2' },
 } as const
 /** Hosts in a row that may end before anybody took them: killed, or of an installation that was just replaced. */

@@ -40,12 +40,20 @@ export async function endSession(session: Registered, wired: Wired, ending: Endi
   const outcome = outcomeOf(ending)
   // Nobody writes the upper layers, the journals and the private directory any more: seen to while ambitd signs.
   let rest: ReturnType<typeof tidy> | undefined
-  const log = await closeRecord(session, ending, outcome, () => (rest = tidy(session)))
+  const { log, failure } = await closeRecord(session, ending, outcome, () => (rest = tidy(session)))
   wired.barrier.close()
   const { activity, pending } = rest ?? tidy(session)
   await wired.world.gone
-  return summaryOf(session, { ...outcome, ...activity }, log, await pending)
+  const told = failure !== null && outcome.outcome === 'ended' ? unrecorded(failure) : outcome
+  return summaryOf(session, { ...told, ...activity }, log, await pending)
 }
+
+/** What the command did stands in no log that can be verified: its status must not read as if it did. */
+const unrecorded = (failure: AmbitError): Outcome => ({
+  outcome: 'failed',
+  exit: 125,
+  reason: failure.message,
+})
 
 function tidy(session: Registered): { activity: SessionActivity; pending: Promise<readonly Change[]> } {
   const pending = pendingChanges(session.request.paths, session.id)
@@ -74,13 +82,19 @@ export async function abandonSession(session: Registered, error: unknown): Promi
   }
 }
 
+interface Closed {
+  readonly log: Summary['log']
+  /** Why the record could not be written or signed; null also where ambitd just went away. */
+  readonly failure: AmbitError | null
+}
+
 /** `meanwhile` runs while ambitd works. */
 async function closeRecord(
   session: Registered,
   ending: Ending,
   outcome: Outcome,
   meanwhile: () => void,
-): Promise<Summary['log']> {
+): Promise<Closed> {
   try {
     session.journal.append({
       k: 'session.end',
@@ -93,14 +107,21 @@ async function closeRecord(
     const signing = ending.daemon.call('session.close', { id: session.id })
     meanwhile()
     const answer = await signing
-    return { dir: join(session.request.paths.state, 'log'), size: Number(answer.size) }
-  } catch {
-    // The session is over and its journals are durable: the next ambitd sequences them. The summary says log: null.
-    return null
+    const log = { dir: join(session.request.paths.state, 'log'), size: Number(answer.size) }
+    return { log, failure: null }
+  } catch (error) {
+    // Without ambitd nothing is lost: the journals are durable, and the next one sequences and signs them.
+    const gone = error instanceof AmbitError && error.code === 'ERR_DAEMON_UNREACHABLE'
+    return { log: null, failure: gone ? null : asFailure(error) }
   } finally {
     ending.daemon.close()
   }
 }
+
+const asFailure = (error: unknown): AmbitError =>
+  error instanceof AmbitError
+    ? error
+    : new AmbitError('ERR_INTERNAL', 'the record of the session was not closed', messageOf(error))
 
 /** The words and the exit status for how the command ended; who stopped the session comes before how it died. */
 function outcomeOf({ exit, stopped }: Pick<Ending, 'exit' | 'stopped'>): Outcome {

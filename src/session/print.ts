@@ -13,11 +13,14 @@ export function printSummary(summary: Summary, screen: Screen): void {
   screen.err(renderSummary(summary, screen.color))
 }
 
-/** What also a quiet run says: that Ambit ended it, and why. */
-export function printStop({ session, outcome, reason }: Summary, screen: Screen): void {
-  if (outcome === 'ended' || reason === null) return
-  screen.err(`ambit: session ${session} ${outcome}: ${printable(reason)}; see ambit why ${session}`)
+/** What also a quiet run says: that Ambit ended it, and why; that nobody has signed its record yet. */
+export function printStop({ session, outcome, reason, log }: Summary, screen: Screen): void {
+  if (outcome !== 'ended' && reason !== null)
+    screen.err(`ambit: session ${session} ${outcome}: ${printable(reason)}; see ambit why ${session}`)
+  else if (log === null) screen.err(`ambit: session ${session} ended: ${UNSIGNED}`)
 }
+
+const UNSIGNED = 'recorded; signing waits for ambitd: the next ambit command does it'
 
 /** The summary as a person reads it: totals, hosts, changes, refusals, and what to do next. */
 function renderSummary(summary: Summary, color: boolean): string {
@@ -59,7 +62,7 @@ function renderSummary(summary: Summary, color: boolean): string {
   lines.push(
     summary.log
       ? `  recorded and signed: ${summary.log.size} events in the log`
-      : paint('33', '  recorded; signing waits for ambitd: the next ambit command does it'),
+      : paint('33', `  ${UNSIGNED}`),
   )
   return `${lines.join('\n')}\n`
 }

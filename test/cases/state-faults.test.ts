@@ -85,6 +85,45 @@ test("root does not keep its state in another account's directory", {
   await coldAndWarm(stage, owner('12345'), owner('0'), /it belongs to another account/)
 })
 
+test(
+  'a log that cannot be written: warm and cold no session begins, and one that runs ends in words',
+  user,
+  async () => {
+    const stage = new Stage('user')
+    await runs(stage)
+    const mode = (path: string, bits: number) => (): void => chmodSync(join(stateOf(stage), path), bits)
+    await coldAndWarm(
+      stage,
+      mode('log', 0o500),
+      mode('log', 0o700),
+      /could not write the log: EACCES.*let its directory/,
+    )
+    for (const path of ['log', 'log/tile/0/000.p']) {
+      const running = stage.session(['/bin/sh', '-c', 'echo it-ran; exec sleep 2.125'])
+      assert.ok(await eventually(() => processesWith('sleep\x002.125').length > 0, 30_000), 'it runs')
+      mode(path, 0o500)()
+      try {
+        const ran = await running
+        assert.equal(ran.code, 125, `${path}: ${describe(ran)}`)
+        assert.match(
+          ran.stderr,
+          /^ambit: session \S+ failed: could not write the log: EACCES.*; let its directory .*\n$/,
+        )
+        assert.equal(ran.summary.outcome, 'failed')
+        assert.equal(ran.summary.log, null)
+      } finally {
+        mode(path, 0o700)()
+      }
+    }
+    // Nothing is lost: the journals held it, and the next command brings it into the log.
+    await runs(stage)
+    const ends = (await stage.events()).filter((event) => event.ambit.kind === 'session.end')
+    // Five that ran, two refused, two that ended in words.
+    assert.equal(ends.length, 9)
+    assert.equal((await stage.ambit(['log', 'verify'])).code, 0)
+  },
+)
+
 test('a configuration that cannot be read', user, async () => {
   const stage = new Stage('user')
   const config = join(stage.ambitHome, 'config')

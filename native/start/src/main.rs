@@ -61,6 +61,8 @@ fn become_node(root: &Path, words: &[OsString]) -> libc::c_int {
     if words.first().is_some_and(|word| word == "run") {
         node.args(["--max-semi-space-size=8", "--min-semi-space-size=8", "--no-flush-bytecode"]);
     }
+    // Else that signal, which any process of the user may send, opens Node's debugger: it would run what it is told.
+    node.arg("--disable-sigusr1");
     let error = node.arg(build.join("ambit.cjs")).args(words).exec();
     eprintln!("ambit: cannot start: {}: {error}; run: ./dev build", build.join("node").display());
     125
