@@ -1,4 +1,5 @@
 /** What a session did, folded from its journals' facts: for the person at the end, `--summary` and `ambit sessions`. */
+import { hash } from 'node:crypto'
 import type { Control, Fact } from '../audit/fact.ts'
 import { unavailableCommand } from '../runtime/unavailable.ts'
 
@@ -42,11 +43,13 @@ export interface SessionActivity {
 const KEEP = 1000
 /** Distinct paths that are counted; an agent can make millions of names in a session. */
 const COUNTED = 1 << 20
+/** Longer paths are told apart by their digests. */
+const LONG = 64
 
 /** Folds facts, oldest first, into the activity of one session. */
 export class ActivityFold {
-  readonly #read = new Set<string>()
-  readonly #changed = new Set<string>()
+  readonly #read = new Distinct()
+  readonly #changed = new Distinct()
   readonly #commands: SessionActivity['commands'][number][] = []
   readonly #hosts = new Map<string, { requests: number; bytesOut: number; bytesIn: number }>()
   readonly #refusals = new Map<string, Refusal>()
@@ -57,16 +60,16 @@ export class ActivityFold {
   add(fact: Fact): void {
     switch (fact.k) {
       case 'file.open':
-        if (fact.mode === 'read') count(this.#read, fact.path)
+        if (fact.mode === 'read') this.#read.add(fact.path)
         return
       case 'file.write':
       case 'file.create':
       case 'file.delete':
-        count(this.#changed, fact.path)
+        this.#changed.add(fact.path)
         return
       case 'file.rename':
-        count(this.#changed, fact.path)
-        count(this.#changed, fact.to)
+        this.#changed.add(fact.path)
+        this.#changed.add(fact.to)
         return
       case 'process.launch':
         this.#commandsTotal++
@@ -111,7 +114,7 @@ export class ActivityFold {
     const hosts = [...this.#hosts].map(([host, traffic]) => ({ host, ...traffic }))
     return {
       filesRead: this.#read.size,
-      filesChanged: [...this.#changed].slice(0, KEEP),
+      filesChanged: this.#changed.first,
       filesChangedTotal: this.#changed.size,
       commands: this.#commands,
       commandsTotal: this.#commandsTotal,
@@ -124,8 +127,21 @@ export class ActivityFold {
   }
 }
 
-function count(paths: Set<string>, path: string): void {
-  if (paths.size < COUNTED) paths.add(path)
+/** Counts distinct paths. A path may be thousands of characters, and there may be a journal full of them. */
+class Distinct {
+  readonly first: string[] = []
+  readonly #keys = new Set<string>()
+
+  add(path: string): void {
+    const key = path.length > LONG ? hash('sha256', path, 'base64') : path
+    if (this.#keys.size >= COUNTED || this.#keys.has(key)) return
+    this.#keys.add(key)
+    if (this.first.length < KEEP) this.first.push(path)
+  }
+
+  get size(): number {
+    return this.#keys.size
+  }
 }
 
 /** The refusal that a fact records, or null. */
