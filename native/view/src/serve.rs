@@ -1,8 +1,9 @@
 //! `ambit-view serve SPEC`: fd 3 is the mounted `/dev/fuse`, fd 4 the control channel (docs/architecture.md, "View
 //! protocol").
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::AsFd;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
@@ -11,11 +12,12 @@ use std::thread::JoinHandle;
 use ambit_shared::journal::Journal;
 use fuse_backend_rs::api::server::Server;
 use fuse_backend_rs::transport::{FuseBuf, FuseDevWriter, Reader};
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fs::OFlags;
 use serde_json::json;
 
 use crate::confine;
-use crate::crew::{Crew, THREADS};
+use crate::crew::{Crew, Patience, THREADS};
 use crate::hash::Hasher;
 use crate::notify::Notifier;
 use crate::order::Order;
@@ -45,9 +47,9 @@ pub fn start(spec: &ViewSpec, fuse: File) -> Result<Serving, String> {
     let hasher = Arc::new(hasher);
     let view = Arc::new(View::open(spec, journal, hasher.clone(), descriptors)?);
     confine::restrict(spec, &view)?;
-    // Whoever opened the device may have made it non-blocking; the workers wait in read(2).
+    // The workers wait in epoll_wait(2).
     let flags = rustix::fs::fcntl_getfl(&fuse).map_err(|e| format!("fuse: {e}"))?;
-    rustix::fs::fcntl_setfl(&fuse, flags - OFlags::NONBLOCK).map_err(|e| format!("fuse: {e}"))?;
+    rustix::fs::fcntl_setfl(&fuse, flags | OFlags::NONBLOCK).map_err(|e| format!("fuse: {e}"))?;
 
     let stopping = Arc::new(AtomicBool::new(false));
     let server = Arc::new(Server::new(view.clone()));
@@ -108,14 +110,21 @@ fn work(
     searched: &OnceLock<()>,
 ) -> std::io::Result<()> {
     use std::os::fd::AsRawFd;
+    let arrival = Arrival::of(fuse)?;
     crew.join();
     let (mut request, mut reply) = (vec![0; REQUEST], vec![0; REQUEST]);
+    let mut patience = Patience::default();
     loop {
         crew.rejoin();
-        let length = match crew.idle(|| fuse.read(&mut request)) {
-            Ok(length) => length,
+        let take = || match fuse.read(&mut request) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+            other => other.map(Some),
+        };
+        let length = match crew.next(&mut patience, take, || arrival.wait()) {
+            Ok(Some(length)) => length,
+            Ok(None) => continue,
             Err(error) => match error.raw_os_error() {
-                Some(libc::EINTR | libc::EAGAIN | libc::ENOENT) => continue,
+                Some(libc::EINTR | libc::ENOENT) => continue,
                 Some(libc::ENODEV | libc::ECONNABORTED) => return Ok(()),
                 _ => return Err(error),
             },
@@ -129,6 +138,25 @@ fn work(
         if let (Ok(reader), Ok(writer)) = (reader, writer) {
             // A request that cannot be answered (interrupted, malformed) concerns only its caller.
             let _ = server.handle_message(reader, writer.into(), None, None);
+        }
+    }
+}
+
+/// Wakes one thread for a request.
+struct Arrival(OwnedFd);
+
+impl Arrival {
+    fn of(fuse: &File) -> std::io::Result<Self> {
+        let events = epoll::create(CreateFlags::CLOEXEC)?;
+        epoll::add(&events, fuse, EventData::new_u64(0), EventFlags::IN | EventFlags::EXCLUSIVE)?;
+        Ok(Arrival(events))
+    }
+
+    fn wait(&self) -> std::io::Result<()> {
+        let mut event = [const { MaybeUninit::uninit() }; 1];
+        match epoll::wait(&self.0, &mut event, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 }

@@ -202,6 +202,7 @@ impl View {
             Ok(fd) if self.watch.cover(node, &fd) => LONG,
             _ => {
                 self.watch.gaps.store(true, Ordering::Release);
+                self.crew.never_alone();
                 SHORT
             }
         }
