@@ -5,6 +5,7 @@ import { type Host, parseHost } from '../lib/host.ts'
 import { type ClientHello, parseClientHello } from './client-hello.ts'
 import type { GateContext } from './context.ts'
 import { carry, Flow, type FlowTarget, lingerOnClose } from './flow.ts'
+import { serveHttp1 } from './http-servers.ts'
 import { isSynthetic } from './names.ts'
 import { type OtherProtocol, recognise, serverFirst, SPEAK_FIRST_MS } from './other-protocols.ts'
 import { openTunnel } from './tunnel.ts'
@@ -186,7 +187,7 @@ function terminate(gate: GateContext, flow: Flow, name: Host, socket: Socket): v
     lingerOnClose(tls)
     carry(flow, tls)
     if (tls.alpnProtocol === 'h2') gate.http2Server.emit('secureConnection', tls)
-    else gate.http1Server.emit('connection', tls)
+    else serveHttp1(gate, tls)
   })
 }
 

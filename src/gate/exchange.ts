@@ -1,5 +1,5 @@
 /** One request and its answer: decide, record, make durable, send; count and record the end. */
-import type { Readable } from 'node:stream'
+import type { EventEmitter } from 'node:events'
 import type { Decision } from '../policy/decision.ts'
 import type { NetworkRule } from '../profile/plan.ts'
 import { UploadMeter } from './budget.ts'
@@ -78,7 +78,8 @@ export class Exchange implements Watched {
       this.gate.watch.size < MOST_EXCHANGES ? this.admit() : this.#refused(refusal('gate.too-many-exchanges'))
     if (admitted === null) return
     this.gate.watch.add(this)
-    this.response.once('close', () => this.finish())
+    const events: EventEmitter = this.response
+    events.once('close', () => this.finish())
     if (!(await this.#recorded(admitted)) || this.#over) return
     this.expectWithin(this.gate.monitor.deadlines.response)
     try {
@@ -297,7 +298,7 @@ function contentRefusal(inbound: Inbound): string | null {
 }
 
 /** Reads on without keeping anything, so that the client gets to its answer. */
-function discard(body: Readable): void {
+function discard(body: ClientRequest): void {
   body.removeAllListeners('data')
   body.resume()
 }

@@ -1,4 +1,5 @@
 /** The HTTP servers that terminate clients' requests. They listen nowhere: connections are handed to them. */
+import type { EventEmitter } from 'node:events'
 import { createServer, type Server, type ServerOptions } from 'node:http'
 import { createSecureServer, type Http2SecureServer, type ServerHttp2Session } from 'node:http2'
 import type { Socket } from 'node:net'
@@ -9,6 +10,7 @@ import { carry, type Flow, flowOf } from './flow.ts'
 import { forwardHttp1 } from './forward-http1.ts'
 import { forwardHttp2 } from './forward-http2.ts'
 import type { ClientRequest } from './inbound.ts'
+import { Inlet } from './inlet.ts'
 import type { Deadlines } from './options.ts'
 import { rawProblem, refusal } from './refuse.ts'
 import type { ClientResponse } from './respond.ts'
@@ -17,6 +19,8 @@ import { isWebSocket, upgradeWebSocket } from './websocket.ts'
 const MAX_HEAD = 65_536
 /** Bytes an HTTP/2 client may send ahead of us: the bound on what a flow keeps in memory. */
 const WINDOW = 1 << 20
+/** How long a client's HTTP/1.1 connection may do nothing between two requests. */
+const KEPT_MS = 60_000
 
 /** Settings of every HTTP/1.1 server here: llhttp strict, heads bounded in size and time. */
 export const http1Options = (deadlines: Deadlines): ServerOptions => ({
@@ -24,7 +28,7 @@ export const http1Options = (deadlines: Deadlines): ServerOptions => ({
   maxHeaderSize: MAX_HEAD,
   headersTimeout: deadlines.head,
   requestTimeout: 0,
-  keepAliveTimeout: 60_000,
+  keepAliveTimeout: KEPT_MS,
   connectionsCheckingInterval: Math.min(2000, deadlines.head),
   noDelay: true,
   requireHostHeader: false,
@@ -62,6 +66,17 @@ export function createHttp1Server(deadlines: Deadlines, gate: GateOf): Server {
     refuseSocket(gate(), socket, clientErrorReason(error)),
   )
   return server
+}
+
+/** Serves HTTP/1.1 of a client over TLS: by an inlet for as long as its requests are usual ones, then by the server. */
+export function serveHttp1(gate: GateContext, socket: Socket): void {
+  new Inlet(socket, {
+    head: gate.monitor.deadlines.head,
+    idle: KEPT_MS,
+    serve: (request, reply) => serve(gate, socket, request, reply, forwardHttp1),
+    leave: () => gate.http1Server.emit('connection', socket),
+    slow: () => refuseSocket(gate, socket, 'http.slow-head'),
+  })
 }
 
 /** Serves HTTP/2 on the connections it is given, with the limits that Node has for it. */
@@ -114,8 +129,7 @@ function serve(
     response.destroy()
     return
   }
-  request.on('error', () => undefined)
-  response.on('error', () => undefined)
+  for (const events of [request, response] as readonly EventEmitter[]) events.on('error', () => undefined)
   void new Exchange(gate, flow, request, response).run(forward)
 }
 

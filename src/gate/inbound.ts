@@ -3,6 +3,7 @@ import type { IncomingMessage } from 'node:http'
 import type { Http2ServerRequest } from 'node:http2'
 import { parseAuthority } from '../lib/host.ts'
 import type { FlowTarget } from './flow.ts'
+import type { InletRequest } from './inlet.ts'
 
 /** Headers that pass a session; SRT's figure, well above what programs send. */
 const MOST_HEADERS = 191
@@ -26,7 +27,7 @@ export type InboundError =
   | 'http.misdirected'
   | 'http.head-too-large'
 
-export type ClientRequest = IncomingMessage | Http2ServerRequest
+export type ClientRequest = IncomingMessage | Http2ServerRequest | InletRequest
 
 interface Framing {
   readonly hosts: string[]
@@ -104,4 +105,4 @@ function namesFlow(hosts: readonly string[], flow: FlowTarget, tls: boolean, htt
 }
 
 const endsWithHead = (request: ClientRequest): boolean =>
-  'stream' in request ? request.stream.endAfterHeaders : request.complete
+  'stream' in request && request.stream.endAfterHeaders

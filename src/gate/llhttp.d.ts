@@ -1,6 +1,7 @@
-/** The part of Node's binding of llhttp that link.ts uses; @types/node leaves it out. */
+/** The part of Node's binding of llhttp that link.ts and inlet.ts use; @types/node leaves it out. */
 declare module 'node:_http_common' {
   export class HTTPParser {
+    static readonly REQUEST: number
     static readonly RESPONSE: number
     static readonly kLenientNone: number
     static readonly kOnMessageBegin: 0

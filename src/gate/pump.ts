@@ -10,6 +10,14 @@ export interface UploadRules {
   moved(bytes: number): void
 }
 
+/** Where an upload comes from: a stream, or a request of the inlet. */
+export type UploadSource = {
+  pause(): unknown
+  resume(): unknown
+  on(event: string, listener: (chunk: Buffer) => void): unknown
+  off(event: string, listener: (chunk: Buffer) => void): unknown
+}
+
 /** Where an upload goes: a stream, or a link to a server. */
 export type UploadSink = Pick<Writable, 'write' | 'writableNeedDrain'> & {
   end(): unknown
@@ -22,7 +30,7 @@ export type UploadSink = Pick<Writable, 'write' | 'writableNeedDrain'> & {
  * not dropped, so that a frozen session can go on.
  */
 export class UploadPump {
-  readonly #source: Readable
+  readonly #source: UploadSource
   readonly #sink: UploadSink
   readonly #rules: UploadRules
   #held: Buffer[] = []
@@ -30,7 +38,7 @@ export class UploadPump {
   #done = false
   #forget: (() => void) | null = null
 
-  constructor(source: Readable, sink: UploadSink, rules: UploadRules) {
+  constructor(source: UploadSource, sink: UploadSink, rules: UploadRules) {
     this.#source = source
     this.#sink = sink
     this.#rules = rules
@@ -99,13 +107,20 @@ export class UploadPump {
 }
 
 /** An HTTP/2 stream that its peer resets emits `end` like one that is whole; its server must not take it for that. */
-function brokenOff(source: Readable): boolean {
+function brokenOff(source: UploadSource): boolean {
   const stream = (source as { stream?: { aborted?: boolean; rstCode?: number } }).stream
   return stream !== undefined && (stream.aborted === true || (stream.rstCode ?? 0) !== 0)
 }
 
+/** Where an answer goes: a stream, or a reply of the inlet. */
+export type AnswerSink = {
+  write(chunk: Buffer): boolean
+  end(): unknown
+  on(event: 'drain', listener: () => void): unknown
+}
+
 /** Bytes on their way in. */
-export function pumpDown(source: Readable, sink: Writable, moved: (bytes: number) => void): void {
+export function pumpDown(source: Readable, sink: AnswerSink, moved: (bytes: number) => void): void {
   source.on('data', (chunk: Buffer) => {
     moved(chunk.length)
     if (!sink.write(chunk)) source.pause()

@@ -10,8 +10,9 @@ import {
   type Refusal,
   titleOf,
 } from './refuse.ts'
+import type { Reply } from './reply.ts'
 
-export type ClientResponse = ServerResponse | Http2ServerResponse
+export type ClientResponse = ServerResponse | Http2ServerResponse | Reply
 
 const isHttp2 = (response: ClientResponse): response is Http2ServerResponse => 'stream' in response
 
@@ -68,7 +69,7 @@ export function sendRefusal(
       titleOf(refusal),
       close ? { ...headers, connection: 'close' } : headers,
     )
-  response.end(body)
+  ;(response as { end(body: Buffer): unknown }).end(body)
 }
 
 const isGit = (response: ClientResponse): boolean =>
