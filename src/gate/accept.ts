@@ -118,8 +118,8 @@ function refuseOther(flow: Flow, protocol: OtherProtocol, socket: Socket, ms: nu
 /** HTTP in the clear. Only rules that say so admit it; the others' refusals are readable this way too. */
 function servePlain(gate: GateContext, flow: Flow, socket: Socket): void {
   carry(flow, socket)
-  gate.http1Server.emit('connection', socket)
-  // It was paused for the look at its first bytes, and a server only starts a socket that never was.
+  serveHttp1(gate, socket)
+  // It was paused for the look at its first bytes, and a listener only starts a socket that never was.
   socket.resume()
 }
 

@@ -68,7 +68,7 @@ export function createHttp1Server(deadlines: Deadlines, gate: GateOf): Server {
   return server
 }
 
-/** Serves HTTP/1.1 of a client over TLS: by an inlet for as long as its requests are usual ones, then by the server. */
+/** Serves a client's HTTP/1.1, over TLS or plain: by an inlet while its requests are usual ones, then by the server. */
 export function serveHttp1(gate: GateContext, socket: Socket): void {
   new Inlet(socket, {
     head: gate.monitor.deadlines.head,

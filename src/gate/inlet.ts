@@ -25,7 +25,15 @@ const METHODS: Readonly<Record<number, string>> = {
   6: 'OPTIONS',
   28: 'PATCH',
 }
-const UNUSUAL = new Set(['connection', 'expect', 'transfer-encoding', 'trailer', 'upgrade', 'te', 'http2-settings'])
+const UNUSUAL = new Set([
+  'connection',
+  'expect',
+  'transfer-encoding',
+  'trailer',
+  'upgrade',
+  'te',
+  'http2-settings',
+])
 
 /** A request, its body as events `data` and `end`. */
 export class InletRequest extends EventEmitter {
@@ -149,7 +157,17 @@ export class Inlet {
     const parser = this.#parser
     parser.initialize(HTTPParser.REQUEST, {}, MAX_HEAD, HTTPParser.kLenientNone)
     parser[HTTPParser.kOnHeaders] = () => undefined
-    parser[HTTPParser.kOnHeadersComplete] = (major, minor, headers, method, url, _status, _text, upgrade, keep) => {
+    parser[HTTPParser.kOnHeadersComplete] = (
+      major,
+      minor,
+      headers,
+      method,
+      url,
+      _status,
+      _text,
+      upgrade,
+      keep,
+    ) => {
       // A list too long for one call came in pieces.
       if (major === 1 && minor === 1 && headers && !upgrade && keep)
         this.#parsed = usual(METHODS[Number(method)], String(url ?? ''), headers)

@@ -52,7 +52,9 @@ export class Reply extends EventEmitter {
     fields?: Record<string, string | number>,
   ): void {
     const [text, given] = typeof title === 'string' ? [title, fields ?? {}] : [STATUS_CODES[status], title]
-    const headers = Array.isArray(given) ? (given as readonly string[]) : Object.entries(given).flat().map(String)
+    const headers = Array.isArray(given)
+      ? (given as readonly string[])
+      : Object.entries(given).flat().map(String)
     if (this.headersSent || !Number.isInteger(status) || status < 200 || status > 999)
       throw new TypeError('no head of an answer')
     let lines = `HTTP/1.1 ${status} ${text ?? 'unknown'}\r\n`
@@ -63,7 +65,8 @@ export class Reply extends EventEmitter {
       if (!TOKEN.test(name) || NO_VALUE.test(value)) throw new TypeError('no field of a head')
       lines += `${name}: ${value}\r\n`
       if (name.length === 14 && name.toLowerCase() === 'content-length') length = value
-      else if (name.length === 10 && name.toLowerCase() === 'connection' && value === 'close') this.last = true
+      else if (name.length === 10 && name.toLowerCase() === 'connection' && value === 'close')
+        this.last = true
     }
     if (!this.last) lines += 'Connection: keep-alive\r\nKeep-Alive: timeout=60\r\n'
     this.#framing = this.#framingOf(status, length)
