@@ -170,7 +170,7 @@ export class Inlet {
     ) => {
       // A list too long for one call came in pieces.
       if (major === 1 && minor === 1 && headers && !upgrade && keep)
-        this.#parsed = usual(METHODS[Number(method)], String(url ?? ''), headers)
+        this.#parsed = usual(METHODS[method ?? -1], url ?? '', headers)
       return HEAD_ONLY
     }
   }
@@ -279,7 +279,10 @@ export class Inlet {
 
   readonly #onTimeout = (): void => {
     if (this.#gone || this.#reply || this.#left > 0) return
-    if (this.#served) return void this.#socket.destroySoon()
+    if (this.#served) {
+      this.#socket.destroySoon()
+      return
+    }
     this.#gone = true
     this.#rules.slow()
   }
