@@ -18,6 +18,7 @@ const NATIVE: Readonly<Record<string, string>> = {
   'spec-and-orders': 'ambit-view',
   'names-and-settings': 'ambit-view',
   'review-layer': 'ambit-view',
+  requests: 'ambit-view',
 }
 
 const { values, positionals } = parseArgs({

@@ -80,10 +80,19 @@ export type FactBody =
    * records of its own, which after a power cut may be missing for the last tenth of a second.
    */
   | { k: 'file.intent'; path: string; files: number; label: Label }
+  /** This and the next three are recorded before they happen; see `file.failed`. */
   | { k: 'file.create'; path: string; type: 'file' | 'dir' | 'link' | 'other' }
   | { k: 'file.delete'; path: string }
   | { k: 'file.rename'; path: string; to: string }
   | { k: 'file.attributes'; path: string }
+  /** What the latest fact of this kind and path announced did not happen, or only in part. `to`: of a rename. */
+  | {
+      k: 'file.failed'
+      path: string
+      to?: string | undefined
+      op: 'create' | 'delete' | 'rename' | 'attributes' | 'write'
+      reason: string
+    }
   | { k: 'file.hash'; path: string; size: number; sha256: string }
   | {
       k: 'file.denied'

@@ -245,6 +245,11 @@ const MAPPERS: Mapper = {
     return { ...mapped, attributes: { ...mapped.attributes, file_result: fileObject(to) } }
   },
   'file.attributes': ({ path }) => file(6, `change attributes of ${path}`, path, {}, {}),
+  'file.failed': ({ path, to, op, reason }) => {
+    const mapped = file(FILE_ACTIVITY[op] ?? op, `${op} ${path} failed: ${reason}`, path, {}, { op, reason })
+    const result = to === undefined ? null : { file_result: fileObject(to) }
+    return { ...mapped, status: 'failure', attributes: { ...mapped.attributes, ...result } }
+  },
   'file.hash': ({ path, size, sha256 }) =>
     file('Hash', `hash ${path}`, path, { size, ...sha256Hash(sha256) }, {}),
   'file.denied': ({ path, op, reason, rule, count }) => {

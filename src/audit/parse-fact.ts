@@ -26,6 +26,7 @@ const tls = z.strictObject({ version: word, subject: text, issuer: text, sha256:
 const agent = z.strictObject({ name: text, version: text.nullable(), digest: text.nullable() })
 const outcome = z.enum(['ended', 'failed', 'killed', 'refused', 'timeout'])
 const fileType = z.enum(['file', 'dir', 'link', 'other'])
+const fileChange = z.enum(['create', 'delete', 'rename', 'attributes', 'write'])
 const fileRefusal = z.enum([
   'hidden',
   'protected',
@@ -101,6 +102,7 @@ const FACT = z.discriminatedUnion('k', [
   kind('file.delete', { path: text }),
   kind('file.rename', { path: text, to: text }),
   kind('file.attributes', { path: text }),
+  kind('file.failed', { path: text, to: text.optional(), op: fileChange, reason: text }),
   kind('file.hash', { path: text, size: count, sha256: digest }),
   kind('file.denied', { path: text, op: word, reason: fileRefusal, rule: text, count: count.optional() }),
   kind('dns.query', { name: text, type: word, answer: text.nullable(), reason: text.nullable(), rule }),

@@ -71,6 +71,11 @@ export class ActivityFold {
         this.#changed.add(fact.path)
         this.#changed.add(fact.to)
         return
+      // Recorded before it was tried.
+      case 'file.failed':
+        if (fact.op !== 'attributes') this.#changed.drop(fact.path)
+        if (fact.to !== undefined) this.#changed.drop(fact.to)
+        return
       case 'process.launch':
         this.#commandsTotal++
         if (this.#commands.length < KEEP)
@@ -130,19 +135,34 @@ export class ActivityFold {
 /** Counts distinct paths. A path may be thousands of characters, and there may be a journal full of them. */
 class Distinct {
   readonly first: string[] = []
-  readonly #keys = new Set<string>()
+  /** How often each came. */
+  readonly #keys = new Map<string, number>()
 
   add(path: string): void {
-    const key = path.length > LONG ? hash('sha256', path, 'base64') : path
-    if (this.#keys.size >= COUNTED || this.#keys.has(key)) return
-    this.#keys.add(key)
-    if (this.first.length < KEEP) this.first.push(path)
+    const key = keyOf(path)
+    const known = this.#keys.get(key)
+    if (known === undefined && this.#keys.size >= COUNTED) return
+    this.#keys.set(key, (known ?? 0) + 1)
+    if (known === undefined && this.first.length < KEEP) this.first.push(path)
+  }
+
+  /** Takes one `add` back. */
+  drop(path: string): void {
+    const key = keyOf(path)
+    const known = this.#keys.get(key) ?? 0
+    if (known > 1) this.#keys.set(key, known - 1)
+    if (known !== 1) return
+    this.#keys.delete(key)
+    const at = this.first.indexOf(path)
+    if (at >= 0) this.first.splice(at, 1)
   }
 
   get size(): number {
     return this.#keys.size
   }
 }
+
+const keyOf = (path: string): string => (path.length > LONG ? hash('sha256', path, 'base64') : path)
 
 /** The refusal that a fact records, or null. */
 export function refusalOf(fact: Fact): Refusal | null {

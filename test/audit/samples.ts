@@ -54,6 +54,7 @@ const BODIES: { readonly [K in FactKind]: Extract<FactBody, { k: K }> } = {
   'file.delete': { k: 'file.delete', path: '/w/old' },
   'file.rename': { k: 'file.rename', path: '/w/a', to: '/w/b' },
   'file.attributes': { k: 'file.attributes', path: '/w/a' },
+  'file.failed': { k: 'file.failed', path: '/w/a', to: '/w/b', op: 'rename', reason: 'Directory not empty' },
   'file.hash': { k: 'file.hash', path: '/w/a', size: 5, sha256: digest },
   'file.denied': {
     k: 'file.denied',

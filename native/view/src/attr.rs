@@ -1,5 +1,6 @@
 //! Attributes: mode, owner, size, times, extended.
 use std::io;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fuse_backend_rs::abi::fuse_abi::{SetattrValid, stat64};
@@ -11,7 +12,7 @@ use crate::record::Fact;
 use crate::sys::{self, errno};
 use crate::tree::{Layer, Spot, TOP};
 use crate::view::View;
-use crate::watch::{LONG, SHORT};
+use crate::watch::{LINKED, LONG, SHORT};
 
 impl View {
     /// The attributes, and how long the kernel may keep them.
@@ -27,11 +28,15 @@ impl View {
         let spot = self.spot(node)?;
         // Before they are looked at: a change after that makes an event.
         let lasts = self.attributes_last(&spot);
-        let stat = match handle.and_then(|id| self.handle(id).ok()) {
+        let stat = match handle.and_then(|id| self.handle_of(node, id).ok()) {
             Some(file) => sys::stat_fd(&**file.file.read().unwrap())?,
             None => self.stat(&spot).or_else(|error| self.stat_of_open(node).ok_or(error))?,
         };
-        let lasts = if !spot.kind.is_dir() && stat.st_nlink != 1 { SHORT } else { lasts };
+        let lasts = match stat.st_nlink {
+            0 if !spot.kind.is_dir() => SHORT,
+            2.. if !spot.kind.is_dir() => LINKED,
+            _ => lasts,
+        };
         Ok((self.attributes(&stat, spot.ino), lasts))
     }
 
@@ -76,10 +81,18 @@ impl View {
         if spot.class.review && (spot.upper.is_none() || spot.kind.is_dir()) {
             spot = self.before_change(node, &spot)?;
         }
-        if valid.contains(SetattrValid::SIZE) {
-            self.resize(&spot, handle, attr.st_size as u64)?;
-        }
-        let object = self.object(&spot)?;
+        let path = self.fact_path(spot.root, &spot.path);
+        self.record.ahead(&[Fact::Attributes { path: &path }], || {
+            if valid.contains(SetattrValid::SIZE) {
+                self.resize(&spot, handle, attr.st_size as u64)?;
+            }
+            self.set_mode_and_times(&spot, attr, valid)
+        })?;
+        self.attributes_of(node, None)
+    }
+
+    fn set_mode_and_times(&self, spot: &Spot, attr: &stat64, valid: SetattrValid) -> io::Result<()> {
+        let object = self.object(spot)?;
         if valid.contains(SetattrValid::MODE) {
             // No set-uid, set-gid: nothing of the session may act as somebody else on the host.
             fs::chmod(sys::proc_path(&object), Mode::from_raw_mode(attr.st_mode & 0o1777))?;
@@ -89,9 +102,7 @@ impl View {
         if valid.intersects(touched) {
             fs::utimensat(&object, c"", &new_times(attr, valid), AtFlags::EMPTY_PATH)?;
         }
-        let path = self.fact_path(spot.root, &spot.path);
-        self.record.append(&Fact::Attributes { path: &path })?;
-        self.attributes_of(node, None)
+        Ok(())
     }
 
     /// Copies up; of a directory, notes what the host's was.
@@ -112,9 +123,9 @@ impl View {
     }
 
     fn resize(&self, spot: &Spot, handle: Option<u64>, size: u64) -> io::Result<()> {
-        let held = match handle.and_then(|id| self.handle(id).ok()) {
-            Some(file) if file.writes => {
-                file.dirty.store(true, std::sync::atomic::Ordering::Release);
+        let held = match handle.and_then(|id| self.handle_of(spot.node, id).ok()) {
+            Some(file) if file.may_write().is_ok() && !file.revoked.load(Ordering::Acquire) => {
+                file.dirty.store(true, Ordering::Release);
                 Some(file.file.read().unwrap().clone())
             }
             _ => None,
@@ -123,10 +134,9 @@ impl View {
             Some(file) => fs::ftruncate(&*file, size)?,
             None => {
                 let file = self.content(spot, OFlags::WRONLY)?;
-                fs::ftruncate(&file, size)?;
-                let path = self.fact_path(spot.root, &spot.path);
-                let label = &self.root(spot).label;
-                self.record.append(&Fact::Write { path: &path, size, sha256: None, label })?;
+                let (path, label) = (self.fact_path(spot.root, &spot.path), &self.root(spot).label);
+                let fact = Fact::Write { path: &path, size, sha256: None, label };
+                self.record.ahead(&[fact], || Ok(fs::ftruncate(&file, size)?))?;
             }
         }
         Ok(())
@@ -190,12 +200,14 @@ impl View {
             spot = self.before_change(node, &spot)?;
         }
         let object = self.object(&spot)?;
-        let path = sys::proc_path(&object);
-        match value {
-            Some(value) => fs::setxattr(path, name, value, XattrFlags::from_bits_truncate(flags))?,
-            None => fs::removexattr(path, name)?,
-        }
-        self.record.append(&Fact::Attributes { path: &self.fact_path(spot.root, &spot.path) })
+        let (path, place) = (self.fact_path(spot.root, &spot.path), sys::proc_path(&object));
+        self.record.ahead(&[Fact::Attributes { path: &path }], || {
+            match value {
+                Some(value) => fs::setxattr(place, name, value, XattrFlags::from_bits_truncate(flags))?,
+                None => fs::removexattr(place, name)?,
+            }
+            Ok(())
+        })
     }
 }
 

@@ -97,12 +97,20 @@ impl View {
         Ok((self.place(parent, class)?, class))
     }
 
-    /// What `make` makes after `prepare`; when it fails, there is no inode more.
-    fn make<T>(&self, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        make().inspect_err(|_| self.quota.drop_inode())
+    /// Records that `name` is made, then has it made; when that fails, there is no inode more.
+    fn make<T>(
+        &self,
+        parent: &Spot,
+        name: &[u8],
+        kind: FileType,
+        make: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        let path = self.fact_path(parent.root, &parent.child_path(name));
+        let fact = Fact::Create { path: &path, kind: kind_name(kind) };
+        self.record.ahead(&[fact], make).inspect_err(|_| self.quota.drop_inode())
     }
 
-    /// After a name was made: it belongs to the session, is on record and has a node.
+    /// After a name was made: it belongs to the session and has a node.
     fn made(
         &self,
         parent: &Spot,
@@ -111,12 +119,10 @@ impl View {
         object: impl std::os::fd::AsFd,
     ) -> io::Result<Entry> {
         let stat = self.own(&object)?;
-        let path = self.fact_path(parent.root, &parent.child_path(name));
-        self.record.append(&Fact::Create { path: &path, kind: kind_name(sys::kind(&stat)) })?;
         self.made_entry(parent, name, class, stat)
     }
 
-    /// The entry of a name that was made and is on record.
+    /// The entry of a name that was made.
     fn made_entry(&self, parent: &Spot, name: &[u8], class: Class, stat: fs::Stat) -> io::Result<Entry> {
         let path = parent.child_path(name);
         // The parent may have got its upper directory just now.
@@ -140,9 +146,16 @@ impl View {
     pub fn create_file(&self, parent: u64, name: &[u8], mode: u32, flags: u32) -> io::Result<Created> {
         let _shape = self.shape.read().unwrap();
         let spot = self.parent(parent)?;
+        let child = spot.child_path(name);
         let made = self.prepare(&spot, name, FileType::RegularFile, "create").and_then(|(dir, class)| {
             let new = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-            Ok((self.make(|| sys::open(&dir, name, new, mode & 0o777))?, class))
+            let (path, label) = (self.fact_path(spot.root, &child), &self.root(&spot).label);
+            let facts = [
+                Fact::Create { path: &path, kind: kind_name(FileType::RegularFile) },
+                Fact::Open { path: &path, mode: "write", size: 0, sha256: None, label },
+            ];
+            let file = self.record.ahead(&facts, || sys::open(&dir, name, new, mode & 0o1777));
+            Ok((file.inspect_err(|_| self.quota.drop_inode())?, class))
         });
         let (file, class) = match made {
             // The host made it since the kernel looked.
@@ -156,13 +169,6 @@ impl View {
         };
         let file = Arc::new(File::from(file));
         let stat = self.own(&*file)?;
-        let child = spot.child_path(name);
-        let path = self.fact_path(spot.root, &child);
-        let label = &self.root(&spot).label;
-        self.record.append_all(&[
-            Fact::Create { path: &path, kind: kind_name(FileType::RegularFile) },
-            Fact::Open { path: &path, mode: "write", size: 0, sha256: None, label },
-        ])?;
         let entry = self.made_entry(&spot, name, class, stat)?;
         let direct = goes_direct(flags);
         let intended = direct && self.is_intended(spot.root, &child);
@@ -176,14 +182,16 @@ impl View {
             direct,
             ..FileHandle::new(entry.inode, file, true)
         };
-        Ok(Created { entry, handle: self.add_handle(handle), direct, intended })
+        let handle = self.add_handle(handle).inspect_err(|_| self.quota.close(entry.inode))?;
+        Ok(Created { entry, handle, direct, intended })
     }
 
     pub fn make_dir(&self, parent: u64, name: &[u8], mode: u32) -> io::Result<Entry> {
         let _shape = self.shape.read().unwrap();
         let spot = self.parent(parent)?;
         let (dir, class) = self.prepare(&spot, name, FileType::Directory, "mkdir")?;
-        self.make(|| Ok(fs::mkdirat(&dir, name, Mode::from_raw_mode(mode & 0o1777))?))?;
+        let mode = Mode::from_raw_mode(mode & 0o1777);
+        self.make(&spot, name, FileType::Directory, || Ok(fs::mkdirat(&dir, name, mode)?))?;
         self.made(&spot, name, class, sys::open_path(&dir, name)?)
     }
 
@@ -192,7 +200,7 @@ impl View {
         let spot = self.parent(parent)?;
         let (dir, class) = self.prepare(&spot, name, FileType::Symlink, "symlink")?;
         // The target is text to this process: only the agent's own kernel view ever follows it.
-        self.make(|| Ok(fs::symlinkat(target, &dir, name)?))?;
+        self.make(&spot, name, FileType::Symlink, || Ok(fs::symlinkat(target, &dir, name)?))?;
         self.made(&spot, name, class, sys::open_path(&dir, name)?)
     }
 
@@ -205,7 +213,8 @@ impl View {
             return Err(self.refuse(spot.root, &spot.child_path(name), "mknod", "unsupported", libc::EPERM));
         }
         let (dir, class) = self.prepare(&spot, name, kind, "mknod")?;
-        self.make(|| Ok(fs::mknodat(&dir, name, kind, Mode::from_raw_mode(mode & 0o777), 0)?))?;
+        let mode = Mode::from_raw_mode(mode & 0o1777);
+        self.make(&spot, name, kind, || Ok(fs::mknodat(&dir, name, kind, mode, 0)?))?;
         self.made(&spot, name, class, sys::open_path(&dir, name)?)
     }
 
@@ -221,7 +230,8 @@ impl View {
         if from.class.review != class.review {
             return Err(self.refuse(from.root, &from.path, "link", "hard-link", libc::EXDEV));
         }
-        if !matches!(from.kind, FileType::RegularFile | FileType::Symlink) {
+        use FileType::{Fifo, RegularFile, Socket, Symlink};
+        if !matches!(from.kind, RegularFile | Symlink | Fifo | Socket) {
             return Err(errno(libc::EPERM));
         }
         if self.find(&to, name)?.is_some() {
@@ -232,11 +242,12 @@ impl View {
         self.admit_links(&from, &stat, true)?;
         let dir = self.place(&to, class)?;
         let object = self.object(&from)?;
-        fs::linkat(fs::CWD, sys::proc_path(&object), &dir, name, AtFlags::SYMLINK_FOLLOW)?;
         let path = to.child_path(name);
+        let (fact_path, kind) = (self.fact_path(to.root, &path), kind_name(from.kind));
+        self.record.ahead(&[Fact::Create { path: &fact_path, kind }], || {
+            Ok(fs::linkat(fs::CWD, sys::proc_path(&object), &dir, name, AtFlags::SYMLINK_FOLLOW)?)
+        })?;
         self.links.note(to.root, Id::from(&stat), [&from.path, &path]);
-        self.record
-            .append(&Fact::Create { path: &self.fact_path(to.root, &path), kind: kind_name(from.kind) })?;
         // Its names are inodes of their own to the kernel: what is changed by one must not stay cached for another.
         for other in self.tree.lock().unwrap().nodes_of(Id::from(&stat)) {
             self.kernel(|kernel| kernel.forget_attributes(other, false));
@@ -274,8 +285,9 @@ impl View {
             return Err(errno(libc::EISDIR));
         }
         let pin = self.keep_in_use(&spot, name, &found);
-        self.remove(&spot, name, &found, AtFlags::empty())?;
-        self.record.append(&Fact::Delete { path: &self.fact_path(spot.root, &found.path) })?;
+        let path = self.fact_path(spot.root, &found.path);
+        self.record
+            .ahead(&[Fact::Delete { path: &path }], || self.remove(&spot, name, &found, AtFlags::empty()))?;
         self.removed(parent, name, &found, pin);
         Ok(())
     }
@@ -288,22 +300,28 @@ impl View {
             return Err(errno(libc::ENOTDIR));
         }
         self.must_be_empty(&spot, name, &found)?;
-        self.remove(&spot, name, &found, AtFlags::REMOVEDIR)?;
-        self.record.append(&Fact::Delete { path: &self.fact_path(spot.root, &found.path) })?;
-        self.removed(parent, name, &found, None);
+        let pin = self.keep_in_use(&spot, name, &found);
+        let path = self.fact_path(spot.root, &found.path);
+        self.record.ahead(&[Fact::Delete { path: &path }], || {
+            self.remove(&spot, name, &found, AtFlags::REMOVEDIR)
+        })?;
+        self.removed(parent, name, &found, pin);
         Ok(())
     }
 
     /// Hidden names count: a directory that holds only them is not empty, and not to be looked through by removing it.
     fn must_be_empty(&self, parent: &Spot, name: &[u8], found: &Found) -> io::Result<()> {
-        if found.upper.is_some()
-            && !sys::is_empty(sys::open_dir(self.dir(parent.node, Layer::Upper)?, name)?)?
-        {
+        // What really goes may be unreadable: then whoever takes it away looks.
+        let read = |layer, goes: bool| match sys::list(sys::open_dir(self.dir(parent.node, layer)?, name)?) {
+            Err(error) if goes && error.raw_os_error() == Some(libc::EACCES) => Ok(Vec::new()),
+            other => other,
+        };
+        if found.upper.is_some() && !read(Layer::Upper, true)?.is_empty() {
             return Err(errno(libc::ENOTEMPTY));
         }
         if found.lower.is_some() {
             let overlay = self.root(parent).overlay.as_ref();
-            let names = sys::list(sys::open_dir(self.dir(parent.node, Layer::Lower)?, name)?)?;
+            let names = read(Layer::Lower, !found.class.review)?;
             let stays = |child: &[u8]| {
                 let path = [&found.path[..], b"/", child].concat();
                 !overlay.is_some_and(|o| o.hides(&path))
@@ -358,7 +376,7 @@ impl View {
         let mut tree = self.tree.lock().unwrap();
         if let Some(node) = tree.child(parent, name) {
             if let Some(fd) = pin {
-                tree.pin(node, fd, found.stat.st_nlink < 2);
+                tree.pin(node, fd, !found.kind().is_dir() && found.stat.st_nlink < 2);
             }
             tree.detach(node);
             drop(tree);

@@ -104,7 +104,12 @@ impl View {
         let unrecorded = AtomicBool::new(writes && flags as i32 & libc::O_TRUNC != 0);
         let dirty = AtomicBool::new(false);
         let handle = FileHandle { dirty, unrecorded, ..FileHandle::new(node, file, writes) };
-        Ok((self.add_handle(handle), unchanged && !writes))
+        let handle = self.add_handle(handle).inspect_err(|_| {
+            if writes {
+                self.quota.close(node)
+            }
+        })?;
+        Ok((handle, unchanged && !writes))
     }
 
     /// Opens for reading and writing where the host allows both: the digest at close needs to read.
@@ -150,7 +155,8 @@ impl View {
         Ok(())
     }
 
-    pub fn release_file(&self, id: u64) -> io::Result<()> {
+    pub fn release_file(&self, node: u64, id: u64) -> io::Result<()> {
+        self.handle_of(node, id)?;
         let handle = self.handles.write().unwrap().remove(&id);
         let Some(handle) = handle else { return Ok(()) };
         self.stale.closed(&handle);
@@ -160,6 +166,8 @@ impl View {
         if handle.writes {
             self.quota.close(handle.node);
         }
+        let gone = self.tree.lock().unwrap().closed(handle.node);
+        self.let_nodes_go(gone);
         flushed
     }
 
@@ -191,10 +199,11 @@ impl View {
         }
         let parent = self.upper_dir(spot.parent)?;
         let mode = self.stat(&spot)?.st_mode & 0o777;
-        match fs::mkdirat(&parent, &*spot.name, Mode::from_raw_mode(mode | 0o700)) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
+        let mode = Mode::from_raw_mode(mode | 0o700);
+        sys::make_in(&parent, || match fs::mkdirat(&parent, &*spot.name, mode) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+            Err(error) => Err(error.into()),
+        })?;
         let fd = Arc::new(sys::open_dir(&parent, &spot.name)?);
         let stat = self.own(&fd)?;
         self.tree.lock().unwrap().set_upper(node, Id::from(&stat));
@@ -225,14 +234,14 @@ impl View {
             FileType::RegularFile => {
                 let source = self.content(&spot, OFlags::RDONLY)?;
                 self.within_quota(spot.root, &spot.path, self.quota.add(copied_size(&stat)))?;
-                let base = overlay.copy_file(&source, &stat, &upper, &spot.name)?;
+                let base = sys::make_in(&upper, || overlay.copy_file(&source, &stat, &upper, &spot.name))?;
                 overlay.note(&spot.path, base)?;
             }
             FileType::Symlink => {
                 let lower = self.dir(spot.parent, Layer::Lower)?;
                 overlay.note(&spot.path, describe(&lower, &spot.name, &stat)?)?;
                 let target = fs::readlinkat(&lower, &*spot.name, Vec::new())?;
-                fs::symlinkat(&target, &upper, &*spot.name)?;
+                sys::make_in(&upper, || Ok(fs::symlinkat(&target, &upper, &*spot.name)?))?;
             }
             _ => return Err(errno(libc::EACCES)),
         }
@@ -251,6 +260,11 @@ impl View {
         }
         let handles: Vec<_> = self.handles.read().unwrap().values().cloned().collect();
         for file in handles.iter().filter(|file| file.node == spot.node) {
+            let open = file.file.read().unwrap().clone();
+            // Moved within its layer: what it is open for it may not be opened for again.
+            if Some(Id::from(&sys::stat_fd(&*open)?)) == spot.id() {
+                continue;
+            }
             let copy = if file.writes { self.writable(spot)? } else { self.content(spot, OFlags::RDONLY)? };
             let copy = Arc::new(copy);
             if file.writes {

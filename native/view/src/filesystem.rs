@@ -160,7 +160,7 @@ impl FileSystem for View {
     fn read(
         &self,
         _: &Context,
-        _: u64,
+        inode: u64,
         handle: u64,
         w: &mut dyn ZeroCopyWriter,
         size: u32,
@@ -168,7 +168,7 @@ impl FileSystem for View {
         _: Option<u64>,
         _: u32,
     ) -> io::Result<usize> {
-        self.with_file(handle, |file| {
+        self.with_file(inode, handle, |file| {
             self.record.stats.reads.fetch_add(1, Ordering::Relaxed);
             self.stale.reads(file.node, offset, u64::from(size));
             let host = file.file.read().unwrap().clone();
@@ -189,7 +189,7 @@ impl FileSystem for View {
         _: u32,
         _: u32,
     ) -> io::Result<usize> {
-        self.with_file(handle, |file| {
+        self.with_file(inode, handle, |file| {
             file.may_write()?;
             self.claim(inode, u64::from(size))?;
             self.record.stats.writes.fetch_add(1, Ordering::Relaxed);
@@ -201,12 +201,12 @@ impl FileSystem for View {
         })
     }
 
-    fn flush(&self, _: &Context, _: u64, handle: u64, _: u64) -> io::Result<()> {
-        self.with_file(handle, |file| self.flush_file(file))
+    fn flush(&self, _: &Context, inode: u64, handle: u64, _: u64) -> io::Result<()> {
+        self.with_file(inode, handle, |file| self.flush_file(file))
     }
 
-    fn fsync(&self, _: &Context, _: u64, datasync: bool, handle: u64) -> io::Result<()> {
-        self.with_file(handle, |file| {
+    fn fsync(&self, _: &Context, inode: u64, datasync: bool, handle: u64) -> io::Result<()> {
+        self.with_file(inode, handle, |file| {
             let host = file.file.read().unwrap().clone();
             self.crew.held_up(|| {
                 // What the agent makes durable is on record first.
@@ -230,7 +230,7 @@ impl FileSystem for View {
         if !allowed.contains(flags) {
             return Err(errno(libc::EOPNOTSUPP));
         }
-        self.with_file(handle, |file| {
+        self.with_file(inode, handle, |file| {
             file.may_write()?;
             if !flags.contains(FallocateFlags::PUNCH_HOLE) {
                 self.claim(inode, length)?;
@@ -244,14 +244,14 @@ impl FileSystem for View {
     fn release(
         &self,
         _: &Context,
-        _: u64,
+        inode: u64,
         _: u32,
         handle: u64,
         _: bool,
         _: bool,
         _: Option<u64>,
     ) -> io::Result<()> {
-        self.release_file(handle)
+        self.release_file(inode, handle)
     }
 
     fn statfs(&self, _: &Context, inode: u64) -> io::Result<statvfs64> {
@@ -328,13 +328,13 @@ impl FileSystem for View {
         Ok(())
     }
 
-    fn lseek(&self, _: &Context, _: u64, handle: u64, offset: u64, whence: u32) -> io::Result<u64> {
+    fn lseek(&self, _: &Context, inode: u64, handle: u64, offset: u64, whence: u32) -> io::Result<u64> {
         let from = match whence as i32 {
             libc::SEEK_DATA => SeekFrom::Data(offset),
             libc::SEEK_HOLE => SeekFrom::Hole(offset),
             _ => return Err(errno(libc::EINVAL)),
         };
-        self.with_file(handle, |file| Ok(fs::seek(&**file.file.read().unwrap(), from)?))
+        self.with_file(inode, handle, |file| Ok(fs::seek(&**file.file.read().unwrap(), from)?))
     }
 }
 

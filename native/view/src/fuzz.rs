@@ -15,26 +15,26 @@ use crate::spec::ViewSpec;
 use crate::{git, review};
 
 /// xorshift64*.
-struct Numbers(u64);
+pub struct Numbers(u64);
 
 impl Numbers {
-    fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
     }
 
-    fn below(&mut self, limit: usize) -> usize {
+    pub fn below(&mut self, limit: usize) -> usize {
         self.next() as usize % limit.max(1)
     }
 
-    fn bytes(&mut self, most: usize) -> Vec<u8> {
+    pub fn bytes(&mut self, most: usize) -> Vec<u8> {
         (0..self.below(most)).map(|_| self.next() as u8).collect()
     }
 
     /// A seed, changed in a few places.
-    fn mutate(&mut self, seed: &[u8]) -> Vec<u8> {
+    pub fn mutate(&mut self, seed: &[u8]) -> Vec<u8> {
         let mut input = seed.to_vec();
         for _ in 0..1 + self.below(6) {
             let at = self.below(input.len() + 1);
@@ -51,7 +51,7 @@ impl Numbers {
 }
 
 /// Runs `act` for its share of time, with a seed that is printed when it fails.
-fn fuzz(name: &str, mut act: impl FnMut(&mut Numbers)) {
+pub fn fuzz(name: &str, mut act: impl FnMut(&mut Numbers)) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seed = number("AMBIT_FUZZ_SEED").unwrap_or(0x5eed);
     let until = Instant::now() + Duration::from_secs(number("AMBIT_FUZZ_SECONDS").unwrap_or(1));

@@ -50,7 +50,17 @@ impl View {
         self.handles.read().unwrap().get(&id).cloned().ok_or_else(|| errno(libc::EBADF))
     }
 
-    pub fn add_handle(&self, handle: FileHandle) -> u64 {
+    /// The same, if it is one of `node`: a guest may name any two.
+    pub fn handle_of(&self, node: u64, id: u64) -> io::Result<Arc<FileHandle>> {
+        self.handle(id).and_then(|file| if file.node == node { Ok(file) } else { Err(errno(libc::EBADF)) })
+    }
+
+    /// Gives the handle its number. Its node is known as long as it is open, so that what is written through it goes on
+    /// record by name.
+    pub fn add_handle(&self, handle: FileHandle) -> io::Result<u64> {
+        if !self.tree.lock().unwrap().opened(handle.node) {
+            return Err(errno(libc::ESTALE));
+        }
         let id = self.next_handle.fetch_add(1, Ordering::Relaxed);
         let mut handles = self.handles.write().unwrap();
         if self.stale.anyone_direct() {
@@ -60,12 +70,17 @@ impl View {
         }
         self.stale.opened(&handle);
         handles.insert(id, Arc::new(handle));
-        id
+        Ok(id)
     }
 
     /// The same for content: not once the grant shrank.
-    pub fn with_file<T>(&self, handle: u64, act: impl FnOnce(&FileHandle) -> io::Result<T>) -> io::Result<T> {
-        let file = self.handle(handle)?;
+    pub fn with_file<T>(
+        &self,
+        node: u64,
+        handle: u64,
+        act: impl FnOnce(&FileHandle) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let file = self.handle_of(node, handle)?;
         if file.revoked.load(Ordering::Acquire) { Err(errno(libc::EACCES)) } else { act(&file) }
     }
 }

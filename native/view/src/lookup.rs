@@ -1,5 +1,7 @@
 //! Names to nodes: the merge of the host's tree and the upper layer, without hidden names.
 use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fuse_backend_rs::api::filesystem::Entry;
@@ -9,7 +11,7 @@ use crate::rules::Class;
 use crate::sys::{self, errno};
 use crate::tree::{FIRST_ROOT, Id, Layer, Object, Spot, TOP};
 use crate::view::View;
-use crate::watch::{LONG, SHORT};
+use crate::watch::{LINKED, LONG, SHORT};
 
 /// What stands at a name: the object in effect, and the other layer's directory where both have one.
 pub struct Found {
@@ -31,7 +33,7 @@ impl Found {
     fn attributes_last(&self, names: Duration) -> Duration {
         match self.lower {
             Some(_) if self.kind().is_dir() => SHORT,
-            _ if !self.kind().is_dir() && self.stat.st_nlink > 1 => SHORT,
+            _ if !self.kind().is_dir() && self.stat.st_nlink > 1 => LINKED,
             _ => names,
         }
     }
@@ -148,6 +150,11 @@ impl View {
 
     pub fn forget_node(&self, node: u64, count: u64) {
         let gone = self.tree.lock().unwrap().forget(node, count);
+        self.let_nodes_go(gone);
+    }
+
+    /// After nodes left the tree.
+    pub fn let_nodes_go(&self, gone: Vec<(u64, Option<Arc<OwnedFd>>)>) {
         for (node, pinned) in gone {
             self.dirs.drop_node(node);
             self.watch.drop_node(node);

@@ -10,6 +10,8 @@ mod dirs;
 mod filesystem;
 #[cfg(test)]
 mod fuzz;
+#[cfg(test)]
+mod fuzz_requests;
 mod git;
 mod globs;
 mod handle;
@@ -27,6 +29,7 @@ mod quota;
 mod readdir;
 mod record;
 mod rename;
+mod request;
 mod review;
 mod root;
 mod rules;

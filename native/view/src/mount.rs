@@ -43,6 +43,7 @@ fn try_run(spec: &Path, dir: &Path, command: &[&str]) -> Result<i32, String> {
     // spawn() returns only after exec, which waits for the mount to be there, not for it to be served.
     let mut child = child.spawn().map_err(|e| format!("{}: {e}", command[0]))?;
     let serving = serve::start(&spec, receive(&ours).map_err(|e| e.to_string())?)?;
+    serving.stay();
     let status = child.wait().map_err(|e| e.to_string())?;
     serving.finish().map_err(|e| e.to_string())?;
     Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))

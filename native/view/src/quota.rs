@@ -104,7 +104,8 @@ impl Quota {
     /// Admits a write of `length` bytes, or says no before it happens.
     pub fn write(&self, node: u64, length: u64) -> Result<(), OverQuota> {
         let mut state = self.state.lock().unwrap();
-        let length = (length as i64).saturating_add(4096);
+        // A guest may claim any length; none may count as less than nothing.
+        let length = i64::try_from(length).unwrap_or(i64::MAX).saturating_add(4096);
         if state.bytes.saturating_add(state.pending).saturating_add(length) > self.bytes {
             state.settle();
             if state.bytes.saturating_add(length) > self.bytes {
@@ -125,10 +126,11 @@ impl Quota {
     /// Admits `bytes` that are added at once (a copy-up, a link target).
     pub fn add(&self, bytes: u64) -> Result<(), OverQuota> {
         let mut state = self.state.lock().unwrap();
-        if state.bytes.saturating_add(state.pending).saturating_add(bytes as i64) > self.bytes {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        if state.bytes.saturating_add(state.pending).saturating_add(bytes) > self.bytes {
             return Err(Self::over(&mut state));
         }
-        state.bytes += bytes as i64;
+        state.bytes += bytes;
         Ok(())
     }
 

@@ -62,10 +62,13 @@ impl View {
             let named = place.index >= 2;
             place = place.next();
             let entry = match (&parent, lasts) {
-                (Some(parent), Some(lasts)) if named => match self.find(parent, name)? {
-                    Some(found) => self.entry(inode, name, &found, lasts)?,
+                (Some(parent), Some(lasts)) if named => match self.find(parent, name) {
+                    Ok(Some(found)) => self.entry(inode, name, &found, lasts)?,
                     // Gone since it was listed.
-                    None => continue,
+                    Ok(None) => continue,
+                    // A directory that may be listed and not entered.
+                    Err(error) if error.raw_os_error() == Some(libc::EACCES) => Entry::default(),
+                    Err(error) => return Err(error),
                 },
                 _ => Entry::default(),
             };

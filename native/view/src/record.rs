@@ -31,6 +31,15 @@ pub enum Fact<'a> {
     Rename { path: &'a str, to: &'a str },
     #[serde(rename = "file.attributes")]
     Attributes { path: &'a str },
+    /// The change that the fact before it for this path announced did not happen, or only in part.
+    #[serde(rename = "file.failed")]
+    Failed {
+        path: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        to: Option<&'a str>,
+        op: &'static str,
+        reason: &'a str,
+    },
     #[serde(rename = "file.hash")]
     Hash { path: &'a str, size: u64, sha256: &'a str },
     #[serde(rename = "file.denied")]
@@ -42,6 +51,21 @@ pub enum Fact<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         count: Option<u64>,
     },
+}
+
+impl<'a> Fact<'a> {
+    /// What is to be said when the change that this fact announces failed.
+    fn failed(&self, reason: &'a str) -> Option<Fact<'a>> {
+        let (path, to, op) = match *self {
+            Fact::Create { path, .. } => (path, None, "create"),
+            Fact::Delete { path } => (path, None, "delete"),
+            Fact::Rename { path, to } => (path, Some(to), "rename"),
+            Fact::Attributes { path } => (path, None, "attributes"),
+            Fact::Write { path, .. } => (path, None, "write"),
+            _ => return None,
+        };
+        Some(Fact::Failed { path, to, op, reason })
+    }
 }
 
 /// Equal refusals recorded one by one; further ones are counted and recorded once a second.
@@ -101,6 +125,18 @@ impl Recorder {
     pub fn append_all(&self, facts: &[Fact]) -> io::Result<()> {
         self.alive()?;
         self.journal.append_all(facts).map_err(|why| self.die(&why))
+    }
+
+    /// Records changes, then makes them: whoever kills this process in between leaves a record of what may have
+    /// happened, never a change without one. One that fails is on record as failed.
+    pub fn ahead<T>(&self, facts: &[Fact], change: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.append_all(facts)?;
+        change().or_else(|error| {
+            let reason = error.to_string();
+            let failed: Vec<_> = facts.iter().filter_map(|fact| fact.failed(&reason)).collect();
+            self.append_all(&failed)?;
+            Err(error)
+        })
     }
 
     /// Everything appended before is durable when this returns.

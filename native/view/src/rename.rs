@@ -70,11 +70,10 @@ impl View {
             }
         }
         let replaced = target.as_ref().and_then(|t| self.keep_in_use(&to, new_name, t));
-        let ids = self.carry(&moved, target.as_ref())?;
-        let (old_path, new_path) = (&source.path, to.child_path(new_name));
-        self.record.append(&Fact::Rename {
-            path: &self.fact_path(from.root, old_path),
-            to: &self.fact_path(to.root, &new_path),
+        let old_path = self.fact_path(from.root, &source.path);
+        let new_path = self.fact_path(to.root, &to.child_path(new_name));
+        let ids = self.record.ahead(&[Fact::Rename { path: &old_path, to: &new_path }], || {
+            self.carry(&moved, target.as_ref())
         })?;
         if let Some(target) = &target {
             self.removed(new, new_name, target, replaced);
@@ -258,11 +257,11 @@ impl View {
             return Err(errno(libc::EINVAL));
         }
         let (lower, new_lower) = (self.dir(from.node, Layer::Lower)?, self.dir(to.node, Layer::Lower)?);
-        fs::renameat_with(lower, name, new_lower, new_name, RenameFlags::EXCHANGE)?;
-        for (path, other) in [(&source.path, &target.path), (&target.path, &source.path)] {
-            let (path, to) = (self.fact_path(from.root, path), self.fact_path(from.root, other));
-            self.record.append(&Fact::Rename { path: &path, to: &to })?;
-        }
+        let (one, other) = (self.fact_path(from.root, &source.path), self.fact_path(from.root, &target.path));
+        let facts = [Fact::Rename { path: &one, to: &other }, Fact::Rename { path: &other, to: &one }];
+        self.record.ahead(&facts, || {
+            Ok(fs::renameat_with(lower, name, new_lower, new_name, RenameFlags::EXCHANGE)?)
+        })?;
         let (a, b) = ((from.node, name, back), (to.node, new_name, class));
         self.tree.lock().unwrap().exchange(a, b);
         Ok(())

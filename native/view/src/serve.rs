@@ -21,8 +21,10 @@ use crate::crew::{Crew, Patience, THREADS};
 use crate::hash::Hasher;
 use crate::notify::Notifier;
 use crate::order::Order;
+use crate::request::{self, Fault};
 use crate::search;
 use crate::spec::ViewSpec;
+use crate::sys::errno;
 use crate::view::View;
 
 /// One request: 1 MiB of data and its header.
@@ -87,20 +89,6 @@ pub fn start(spec: &ViewSpec, fuse: File) -> Result<Serving, String> {
     Ok(Serving { view, answering, hasher_thread, stopping })
 }
 
-/// FUSE requests that change something: SETATTR, SYMLINK, MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK, WRITE, SETXATTR,
-/// REMOVEXATTR, CREATE, FALLOCATE, RENAME2.
-const CHANGES: [u32; 14] = [4, 6, 8, 9, 10, 11, 12, 13, 16, 21, 24, 35, 43, 45];
-const OPEN: u32 = 14;
-
-/// True when the request may change something, or open a way to. The opcode follows the length in the header; the
-/// flags of OPEN follow the header.
-fn changes(request: &[u8]) -> bool {
-    let word =
-        |at: usize| request.get(at..at + 4).map_or(0, |b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
-    let writing = word(40) as i32 & (libc::O_ACCMODE | libc::O_TRUNC) != libc::O_RDONLY;
-    CHANGES.contains(&word(4)) || (word(4) == OPEN && writing)
-}
-
 /// Answers requests until the mount is gone. Changes wait until the roots are looked through (search.rs).
 fn work(
     server: &Server<Arc<View>>,
@@ -109,7 +97,6 @@ fn work(
     answering: &RwLock<()>,
     searched: &OnceLock<()>,
 ) -> std::io::Result<()> {
-    use std::os::fd::AsRawFd;
     let arrival = Arrival::of(fuse)?;
     crew.join();
     let (mut request, mut reply) = (vec![0; REQUEST], vec![0; REQUEST]);
@@ -129,17 +116,38 @@ fn work(
                 _ => return Err(error),
             },
         };
-        if searched.get().is_none() && changes(&request[..length]) {
+        if searched.get().is_none() && request::changes(&request[..length]) {
             crew.held_up(|| searched.wait());
         }
-        let reader = Reader::<()>::from_fuse_buffer(FuseBuf::new(&mut request[..length]));
-        let writer = FuseDevWriter::<()>::new(fuse.as_raw_fd(), &mut reply);
         let _answering = answering.read().unwrap();
-        if let (Ok(reader), Ok(writer)) = (reader, writer) {
-            // A request that cannot be answered (interrupted, malformed) concerns only its caller.
-            let _ = server.handle_message(reader, writer.into(), None, None);
+        answer(server, &mut request[..length], fuse, &mut reply)?;
+    }
+}
+
+/// Answers one message on `to`. An error: whoever sent it does not speak FUSE.
+pub fn answer(
+    server: &Server<Arc<View>>,
+    message: &mut [u8],
+    mut to: &File,
+    reply: &mut [u8],
+) -> std::io::Result<()> {
+    use std::os::fd::AsRawFd;
+    match request::check(message) {
+        Ok(()) => {}
+        Err(Fault::Foreign) => return Err(errno(libc::EPROTO)),
+        Err(Fault::Silent) => return Ok(()),
+        Err(Fault::Refused { unique, error }) => {
+            let _ = to.write(&request::refusal(unique, error));
+            return Ok(());
         }
     }
+    let reader = Reader::<()>::from_fuse_buffer(FuseBuf::new(message));
+    let writer = FuseDevWriter::<()>::new(to.as_raw_fd(), reply);
+    if let (Ok(reader), Ok(writer)) = (reader, writer) {
+        // An answer that nobody waits for any more (interrupted) concerns only its caller.
+        let _ = server.handle_message(reader, writer.into(), None, None);
+    }
+    Ok(())
 }
 
 /// Wakes one thread for a request.
@@ -169,6 +177,11 @@ fn leave(view: &View, code: i32) -> ! {
 }
 
 impl Serving {
+    /// The end of the mount does not end the process: whoever started it has something left to say.
+    pub fn stay(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
     /// Drains the digests, makes the journal durable.
     pub fn finish(self) -> std::io::Result<()> {
         self.stopping.store(true, Ordering::Release);

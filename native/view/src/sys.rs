@@ -59,6 +59,21 @@ pub fn proc_path(fd: &impl AsFd) -> String {
     format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
 }
 
+/// Makes something in a directory of the upper layer. It has the mode that the agent gave it, perhaps one that lets its
+/// owner make nothing there; what is copied for a change of a file is no new name to the agent.
+pub fn make_in<T>(dir: &OwnedFd, make: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    match make() {
+        Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
+            let mode = Mode::from_raw_mode(stat_fd(dir)?.st_mode & 0o7777);
+            fs::chmod(proc_path(dir), mode | Mode::RWXU)?;
+            let made = make();
+            fs::chmod(proc_path(dir), mode)?;
+            made
+        }
+        other => other,
+    }
+}
+
 pub fn stat_at(dir: impl AsFd, name: &[u8]) -> io::Result<Option<Stat>> {
     match fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT) {
         Ok(stat) => Ok(Some(stat)),
@@ -75,9 +90,18 @@ pub fn kind(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
 }
 
+/// Opens a directory that is held to read what is in it.
+fn readable(dir: impl AsFd) -> io::Result<OwnedFd> {
+    match fs::openat(&dir, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+        // One that may be listed and not entered: `.` is a name in it.
+        Err(rustix::io::Errno::ACCESS) => reopen(dir, OFlags::RDONLY | OFlags::DIRECTORY),
+        other => Ok(other?),
+    }
+}
+
 /// Names and types in a directory, without `.` and `..`.
 pub fn list(dir: impl AsFd) -> io::Result<Vec<(Vec<u8>, FileType, u64)>> {
-    let fd = fs::openat(dir, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let fd = readable(dir)?;
     let mut names = Vec::new();
     for entry in Dir::new(fd)? {
         let entry = entry?;
@@ -87,16 +111,6 @@ pub fn list(dir: impl AsFd) -> io::Result<Vec<(Vec<u8>, FileType, u64)>> {
         }
     }
     Ok(names)
-}
-
-pub fn is_empty(dir: impl AsFd) -> io::Result<bool> {
-    let fd = fs::openat(dir, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    for entry in Dir::new(fd)? {
-        if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 /// Checks a single name as the kernel sends it.

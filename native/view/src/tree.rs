@@ -44,6 +44,8 @@ struct Node {
     /// Inode number that the agent sees; kept over copy-up.
     ino: u64,
     lookups: u64,
+    /// Open handles.
+    opens: u32,
     children: u32,
     /// For roots and for unlinked objects that are still in use: the object itself.
     pinned: Option<Arc<OwnedFd>>,
@@ -134,6 +136,7 @@ impl Tree {
                 upper: object.upper,
                 ino: object.ino,
                 lookups: 1,
+                opens: 0,
                 children: 0,
                 pinned: Some(fd),
                 gone: false,
@@ -210,6 +213,7 @@ impl Tree {
                 upper: object.upper,
                 ino,
                 lookups: 1,
+                opens: 0,
                 children: 0,
                 pinned: None,
                 gone: false,
@@ -282,6 +286,10 @@ impl Tree {
         {
             self.detach(old);
         }
+        // The host put something else at the old name meanwhile: the tree must never close to a ring.
+        if self.is_beneath(parent, id) {
+            return self.detach(id);
+        }
         let name: Arc<[u8]> = name.into();
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let before = (node.parent, node.name.clone());
@@ -306,6 +314,12 @@ impl Tree {
     /// Swaps two names (RENAME_EXCHANGE); each node gets the class of its new place.
     pub fn exchange(&mut self, a: (u64, &[u8], Class), b: (u64, &[u8], Class)) {
         let nodes = [self.child(a.0, a.1), self.child(b.0, b.1)];
+        // As for `rename`.
+        if nodes[0].is_some_and(|id| self.is_beneath(b.0, id))
+            || nodes[1].is_some_and(|id| self.is_beneath(a.0, id))
+        {
+            return nodes.into_iter().flatten().for_each(|id| self.detach(id));
+        }
         for (parent, name, _) in [a, b] {
             self.names.remove(&(parent, Arc::from(name)));
         }
@@ -366,13 +380,38 @@ impl Tree {
         self.release(id, false, count)
     }
 
+    /// The node is open once more; false when it is not known.
+    pub fn opened(&mut self, id: u64) -> bool {
+        self.nodes.get_mut(&id).map(|node| node.opens += 1).is_some()
+    }
+
+    /// The node is open once less; returns what went, as `forget` does.
+    pub fn closed(&mut self, id: u64) -> Vec<(u64, Option<Arc<OwnedFd>>)> {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.opens = node.opens.saturating_sub(1);
+        }
+        self.release(id, false, 0)
+    }
+
+    /// True when `id` is `above` or beneath it.
+    fn is_beneath(&self, id: u64, above: u64) -> bool {
+        let mut at = id;
+        while at != above {
+            match self.nodes.get(&at) {
+                Some(node) if at != TOP => at = node.parent,
+                _ => return false,
+            }
+        }
+        true
+    }
+
     fn release(&mut self, id: u64, child: bool, count: u64) -> Vec<(u64, Option<Arc<OwnedFd>>)> {
         let mut gone = Vec::new();
         let (mut id, mut child, mut count) = (id, child, count);
         while let Some(node) = self.nodes.get_mut(&id) {
             node.children -= u32::from(child);
             node.lookups = node.lookups.saturating_sub(count);
-            if node.lookups > 0 || node.children > 0 || node.parent == TOP {
+            if node.lookups > 0 || node.opens > 0 || node.children > 0 || node.parent == TOP {
                 break;
             }
             let key = (node.parent, node.name.clone());

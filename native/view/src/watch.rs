@@ -24,6 +24,9 @@ use crate::view::View;
 pub const LONG: Duration = Duration::from_secs(300);
 /// Lifetime of what no watch covers.
 pub const SHORT: Duration = Duration::from_secs(1);
+/// Lifetime of the attributes of a file with several names: each name is a file of its own to the kernel, which would
+/// not see by one what was written by another. It asks each time; what its pages hold follows from the answer.
+pub const LINKED: Duration = Duration::ZERO;
 
 /// Events are gathered this long, so that a busy host costs few wake-ups.
 const GATHER: Duration = Duration::from_millis(10);
