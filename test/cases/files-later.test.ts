@@ -5,59 +5,10 @@ import { constants } from 'node:os'
 import { join } from 'node:path'
 import { attack } from '../support/case.ts'
 import { eventually } from '../support/processes.ts'
-import { describe, type SessionOptions, Stage, type Step } from '../support/stage.ts'
+import { meanwhile, PRELUDE } from '../support/meanwhile.ts'
+import { describe, Stage, type Step } from '../support/stage.ts'
 
 const SECRET = 'the content that is taken away'
-
-/** A session that runs `script` (Python, with `wait(name)` and `tell(name)`), and what the host does meanwhile. */
-async function meanwhile(
-  stage: Stage,
-  script: string,
-  act: (id: string) => Promise<void>,
-  options: SessionOptions = {},
-): Promise<{ result: Record<string, unknown>; said: string }> {
-  stage.put(stage.project, { 'script.py': `${PRELUDE}\n${script}\nprint('RESULT ' + json.dumps(result))\n` })
-  mkdirSync(stage.workspace, { recursive: true })
-  stage.own()
-  const files = [
-    { path: '${project}', access: 'write' },
-    { path: '${workspace}', access: 'write' },
-  ]
-  const running = stage.session(['python3', 'script.py', stage.workspace], {
-    spec: { files },
-    timeout: 60_000,
-    ...options,
-  })
-  await eventually(() => existsSync(join(stage.workspace, 'ready')), 30_000)
-  const listed = await stage.ambit(['sessions', '--json'])
-  const [session] = JSON.parse(listed.stdout) as { id: string }[]
-  assert.ok(session, describe(listed))
-  await act(session.id)
-  writeFileSync(join(stage.workspace, 'go'), '')
-  const ran = await running
-  const line = ran.stdout.split('\n').find((text) => text.startsWith('RESULT '))
-  assert.ok(line, describe(ran))
-  return { result: JSON.parse(line.slice(7)) as Record<string, unknown>, said: describe(ran) }
-}
-
-const PRELUDE = `
-import ctypes, errno, json, mmap, os, signal, sys, threading, time
-space = sys.argv[1]
-def tell(name): open(os.path.join(space, name), 'w').close()
-def wait(name):
-    while not os.path.exists(os.path.join(space, name)): time.sleep(0.01)
-def attempt(act, *args):
-    try:
-        value = act(*args)
-        return value.decode('latin1') if isinstance(value, bytes) else 'ok'
-    except OSError as error:
-        return errno.errorcode[error.errno]
-def get(path):
-    with open(path, 'rb') as file: return file.read()
-def put(path):
-    with open(path, 'w') as file: file.write('changed')
-result = {}
-`
 
 attack('F-11', 'a name made after the start is protected or hidden like any', async (as) => {
   const stage = new Stage(as, { files: { 'plain.txt': 'plain' } })

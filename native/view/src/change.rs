@@ -219,7 +219,7 @@ impl View {
     }
 
     pub fn hard_link(&self, node: u64, parent: u64, name: &[u8]) -> io::Result<Entry> {
-        let _shape = self.shape.read().unwrap();
+        let shape = self.shape.read().unwrap();
         let to = self.parent(parent)?;
         let from = self.spot(node)?;
         let class = self.admit_name(&to, name, from.kind, "link")?;
@@ -249,10 +249,14 @@ impl View {
         })?;
         self.links.note(to.root, Id::from(&stat), [&from.path, &path]);
         // Its names are inodes of their own to the kernel: what is changed by one must not stay cached for another.
-        for other in self.tree.lock().unwrap().nodes_of(Id::from(&stat)) {
+        // Without a lock: the kernel may wait for an answer that needs one.
+        let others = self.tree.lock().unwrap().nodes_of(Id::from(&stat));
+        let entry = self.known(parent, name);
+        drop(shape);
+        for other in others {
             self.kernel(|kernel| kernel.forget_attributes(other, false));
         }
-        self.known(parent, name)
+        entry
     }
 
     /// A link or file where protected names would have their directory: what it points to takes its part, so it stays.

@@ -171,6 +171,16 @@ impl View {
         flushed
     }
 
+    /// What is open when the view ends goes on record: its close may come behind the end, or never.
+    pub fn record_open(&self) {
+        let handles: Vec<_> = self.handles.read().unwrap().values().cloned().collect();
+        for handle in handles {
+            handle.dirty.fetch_or(handle.unrecorded.load(Ordering::Acquire), Ordering::AcqRel);
+            // A journal that failed says so at its last sync.
+            let _ = self.flush_file(&handle);
+        }
+    }
+
     /// Makes a directory's names durable, in both layers.
     pub fn sync_dir(&self, node: u64) -> io::Result<()> {
         if node == TOP {

@@ -418,6 +418,34 @@ fn names_that_are_paths_are_refused() {
     assert_eq!(scene.look(), scene.guarded);
 }
 
+/// A close is no more than a request in a queue, which the end of the mount empties.
+#[test]
+fn what_is_open_at_the_end_is_on_record() {
+    let mut scene = Scene::new();
+    let flags = (libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL) as u32;
+    let head = [&flags.to_ne_bytes()[..], &0o644u32.to_ne_bytes(), &[0; 8]].concat();
+    let size = 16 + 128;
+    for name in [&b"held\0"[..], b"empty\0"] {
+        let made = scene.request(35, 2, &[&head[..], name].concat());
+        let number = |at: usize| u64::from_ne_bytes(made[at..at + 8].try_into().unwrap());
+        let (node, handle) = (number(16), number(size));
+        if name == b"held\0" {
+            let write = [&handle.to_ne_bytes()[..], &[0; 8], &4u64.to_ne_bytes(), &[0; 16], b"held"].concat();
+            assert_eq!(scene.request(16, node, &write)[4..8], [0; 4]);
+        }
+    }
+    scene.view.record_open();
+    scene.view.record_open();
+    let journal = fs::read(scene.dir.join("view.wal")).unwrap();
+    let journal = String::from_utf8_lossy(&journal);
+    for (name, bytes) in [("held", 4), ("empty", 0)] {
+        let path = scene.dir.join("root0").join(name);
+        let said = format!("\"k\":\"file.write\",\"path\":\"{}\",\"size\":{bytes}", path.display());
+        assert_eq!(journal.matches(&said).count(), 1, "{name}");
+    }
+    scene.let_go();
+}
+
 /// What a handle of one file allows says nothing of another, and an inflated FORGET takes no file from the record.
 #[test]
 fn handles_belong_to_their_file() {

@@ -2,7 +2,7 @@
 use std::fs::File;
 use std::io::Write;
 
-use crate::tree::Changed;
+use crate::tree::{Changed, TOP};
 
 const INVALIDATE_INODE: i32 = 2;
 const INVALIDATE_ENTRY: i32 = 3;
@@ -23,7 +23,8 @@ impl Notifier {
             // Offset 0 and length 0: everything.
             self.send(INVALIDATE_INODE, &[&node.node.to_ne_bytes(), &[0; 16]]);
         }
-        for node in changed.iter().filter(|node| node.class.hidden) {
+        // A root has no name to be taken: it is mounted.
+        for node in changed.iter().filter(|node| node.class.hidden && node.parent != TOP) {
             let length = (node.name.len() as u32).to_ne_bytes();
             self.send(INVALIDATE_ENTRY, &[&node.parent.to_ne_bytes(), &length, &[0; 4], &node.name, &[0]]);
         }

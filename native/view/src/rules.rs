@@ -3,8 +3,8 @@ use ambit_shared::glob::{BadGlob, Globs, fold_name};
 use rustix::fs::FileType;
 
 use std::collections::HashSet;
-use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{OnceLock, RwLock};
 
 use crate::spec::{Access, RootSpec};
 
@@ -30,6 +30,8 @@ pub struct Rules {
     parents: Globs,
     review: Globs,
     nested: Vec<Vec<String>>,
+    /// Where this root lies beneath other roots, folded: what is taken there by its path is taken here.
+    outer: OnceLock<Vec<Vec<String>>>,
     /// Directories that a link stands for where protected names belong: what is at (target, folded) is protected as
     /// if it were at (link, folded).
     aliases: RwLock<Vec<(Vec<String>, Vec<String>)>>,
@@ -62,6 +64,7 @@ impl Rules {
             aliases: RwLock::default(),
             later: RwLock::default(),
             narrowed: AtomicBool::new(false),
+            outer: OnceLock::new(),
             nested: spec
                 .nested
                 .iter()
@@ -72,7 +75,35 @@ impl Rules {
 
     /// The class of the root itself.
     pub fn top(&self) -> Class {
-        Class { review: self.access == Access::Review, pinned: true, ..Class::default() }
+        let (hidden, protected) = self.above();
+        let review = self.access == Access::Review;
+        Class { hidden, covered: hidden, protected, review, pinned: true }
+    }
+
+    /// Says where the root lies beneath other roots. Once, before anything is asked.
+    pub fn place(&self, outer: &[Vec<u8>]) {
+        let fold = |path: &Vec<u8>| path.split(|b| *b == b'/').map(|n| fold_name(n).into_owned()).collect();
+        let _ = self.outer.set(outer.iter().map(fold).collect());
+    }
+
+    fn outer(&self) -> impl Iterator<Item = &[String]> {
+        self.outer.get().into_iter().flatten().map(Vec::as_slice)
+    }
+
+    /// (hidden, protected) by what was added since the start for the root or for what it lies in.
+    fn above(&self) -> (bool, bool) {
+        let mut all = (false, false);
+        if self.narrowed.load(Ordering::Acquire) {
+            let later = self.later.read().unwrap();
+            for outer in self.outer() {
+                let names: Vec<&str> = outer.iter().map(String::as_str).collect();
+                for end in 1..=names.len() {
+                    all.0 |= later.hide.decides(&names[..end]);
+                    all.1 |= later.protect.decides(&names[..end]);
+                }
+            }
+        }
+        all
     }
 
     /// The class of `path` (relative to the root), whose parent has class `parent`.
@@ -106,7 +137,15 @@ impl Rules {
             !later.kept.is_empty()
                 && later.kept.contains(&names.iter().map(|n| n.to_string()).collect::<Vec<_>>())
         };
-        (later.hide.decides(names), later.protect.decides(names) || kept())
+        (self.anywhere(&later.hide, names), self.anywhere(&later.protect, names) || kept())
+    }
+
+    /// Whether a list that was given for every root decides `names` here or as a path in a root around this one.
+    fn anywhere(&self, globs: &Globs, names: &[&str]) -> bool {
+        let beneath = |outer: &[String]| {
+            globs.decides(&outer.iter().map(String::as_str).chain(names.iter().copied()).collect::<Vec<_>>())
+        };
+        globs.decides(names) || self.outer().any(beneath)
     }
 
     /// Hides and protects more from now on. Only ever adds: a pattern that re-admits is refused, and the lists are
@@ -157,6 +196,9 @@ impl Rules {
     /// The class of any path, from the root down.
     pub fn class(&self, path: &[u8]) -> Class {
         let mut class = self.top();
+        if path.is_empty() {
+            return class;
+        }
         for end in path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).chain([path.len()])
         {
             class = self.child(class, &path[..end]);
@@ -177,7 +219,8 @@ impl Rules {
         let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
         let dotted = names.last().is_some_and(|name| name.starts_with('.'));
         let above = |names: &[&str]| {
-            self.parents.decides(names) || (narrowed && self.later.read().unwrap().parents.decides(names))
+            self.parents.decides(names)
+                || (narrowed && self.anywhere(&self.later.read().unwrap().parents, names))
         };
         ((dotted || kind.is_symlink()) && above(&names)) || (kind.is_symlink() && self.leads_to_alias(&names))
     }

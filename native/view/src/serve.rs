@@ -6,8 +6,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockWriteGuard};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use ambit_shared::journal::Journal;
 use fuse_backend_rs::api::server::Server;
@@ -66,7 +67,7 @@ pub fn start(spec: &ViewSpec, fuse: File) -> Result<Serving, String> {
         std::thread::spawn(move || {
             let ended = work(&server, &view.crew, &fuse, &answering, &searched);
             if !stopping.load(Ordering::Acquire) {
-                leave(&view, i32::from(ended.is_err()));
+                leave(&view, &answering, i32::from(ended.is_err()));
             }
         });
     }
@@ -169,8 +170,27 @@ impl Arrival {
     }
 }
 
+/// Held to the end by whoever ends the view.
+static ENDING: Mutex<()> = Mutex::new(());
+/// How long an end waits for answers under way; a file system that hangs must not keep the record from the disk.
+const ANSWERS: Duration = Duration::from_secs(2);
+
+fn wait_for_answers(answering: &RwLock<()>) -> Option<RwLockWriteGuard<'_, ()>> {
+    let until = Instant::now() + ANSWERS;
+    loop {
+        match answering.try_write() {
+            Ok(guard) => return Some(guard),
+            Err(_) if Instant::now() >= until => return None,
+            Err(_) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}
+
 /// The mount went away: what is recorded is made durable, then the process ends.
-fn leave(view: &View, code: i32) -> ! {
+fn leave(view: &View, answering: &RwLock<()>, code: i32) -> ! {
+    let _only_one = ENDING.lock().unwrap();
+    let _none_under_way = wait_for_answers(answering);
+    view.record_open();
     let _ = view.record.write_counted();
     let _ = view.record.sync();
     std::process::exit(code)
@@ -182,9 +202,12 @@ impl Serving {
         self.stopping.store(true, Ordering::Release);
     }
 
-    /// Drains the digests, makes the journal durable.
+    /// Records what is open, drains the digests, makes the journal durable.
     pub fn finish(self) -> std::io::Result<()> {
         self.stopping.store(true, Ordering::Release);
+        let _only_one = ENDING.lock().unwrap();
+        let _none_under_way = wait_for_answers(&self.answering);
+        self.view.record_open();
         self.view.hasher.stop();
         let _ = self.hasher_thread.join();
         self.view.record.write_counted()?;

@@ -342,7 +342,7 @@ impl Tree {
         let ids: Vec<u64> = self.nodes.keys().copied().filter(|id| *id >= FIRST_ROOT).collect();
         let mut changed = Vec::new();
         for id in ids {
-            let Some(spot) = self.spot(id).filter(|spot| !spot.path.is_empty()) else { continue };
+            let Some(spot) = self.spot(id) else { continue };
             let now = class(spot.root, &spot.path);
             if now != spot.class
                 && let Some(node) = self.nodes.get_mut(&id)

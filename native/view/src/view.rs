@@ -70,6 +70,13 @@ impl View {
         descriptors: usize,
     ) -> Result<Self, String> {
         let roots = spec.roots.iter().map(Root::open).collect::<Result<Vec<_>, _>>()?;
+        for root in &roots {
+            let beneath = |outer: &Root| {
+                let path = root.path.strip_prefix(&outer.path).ok()?.as_os_str().as_bytes().to_vec();
+                (!path.is_empty()).then_some(path)
+            };
+            root.rules.place(&roots.iter().filter_map(beneath).collect::<Vec<_>>());
+        }
         let view = View {
             roots,
             owner: spec.owner,
