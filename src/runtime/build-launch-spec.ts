@@ -3,7 +3,7 @@ import type { Plan } from '../profile/plan.ts'
 import { type Agent, BIN } from './closure.ts'
 import { isWithin } from './closure/guard.ts'
 import { buildEnvironment } from './environment.ts'
-import type { LaunchMount, LaunchSpec } from './launch-spec.ts'
+import type { LaunchCell, LaunchMount, LaunchSpec } from './launch-spec.ts'
 import type { Owner } from './owner.ts'
 import { etcMounts, type HostSystem } from './system-files.ts'
 import { unavailableCommands } from './unavailable.ts'
@@ -30,6 +30,7 @@ export interface LaunchInput {
   /** The directory that `writeEtc` filled. */
   readonly etc: string
   readonly tools: { readonly bwrap: string }
+  readonly cell: LaunchCell
 }
 
 export const HOSTNAME = 'ambit'
@@ -49,9 +50,10 @@ const OPEN_FILES = 65_536
 export function buildLaunchSpec(input: LaunchInput): LaunchSpec {
   const { plan, agent, owner } = input
   return {
-    version: 1,
+    version: 2,
     session: input.session,
     tools: input.tools,
+    cell: input.cell,
     host: owner.host,
     inside: owner.inside,
     hostname: HOSTNAME,

@@ -1,37 +1,55 @@
 import type { Control } from '../audit/fact.ts'
 import { AmbitError } from '../lib/errors.ts'
-import type { Plan } from '../profile/plan.ts'
+import type { Plan, RuntimeName } from '../profile/plan.ts'
+
+/** What every runtime has to enforce. */
+const COMMON = [
+  'user-namespace', 'mount-namespace', 'pid-namespace', 'network-namespace', 'ipc-namespace', 'no-new-privileges', 'no-capabilities',
+  'system-calls', 'read-only-root', 'exec-sensor', 'process-limit', 'memory-limit', 'cpu-limit', 'disk-limit',
+] as const // biome-ignore format: a list of names
 
 /** Controls without which there is no session: a runtime that does not report one has not enforced it. */
-export const REQUIRED = [
-  'user-namespace', 'mount-namespace', 'pid-namespace', 'network-namespace', 'ipc-namespace', 'no-new-privileges', 'no-capabilities',
-  'system-calls', 'landlock', 'read-only-root', 'exec-sensor', 'process-limit', 'memory-limit', 'cpu-limit', 'disk-limit',
-] as const // biome-ignore format: a list of names
+export const REQUIRED: Readonly<Record<RuntimeName, readonly string[]>> = {
+  'os-sandbox': [...COMMON, 'landlock'],
+  container: [...COMMON, 'own-kernel', 'sentry-confined', 'gofer-confined', 'unix-sockets'],
+  microvm: COMMON,
+}
 
 /** `memory-limit` and the like: a profile may accept that they hold only in part. */
 const LIMIT = /-limits?$|^limits$/
 
 /**
+ * What may hold only in part without weakening what a session promises.
+ *
  * Sockets under a plain mount are out of reach only from Landlock ABI 9. Below it this part is covered otherwise: the
  * view hands out no socket, /run and /tmp are empty, and a closure or root with a bound socket is not mounted.
+ * gVisor tells of a command before it starts but does not wait until that is recorded; the record is no control.
  */
-const COVERED = 'unix-sockets'
+const COVERED: Readonly<Record<RuntimeName, readonly string[]>> = {
+  'os-sandbox': ['unix-sockets'],
+  container: ['exec-sensor'],
+  microvm: [],
+}
 
 /**
  * Refuses to go on when the runtime enforces less than the profile asks for.
  *
  * @throws AmbitError ERR_RUNTIME_NOT_ENFORCED that names every control that falls short.
  */
-export function requireEnforced(controls: readonly Control[], isolation: Plan['isolation']): void {
+export function requireEnforced(
+  runtime: RuntimeName,
+  controls: readonly Control[],
+  isolation: Plan['isolation'],
+): void {
   const short = controls
-    .filter((control) => !suffices(control, isolation))
+    .filter((control) => !suffices(runtime, control, isolation))
     .map(
       (control) =>
         `${control.control} is ${control.state === 'not' ? 'not' : 'only partly'} enforced (${control.detail})`,
     )
-  const missing = REQUIRED.filter((name) => !controls.some((control) => control.control === name)).map(
-    (name) => `${name} was not reported`,
-  )
+  const missing = REQUIRED[runtime]
+    .filter((name) => !controls.some((control) => control.control === name))
+    .map((name) => `${name} was not reported`)
   const reasons = [...short, ...missing]
   if (reasons.length === 0) return
   throw new AmbitError(
@@ -42,7 +60,10 @@ export function requireEnforced(controls: readonly Control[], isolation: Plan['i
   )
 }
 
-function suffices(control: Control, isolation: Plan['isolation']): boolean {
+function suffices(runtime: RuntimeName, control: Control, isolation: Plan['isolation']): boolean {
   if (control.state !== 'partly') return control.state === 'fully'
-  return control.control === COVERED || (isolation.limits === 'partly' && LIMIT.test(control.control))
+  return (
+    COVERED[runtime].includes(control.control) ||
+    (isolation.limits === 'partly' && LIMIT.test(control.control))
+  )
 }

@@ -3,10 +3,12 @@
  * directory; the Rust side (native/launch/src/spec.rs) refuses unknown fields and another version.
  */
 export interface LaunchSpec {
-  readonly version: 1
+  readonly version: 2
   readonly session: string
   /** Absolute paths of the host tools. */
   readonly tools: { readonly bwrap: string }
+  /** What stands inside the outer world. */
+  readonly cell: LaunchCell
   /** Host uid and gid that the agent's processes have. The caller's own; a dedicated non-zero one when root calls. */
   readonly host: { readonly uid: number; readonly gid: number }
   /** What the agent sees as its own uid and gid. */
@@ -33,6 +35,12 @@ export interface LaunchSpec {
   /** Journal that the exec sensor appends to. */
   readonly journal: string
 }
+
+export type LaunchCell =
+  /** Namespaces, Landlock and seccomp on the host's kernel. */
+  | { readonly kind: 'bubblewrap' }
+  /** The same namespaces around gVisor. `platform` null: what this `runsc` takes by itself. */
+  | { readonly kind: 'gvisor'; readonly runsc: string; readonly platform: string | null }
 
 export type LaunchMount =
   /** Root `root` of the view, at `target`. */

@@ -21,6 +21,7 @@ const DESCRIPTORS = ['tcp', 'dns', 'dns-tcp', 'proxy', 'fuse'] as const
 /** bubblewrap in namespaces of `ambit-launch`. Linux only. */
 export const osSandbox: Runtime = {
   name: 'os-sandbox',
+  cell: () => ({ kind: 'bubblewrap' }),
   open: (_spec, specPath, start) => openWorld(nativeBinary('ambit-launch'), specPath, start),
 }
 

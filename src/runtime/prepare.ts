@@ -11,7 +11,7 @@ import { isWithin } from './closure/guard.ts'
 import { boundSockets } from './closure/sockets.ts'
 import { gitIdentity } from './git-identity.ts'
 import { takeHome } from './home.ts'
-import type { LaunchSpec } from './launch-spec.ts'
+import type { LaunchCell, LaunchSpec } from './launch-spec.ts'
 import { sessionOwner } from './owner.ts'
 import { inspectHost, makeEtc, writeEtc } from './system-files.ts'
 import { findTool } from './tools.ts'
@@ -21,6 +21,8 @@ export type LaunchRequest = Pick<
   LaunchInput,
   'plan' | 'agent' | 'session' | 'argv' | 'cwd' | 'placeholders' | 'terminal' | 'journal' | 'env'
 > & {
+  /** Finds what this runtime's cell is made of. */
+  readonly cell: () => LaunchCell
   readonly project: string
   readonly home: string
   readonly paths: Paths
@@ -69,6 +71,7 @@ export function prepareLaunch(request: LaunchRequest): PreparedLaunch {
     host,
     etc,
     tools,
+    cell: request.cell(),
   })
   const fillEtc = (caPem: string): void =>
     writeEtc(etc, {

@@ -2,7 +2,7 @@
 import type { Control } from '../audit/fact.ts'
 import type { RuntimeName } from '../profile/plan.ts'
 import type { StartLauncher } from './launcher.ts'
-import type { LaunchSpec } from './launch-spec.ts'
+import type { LaunchCell, LaunchSpec } from './launch-spec.ts'
 
 export type Exit =
   | { readonly kind: 'code'; readonly code: number }
@@ -42,6 +42,8 @@ export interface World {
 
 export interface Runtime {
   readonly name: RuntimeName
+  /** Finds what the cell is made of. Throws AmbitError ERR_RUNTIME_MISSING. */
+  cell(): LaunchCell
   /** Makes the namespaces and sockets. Throws AmbitError ERR_RUNTIME_MISSING or ERR_RUNTIME_FAILED. */
   open(spec: LaunchSpec, specPath: string, start: StartLauncher): Promise<World>
 }

@@ -8,6 +8,7 @@ import { journalDir } from '../lib/paths.ts'
 import { openRuntimePolicy } from '../policy/runtime.ts'
 import { fillMirror } from '../profile/mirror.ts'
 import type { Plan } from '../profile/plan.ts'
+import { container } from '../runtime/container.ts'
 import { requireEnforced } from '../runtime/enforcement.ts'
 import { osSandbox } from '../runtime/os-sandbox.ts'
 import { type PreparedLaunch, prepareLaunch } from '../runtime/prepare.ts'
@@ -61,7 +62,7 @@ export async function wireSession(session: Registered, front: Front): Promise<Wi
     const [view, controls] = await Promise.all([viewing, building, gate.listen(world.sockets)])
     session.journal.append({ k: 'session.enforced', controls: [...controls] })
     await session.journal.sync()
-    requireEnforced(controls, session.plan.isolation)
+    requireEnforced(session.runtime, controls, session.plan.isolation)
     return { state, barrier, labels, gate, view, world, daemon }
   } catch (error) {
     const world = await opening.catch(() => null)
@@ -97,13 +98,16 @@ function prepareRoots(plan: Plan): void {
   fillMirror(plan.mirror)
 }
 
+const RUNTIMES: readonly Runtime[] = [osSandbox, container]
+
 function runtimeNamed(name: Registered['runtime']): Runtime {
-  if (name === 'os-sandbox') return osSandbox
+  const runtime = RUNTIMES.find((runtime) => runtime.name === name)
+  if (runtime) return runtime
   throw new AmbitError(
     'ERR_RUNTIME_MISSING',
     `runtime ${name}`,
-    'this version of Ambit has only os-sandbox, and a weaker runtime is never used instead',
-    'choose a profile that asks for os-sandbox',
+    'this version of Ambit does not have it, and a weaker runtime is never used instead',
+    `choose a profile that asks for ${RUNTIMES.map((runtime) => runtime.name).join(' or ')}`,
   )
 }
 
@@ -159,6 +163,7 @@ function launchSpec(session: Registered, secrets: Secrets, terminal: boolean): P
     terminal,
     journal: join(journalDir(request.paths, id), 'launch.wal'),
     env: request.env,
+    cell: () => runtimeNamed(session.runtime).cell(),
     project: request.project,
     home: homeOf(request),
     paths: request.paths,

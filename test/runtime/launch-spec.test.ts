@@ -89,6 +89,7 @@ function input(change: Partial<LaunchInput> = {}): LaunchInput {
       truststores: [],
     },
     tools: { bwrap: '/usr/bin/bwrap' },
+    cell: { kind: 'bubblewrap' },
     ...change,
   }
 }

@@ -76,6 +76,14 @@ const SPEC = {
   network: [],
 }
 
+/** `AMBIT_TEST_RUNTIME` runs every session of a test file on another runtime: one suite for all of them. */
+const RUNTIME = process.env.AMBIT_TEST_RUNTIME
+
+function onRuntime(spec: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {
+  if (RUNTIME === undefined) return spec
+  return { ...spec, isolation: { ...(spec.isolation as object | undefined), runtime: RUNTIME } }
+}
+
 // Every stage of a file cleans up when its process ends.
 process.setMaxListeners(0)
 
@@ -187,7 +195,7 @@ export class Stage {
       apiVersion: 'ambit/v1',
       kind: 'Profile',
       metadata: { name: 'case', title: 'A case of the test suite' },
-      spec: { ...SPEC, ...this.spec, ...spec },
+      spec: onRuntime({ ...SPEC, ...this.spec, ...spec }),
     }
     writeFileSync(path, JSON.stringify(document, null, 2))
     chmodSync(path, 0o644)

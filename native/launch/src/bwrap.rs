@@ -8,8 +8,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::failure::{Context, Result};
+use crate::gvisor::{bundle, guest};
 use crate::limits;
-use crate::spec::{LaunchSpec, Mount};
+use crate::spec::{Cell, LaunchSpec, Mount};
 use crate::stage::{Stage, Tools};
 use crate::sys;
 
@@ -36,6 +37,15 @@ impl Arguments {
         self.push(&[option]);
         self.path(source);
         self.path(target);
+    }
+
+    fn cover_keyrings(&mut self) {
+        for listing in KEYRING_LISTINGS {
+            // A kernel without keyrings has no such file, and bubblewrap could not make one.
+            if Path::new(listing).exists() {
+                self.mount("--ro-bind", Path::new("/dev/null"), Path::new(listing));
+            }
+        }
     }
 
     fn add(&mut self, mount: &Mount, stage: &Stage) -> io::Result<()> {
@@ -70,6 +80,9 @@ impl Arguments {
     }
 }
 
+/// Where the loader and libc are.
+const SYSTEM: [&str; 4] = ["/usr", "/lib", "/lib64", "/lib32"];
+
 /// They name the keyrings of the host's user, which the filter keeps shut (C-24).
 const KEYRING_LISTINGS: [&str; 2] = ["/proc/keys", "/proc/key-users"];
 
@@ -77,7 +90,13 @@ fn arguments(spec: &LaunchSpec, stage: &Stage) -> io::Result<Arguments> {
     let mut all = Arguments { list: Vec::new(), files: Vec::new() };
     all.push(&["--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]);
     all.push(&["--disable-userns", "--die-with-parent", "--as-pid-1", "--clearenv", "--cap-drop", "ALL"]);
-    all.push(&["--uid", &spec.inside.uid.to_string(), "--gid", &spec.inside.gid.to_string()]);
+    let guest = matches!(spec.cell, Cell::Gvisor { .. });
+    if guest {
+        bundle::CAPABILITIES.iter().for_each(|name| all.push(&["--cap-add", name]));
+    }
+    // gVisor wants to be uid 0 of its user namespace; what the agent sees is the guest's affair.
+    let (uid, gid) = if guest { (0, 0) } else { (spec.inside.uid, spec.inside.gid) };
+    all.push(&["--uid", &uid.to_string(), "--gid", &gid.to_string()]);
     all.push(&["--hostname", &spec.hostname]);
     all.push(&["--proc", "/proc", "--dev", "/dev"]);
     // bwrap's /dev/shm is a plain directory of an unbounded tmpfs; ours is bounded by the session's memory.
@@ -90,18 +109,66 @@ fn arguments(spec: &LaunchSpec, stage: &Stage) -> io::Result<Arguments> {
         "/dev/shm",
     ]);
     all.push(&["--remount-ro", "/dev"]);
-    for listing in KEYRING_LISTINGS {
-        // A kernel without keyrings has no such file, and bubblewrap could not make one.
-        if Path::new(listing).exists() {
-            all.mount("--ro-bind", Path::new("/dev/null"), Path::new(listing));
+    if guest {
+        guest_arguments(&mut all, spec, stage)?;
+    } else {
+        all.cover_keyrings();
+        for mount in &stage.mounts {
+            all.add(mount, stage)?;
         }
-    }
-    for mount in &stage.mounts {
-        all.add(mount, stage)?;
     }
     all.mount("--ro-bind", &stage.launcher(), Path::new(INSIDE));
     all.push(&["--remount-ro", "/", "--chdir", "/"]);
     Ok(all)
+}
+
+/// The guest's root below /guest, and beside it what only `runsc` sees. /proc is left as it is: the kernel lets
+/// nobody mount one who cannot see all of his own.
+fn guest_arguments(all: &mut Arguments, spec: &LaunchSpec, stage: &Stage) -> io::Result<()> {
+    let (own, mounts): (Vec<Mount>, Vec<Mount>) =
+        stage.mounts.iter().cloned().partition(|mount| mount.target() == Path::new(bundle::RUNSC));
+    for name in ["/proc", "/dev", "/sys"].map(Path::new) {
+        all.push(&["--dir"]);
+        all.path(&bundle::placed(name));
+    }
+    for mount in &mounts {
+        let place = bundle::placed(mount.target());
+        let made = match mount {
+            Mount::Tmpfs { mode, .. } if bundle::is_internal(mount, &mounts) => {
+                Mount::Dir { target: place, mode: *mode }
+            }
+            _ => mount.at(place),
+        };
+        all.add(&made, stage)?;
+    }
+    // The launcher's own libraries; nothing that the guest does not see.
+    let system = mounts.iter().filter(|mount| SYSTEM.iter().any(|place| mount.target().starts_with(place)));
+    for mount in own.iter().chain(system) {
+        all.add(mount, stage)?;
+    }
+    let guest = guest::Config {
+        argv: spec.argv.clone(),
+        env: spec.env.clone(),
+        cwd: spec.cwd.clone(),
+        terminal: spec.terminal,
+        inside: spec.inside,
+        pinned: limits::pinned(spec.limits),
+    };
+    let config = bundle::config(spec, &mounts);
+    for (path, value) in [
+        (bundle::placed(Path::new(bundle::GUEST_CONFIG)), serde_json::to_value(guest)?),
+        (Path::new(bundle::BUNDLE).join("config.json"), config),
+        (bundle::TRACE.into(), bundle::trace()),
+    ] {
+        all.add(&Mount::File { target: path, content: value.to_string(), mode: 0o400 }, stage)?;
+    }
+    all.mount("--ro-bind", &stage.launcher(), &bundle::placed(Path::new(bundle::GUEST_LAUNCHER)));
+    all.mount("--ro-bind", &stage.trace(), Path::new(bundle::SOCKET));
+    // Of runsc's own: the state of one container, and the place from which the Sentry takes its empty root.
+    for (target, size) in [(bundle::STATE, 4 << 20), ("/tmp", 4 << 20)] {
+        all.add(&Mount::Tmpfs { target: target.into(), size, mode: 0o700 }, stage)?;
+    }
+    Ok(())
 }
 
 /// Starts bubblewrap with the cell as PID 1. `fds` survive into the cell, which is told their numbers.

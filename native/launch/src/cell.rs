@@ -30,6 +30,8 @@ pub struct Config {
     pub open_files: u64,
     /// The agent may not widen its CPU set.
     pub pinned: bool,
+    /// gVisor's command line: it takes the command's place, and its guest starts the command.
+    pub runsc: Option<Vec<String>>,
     /// Mount targets that may be written to.
     pub writable: Vec<PathBuf>,
     /// Namespaces of the outer launcher, by kind.
@@ -129,6 +131,10 @@ fn restrict(config: &Config) -> Result<landlock::Enforced> {
     sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as _).context("dying with bubblewrap")?;
     // SAFETY: plain number.
     unsafe { libc::umask(0o022) };
+    if config.runsc.is_some() {
+        // Its own limits and filters are gVisor's to set: it makes mounts and traces processes before it does.
+        return Ok(landlock::Enforced { abi: 0 });
+    }
     rlimits::set(config.tasks, config.open_files).context("setting resource limits")?;
     sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).context("setting no_new_privs")?;
     let landlock = landlock::restrict(&config.writable).context("restricting with Landlock")?;
@@ -164,7 +170,8 @@ fn end(control: &OwnedFd, ending: Ending) -> i32 {
     }
 }
 
-fn reap(main: libc::pid_t) -> Option<Ending> {
+/// Takes every child that ended; how `main` did, if it was among them.
+pub fn reap(main: libc::pid_t) -> Option<Ending> {
     let mut ending = None;
     loop {
         let mut status = 0;

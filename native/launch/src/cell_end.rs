@@ -1,6 +1,7 @@
 //! The outer launcher's end of the cell: builds it, waits until it stands, and holds what reaches into it.
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Child;
@@ -9,11 +10,14 @@ use crate::bwrap;
 use crate::cell::{Config, FromCell, FromCommand, ToCell};
 use crate::control::{Control, ControlState, Ending, Orders};
 use crate::failure::{Context, Failure, Result};
+use crate::gvisor::report::GO;
+use crate::gvisor::trace::Trace;
+use crate::gvisor::{bundle, outside};
 use crate::limits;
 use crate::namespaces;
-use crate::spec::{LaunchSpec, Mount};
-use crate::stage::{Stage, Tools};
+use crate::spec::{self, LaunchSpec, Mount};
 use crate::sys;
+use crate::world::World;
 
 /// Our ends of the agent's stdin, stdout and stderr.
 pub enum Stdio {
@@ -25,29 +29,43 @@ pub enum Stdio {
 pub struct Cell {
     bwrap: Child,
     control: OwnedFd,
-    command: OwnedFd,
+    waiting: Waiting,
     init: OwnedFd,
     pub init_pid: libc::pid_t,
     pub main_pid: libc::pid_t,
     pub controls: Vec<ControlState>,
 }
 
+/// Where the word to start goes.
+enum Waiting {
+    Command(OwnedFd),
+    Guest(OwnedFd),
+}
+
+/// Where the record of what runs comes from.
+pub enum Evidence {
+    /// The exec sensor's listener.
+    Calls(OwnedFd),
+    Guest(Trace),
+}
+
 /// What comes with a new cell: taken apart by whoever runs the session.
 pub struct Built {
     pub cell: Cell,
     pub stdio: Stdio,
-    pub listener: OwnedFd,
+    pub evidence: Evidence,
 }
 
 /// `orders` are heard meanwhile: a view that hangs must not make the session deaf.
-pub fn build(
-    spec: &LaunchSpec,
-    stage: &Stage,
-    tools: &Tools,
-    supervisor: &Control,
-    orders: &mut Orders,
-) -> Result<Built> {
+pub fn build(world: &World, supervisor: &Control, orders: &mut Orders) -> Result<Built> {
+    let World { spec, stage, tools, .. } = world;
     let what = "building the cell";
+    let trace = match spec.cell {
+        spec::Cell::Bubblewrap {} => None,
+        spec::Cell::Gvisor { .. } => {
+            Some(Trace::listen(&stage.trace(), world.journal.clone(), world.bell.clone())?)
+        }
+    };
     let (control, control_inside) = sys::socketpair(libc::SOCK_SEQPACKET).context(what)?;
     let (command, command_inside) = sys::socketpair(libc::SOCK_SEQPACKET).context(what)?;
     pass_credentials(&command).context(what)?;
@@ -65,14 +83,41 @@ pub fn build(
         FromCommand::Ready(controls) => controls,
     };
     let broken = || Failure::new(what, "the cell's report came without its descriptors");
-    let listener = if fds.is_empty() { return Err(broken()) } else { fds.remove(0) };
+    let listener = if trace.is_none() && !fds.is_empty() { Some(fds.remove(0)) } else { None };
     let stdio = match pipes {
         Some(pipes) => pipes,
         None => Stdio::Terminal(fds.pop().ok_or_else(broken)?),
     };
     let init_pid = parent_of(main_pid).ok_or_else(|| Failure::new(what, "PID 1 is gone"))?;
     let init = sys::pidfd_open(init_pid).context(what)?;
-    Ok(Built { cell: Cell { bwrap, control, command, init, init_pid, main_pid, controls }, stdio, listener })
+    let mut cell =
+        Cell { bwrap, control, waiting: Waiting::Command(command), init, init_pid, main_pid, controls };
+    let evidence = match trace {
+        None => Evidence::Calls(listener.ok_or_else(broken)?),
+        Some(trace) => {
+            cell.waiting = Waiting::Guest(stdio.input().context(what)?);
+            match outside::stand(&cell, &stdio, &trace, supervisor, orders) {
+                Ok(controls) => cell.controls = controls,
+                Err(failure) => {
+                    cell.kill();
+                    cell.bury();
+                    return Err(failure);
+                }
+            }
+            Evidence::Guest(trace)
+        }
+    };
+    Ok(Built { cell, stdio, evidence })
+}
+
+impl Stdio {
+    /// A further descriptor of what the agent reads from.
+    fn input(&self) -> std::io::Result<OwnedFd> {
+        match self {
+            Stdio::Terminal(master) => master.try_clone(),
+            Stdio::Pipes { input, .. } => input.try_clone(),
+        }
+    }
 }
 
 fn config(spec: &LaunchSpec) -> Config {
@@ -87,6 +132,10 @@ fn config(spec: &LaunchSpec) -> Config {
         tasks: limits::tasks(spec.limits),
         open_files: spec.limits.open_files,
         pinned: limits::pinned(spec.limits),
+        runsc: match &spec.cell {
+            spec::Cell::Bubblewrap {} => None,
+            spec::Cell::Gvisor { platform, .. } => Some(bundle::command(platform.as_deref())),
+        },
         writable: writable.map(|mount| PathBuf::from(mount.target())).collect(),
         outer: namespaces::KINDS
             .iter()
@@ -159,7 +208,14 @@ fn parent_of(pid: libc::pid_t) -> Option<libc::pid_t> {
 
 impl Cell {
     pub fn exec(&self) -> Result<()> {
-        sys::send_with_fds(self.command.as_fd(), b"exec", &[]).context("starting the command")
+        let what = "starting the command";
+        match &self.waiting {
+            Waiting::Command(channel) => sys::send_with_fds(channel.as_fd(), b"exec", &[]).context(what),
+            Waiting::Guest(input) => {
+                let mut input = File::from(input.try_clone().context(what)?);
+                input.write_all(GO).context(what)
+            }
+        }
     }
 
     pub fn order(&self, order: &ToCell) {

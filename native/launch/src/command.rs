@@ -1,5 +1,6 @@
 //! The process that becomes the agent: a session of its own, its own terminal or pipes, the exec sensor, a look from
 //! the inside at every control, and then `execve`, when told.
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -7,7 +8,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::cell::{Config, FromCommand};
+use crate::control::ControlState;
 use crate::failure::{Context, Failure, Result};
+use crate::gvisor::bundle::RUNSC;
 use crate::{inside, landlock, pty, seccomp, sys};
 
 pub fn report_failure(channel: &OwnedFd, failure: &Failure) {
@@ -22,6 +25,9 @@ pub fn become_command(
     channel: OwnedFd,
     stdio: Vec<OwnedFd>,
 ) -> i32 {
+    if let Some(runsc) = &config.runsc {
+        return become_runsc(config, runsc, &channel, stdio);
+    }
     match prepare(config, landlock, &channel, stdio) {
         Err(failure) => {
             report_failure(&channel, &failure);
@@ -29,9 +35,21 @@ pub fn become_command(
         }
         Ok(()) => match wait_for_exec(&channel) {
             Err(_) => 125,
-            Ok(()) => execute(config),
+            Ok(()) => execute(&config.argv, &config.env),
         },
     }
+}
+
+/// gVisor takes the place of the command. Its guest then waits for the word by itself, on the same descriptors.
+fn become_runsc(config: &Config, runsc: &[String], channel: &OwnedFd, stdio: Vec<OwnedFd>) -> i32 {
+    let taken =
+        take_stdio(config, &stdio).and_then(|master| report(channel, Vec::new(), None, master.as_ref()));
+    if let Err(failure) = taken {
+        report_failure(channel, &failure);
+        return 125;
+    }
+    let program = [&[RUNSC.to_string()], &runsc[1..]].concat();
+    execute(&program, &BTreeMap::new())
 }
 
 fn prepare(
@@ -40,22 +58,33 @@ fn prepare(
     channel: &OwnedFd,
     stdio: Vec<OwnedFd>,
 ) -> Result<()> {
-    // SAFETY: plain call in a fresh child.
-    sys::check(unsafe { libc::setsid() }).context("making a session")?;
-    let master = if config.terminal {
-        Some(pty::take_terminal().context("making the terminal")?)
-    } else {
-        pty::take_pipes(&stdio).context("connecting the pipes")?;
-        None
-    };
+    let master = take_stdio(config, &stdio)?;
     drop(stdio);
     std::env::set_current_dir(&config.cwd).context(&format!("entering {}", config.cwd.display()))?;
     let listener =
         seccomp::install_with_listener(&seccomp::exec_sensor()).context("loading the exec sensor")?;
     let controls = inside::look(config, landlock);
+    report(channel, controls, Some(&listener), master.as_ref())
+}
+
+/// A session of its own, with its own terminal (whose master is returned) or the pipes.
+fn take_stdio(config: &Config, stdio: &[OwnedFd]) -> Result<Option<OwnedFd>> {
+    // SAFETY: plain call in a fresh child.
+    sys::check(unsafe { libc::setsid() }).context("making a session")?;
+    if config.terminal {
+        return pty::take_terminal().map(Some).context("making the terminal");
+    }
+    pty::take_pipes(stdio).map(|()| None).context("connecting the pipes")
+}
+
+fn report(
+    channel: &OwnedFd,
+    controls: Vec<ControlState>,
+    listener: Option<&OwnedFd>,
+    master: Option<&OwnedFd>,
+) -> Result<()> {
     let news = serde_json::to_vec(&FromCommand::Ready(controls)).unwrap_or_default();
-    let fds: Vec<RawFd> =
-        [Some(&listener), master.as_ref()].into_iter().flatten().map(AsRawFd::as_raw_fd).collect();
+    let fds: Vec<RawFd> = [listener, master].into_iter().flatten().map(AsRawFd::as_raw_fd).collect();
     sys::send_with_fds(channel.as_fd(), &news, &fds).context("reporting")
 }
 
@@ -65,19 +94,21 @@ fn wait_for_exec(channel: &OwnedFd) -> io::Result<()> {
     if message.bytes == b"exec" { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
-fn execute(config: &Config) -> i32 {
-    let path = match find(config) {
+/// Returns only when there is no such program, or it cannot be started.
+pub fn execute(argv: &[String], env: &BTreeMap<String, String>) -> i32 {
+    let name = argv.first().map_or("", String::as_str);
+    let path = match find(name, env) {
         Ok(path) => path,
         Err((code, why)) => {
-            eprintln!("ambit: cannot start {:?}: {why}", config.argv[0]);
+            eprintln!("ambit: cannot start {name:?}: {why}");
             return code;
         }
     };
     let strings = |texts: &mut dyn Iterator<Item = String>| -> Vec<CString> {
         texts.filter_map(|text| CString::new(text).ok()).collect()
     };
-    let argv = strings(&mut config.argv.iter().cloned());
-    let env = strings(&mut config.env.iter().map(|(key, value)| format!("{key}={value}")));
+    let argv = strings(&mut argv.iter().cloned());
+    let env = strings(&mut env.iter().map(|(key, value)| format!("{key}={value}")));
     let Ok(program) = sys::cpath(&path) else { return 127 };
     let pointers = |texts: &[CString]| -> Vec<*const libc::c_char> {
         texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
@@ -90,17 +121,16 @@ fn execute(config: &Config) -> i32 {
         libc::execve(program.as_ptr(), argv_pointers.as_ptr(), env_pointers.as_ptr());
     }
     let error = io::Error::last_os_error();
-    eprintln!("ambit: cannot start {:?}: {error}", config.argv[0]);
+    eprintln!("ambit: cannot start {name:?}: {error}");
     if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }
 }
 
 /// What a shell does: a name without a slash is looked for in the PATH inside.
-fn find(config: &Config) -> std::result::Result<PathBuf, (i32, &'static str)> {
-    let name = &config.argv[0];
+fn find(name: &str, env: &BTreeMap<String, String>) -> std::result::Result<PathBuf, (i32, &'static str)> {
     if name.contains('/') {
         return Ok(name.into());
     }
-    let places = config.env.get("PATH").map_or("/usr/bin:/bin", String::as_str);
+    let places = env.get("PATH").map_or("/usr/bin:/bin", String::as_str);
     let found: Vec<PathBuf> = places
         .split(':')
         .filter(|place| place.starts_with('/'))

@@ -13,26 +13,22 @@ pub fn look(config: &Config, landlock: Enforced) -> Vec<ControlState> {
         namespaces::KINDS.iter().map(|kind| namespace(kind, config)).collect();
     controls.extend([
         seen("no-new-privileges", field(&status, "NoNewPrivs") == "1", "NoNewPrivs: 1"),
-        capabilities(&status),
+        capabilities(&status, &["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"]),
         system_calls(&status),
         self::landlock(landlock),
         unix_sockets(landlock),
-        seen(
-            "read-only-root",
-            refused(create_file("/.ambit-probe"), libc::EROFS),
-            "creating a file in / is EROFS",
-        ),
+        read_only_root(),
         seen("dumpable", !fs::exists("/proc/1/root/usr").unwrap_or(false), "PID 1's files stay shut"),
     ]);
     controls
 }
 
-fn seen(control: &str, holds: bool, detail: &str) -> ControlState {
+pub fn seen(control: &str, holds: bool, detail: &str) -> ControlState {
     let state = if holds { State::Fully } else { State::Not };
     ControlState::new(control, state, detail)
 }
 
-fn field<'a>(status: &'a str, name: &str) -> &'a str {
+pub fn field<'a>(status: &'a str, name: &str) -> &'a str {
     status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default().trim()
 }
 
@@ -52,16 +48,23 @@ fn only_loopback() -> bool {
     names == ["lo"]
 }
 
-fn capabilities(status: &str) -> ControlState {
-    let sets = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"];
+pub fn capabilities(status: &str, sets: &[&str]) -> ControlState {
     let none = sets
         .iter()
         .all(|set| field(status, set).chars().all(|digit| digit == '0') && !field(status, set).is_empty());
-    seen("no-capabilities", none, "all five sets are empty")
+    seen("no-capabilities", none, &format!("all {} sets are empty", sets.len()))
+}
+
+pub fn read_only_root() -> ControlState {
+    seen(
+        "read-only-root",
+        refused(create_file("/.ambit-probe"), libc::EROFS),
+        "creating a file in / is EROFS",
+    )
 }
 
 /// Arguments are such that the kernel itself, if asked, would answer otherwise.
-fn system_calls(status: &str) -> ControlState {
+pub fn system_calls(status: &str) -> ControlState {
     // SAFETY: calls that are refused, or that change nothing.
     let refusals = unsafe {
         [

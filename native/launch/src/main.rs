@@ -13,6 +13,7 @@ mod freeze;
 mod fuse;
 #[cfg(test)]
 mod fuzz;
+mod gvisor;
 mod inside;
 mod landlock;
 mod limits;
@@ -44,6 +45,7 @@ fn main() {
     let status = match words[..] {
         ["world", spec] => world::run(spec.as_ref()),
         ["cell", fds] => cell::run(fds),
+        ["guest"] => gvisor::guest::run(),
         ["probe"] => probe::run(),
         _ => {
             eprintln!("usage: ambit-launch world SPEC | probe");

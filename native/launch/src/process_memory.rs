@@ -172,19 +172,8 @@ impl Place<'_> {
         Ok(base.join(path).components().collect())
     }
 
-    /// As the caller would resolve it: every link stays below its root.
     fn open_in_root(&self, path: &Path, flags: i32) -> io::Result<File> {
-        let root = open_path(Path::new(&format!("/proc/{}/root", self.outer_pid)))?;
-        let path = sys::cpath(path)?;
-        // SAFETY: open_how is plain data of the size that is passed.
-        unsafe {
-            let mut how: libc::open_how = std::mem::zeroed();
-            how.flags = (libc::O_PATH | libc::O_CLOEXEC | flags) as u64;
-            how.resolve = libc::RESOLVE_IN_ROOT;
-            let size = size_of::<libc::open_how>();
-            let fd = libc::syscall(libc::SYS_openat2, root.as_raw_fd(), path.as_ptr(), &how, size);
-            sys::check(fd).map(|fd| File::from(sys::owned(fd as RawFd)))
-        }
+        open_in_root(&open_path(Path::new(&format!("/proc/{}/root", self.outer_pid)))?, path, flags)
     }
 
     /// The spelled path, or what a descriptor stands for.
@@ -194,6 +183,51 @@ impl Place<'_> {
             return text(link.as_os_str().as_bytes());
         }
         self.absolute(path).map_or_else(|_| text(path), |path| text(path.as_os_str().as_bytes()))
+    }
+}
+
+/// As whoever has this root would resolve it: every link stays below it. For looking at, not for reading (`O_PATH`).
+pub fn open_in_root(root: &File, path: &Path, flags: i32) -> io::Result<File> {
+    let path = sys::cpath(path)?;
+    // SAFETY: open_how is plain data of the size that is passed.
+    unsafe {
+        let mut how: libc::open_how = std::mem::zeroed();
+        how.flags = (libc::O_PATH | libc::O_CLOEXEC | flags) as u64;
+        how.resolve = libc::RESOLVE_IN_ROOT;
+        let size = size_of::<libc::open_how>();
+        let fd = libc::syscall(libc::SYS_openat2, root.as_raw_fd(), path.as_ptr(), &how, size);
+        sys::check(fd).map(|fd| File::from(sys::owned(fd as RawFd)))
+    }
+}
+
+/// An argument list, cut to what a record may hold.
+#[derive(Default)]
+pub struct Bounded {
+    argv: Vec<String>,
+    total: usize,
+    truncated: bool,
+}
+
+impl Bounded {
+    /// True while there is room for more.
+    fn has_room(&self) -> bool {
+        !self.truncated && self.argv.len() < MAX_ARGUMENTS && self.total < MAX_TOTAL
+    }
+
+    pub fn push(&mut self, argument: &[u8]) {
+        if !self.has_room() {
+            self.truncated = true;
+            return;
+        }
+        let kept = &argument[..argument.len().min(MAX_ARGUMENT)];
+        self.total +=
+            kept.iter().map(|byte| if byte.is_ascii_control() { IN_JSON } else { 1 }).sum::<usize>();
+        self.truncated = kept.len() < argument.len();
+        self.argv.push(text(kept));
+    }
+
+    pub fn finish(self) -> (Vec<String>, bool) {
+        (self.argv, self.truncated)
     }
 }
 
@@ -241,24 +275,19 @@ impl Memory {
     }
 
     fn arguments(&self, array: u64) -> (Vec<String>, bool) {
-        let mut argv = Vec::new();
-        let mut total = 0;
-        for index in 0..=MAX_ARGUMENTS as u64 {
+        let mut argv = Bounded::default();
+        for index in 0.. {
             let pointer = array.checked_add(index * 8).and_then(|at| self.word(at)).unwrap_or(0);
             if pointer == 0 {
-                return (argv, false);
+                return argv.finish();
             }
-            if index == MAX_ARGUMENTS as u64 || total >= MAX_TOTAL {
+            if !argv.has_room() {
                 break;
             }
-            let Some((argument, whole)) = self.string(pointer, MAX_ARGUMENT) else { break };
-            total +=
-                argument.iter().map(|byte| if byte.is_ascii_control() { IN_JSON } else { 1 }).sum::<usize>();
-            argv.push(text(&argument));
-            if !whole {
-                break;
-            }
+            // One byte more than is kept: whether something was left out is for the list to see.
+            let Some((argument, _)) = self.string(pointer, MAX_ARGUMENT + 1) else { break };
+            argv.push(&argument);
         }
-        (argv, true)
+        (argv.finish().0, true)
     }
 }

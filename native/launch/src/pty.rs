@@ -34,6 +34,16 @@ fn replace_stdio(fds: [RawFd; 3]) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes this process group the one that the terminal's keys and signals go to. Asked from the background, which a
+/// terminal answers with a stop unless that is ignored; exec restores it.
+pub fn take_foreground(fd: RawFd) -> io::Result<()> {
+    // SAFETY: plain numbers.
+    unsafe {
+        libc::signal(libc::SIGTTOU, libc::SIG_IGN);
+        sys::check(libc::tcsetpgrp(fd, libc::getpid())).map(drop)
+    }
+}
+
 pub fn is_terminal(fd: RawFd) -> bool {
     // SAFETY: plain number.
     unsafe { libc::isatty(fd) == 1 }

@@ -54,13 +54,13 @@ fn filter_for(fd: RawFd) -> Option<Filter> {
     is_terminal(fd).then(Filter::default)
 }
 
-/// One of the user's own descriptors, never closed by us.
-fn user(fd: RawFd) -> UserFd {
+/// One of the user's own descriptors, or another that its owner keeps open; never closed here.
+pub fn user(fd: RawFd) -> UserFd {
     // SAFETY: fds 0 to 2 stay open for the life of the process; ManuallyDrop keeps File from closing them.
     UserFd(ManuallyDrop::new(unsafe { File::from_raw_fd(fd) }))
 }
 
-struct UserFd(ManuallyDrop<File>);
+pub struct UserFd(ManuallyDrop<File>);
 
 impl Read for UserFd {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -106,6 +106,17 @@ fn copy(mut from: impl Read, mut to: impl Write, mut filter: Option<Filter>) {
     }
     if let Some(filter) = filter {
         let _ = to.write_all(&filter.restore());
+    }
+}
+
+/// Lets go of descriptors 0 to 2.
+pub fn leave_stdio() {
+    // SAFETY: plain numbers; what cannot be opened leaves them as they are.
+    unsafe {
+        let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
+        (0..3).for_each(|fd| {
+            libc::dup2(null, fd);
+        });
     }
 }
 

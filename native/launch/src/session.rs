@@ -1,13 +1,15 @@
 //! The session's life in the outer launcher: build when told, exec when told, then obey, relay and watch until the
 //! command, the clock, an order or a fault ends it. Whatever the end, nothing inside survives it.
 use std::os::fd::{AsFd, AsRawFd};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::alarm::Alarm;
 use crate::cell::ToCell;
-use crate::cell_end::{self, Built, Cell, Stdio};
+use crate::cell_end::{self, Built, Cell, Evidence, Stdio};
 use crate::control::{Control, ControlState, Ending, Event, Order, Orders, State};
 use crate::failure::{Context, Failure, Result};
+use crate::gvisor::trace::Trace;
 use crate::limits;
 use crate::pty::{self, RawTerminal};
 use crate::relay::Relay;
@@ -35,30 +37,72 @@ pub fn run(world: World, control: &Control) -> Result<()> {
     if !wait_for(Order::Build, &world, control, &mut orders)? {
         return Ok(());
     }
-    let Built { mut cell, stdio, listener } =
-        cell_end::build(&world.spec, &world.stage, &world.tools, control, &mut orders)?;
-    let sensor = Sensor::new(listener, world.journal.clone(), world.bell.clone())
-        .context("starting the exec sensor")?;
-    let sensor = std::thread::spawn(move || sensor.run());
+    let Built { mut cell, stdio, evidence } = cell_end::build(&world, control, &mut orders)?;
+    let evidence = Recording::start(evidence, &world)?;
     let watchdog = Watchdog::new(&world.spec, cell.init_pid).context("starting the watchdog")?;
     let bell = world.bell.clone();
     std::thread::spawn(move || watchdog.run(&bell));
     cell.controls.extend(limits::controls(world.spec.limits));
-    cell.controls.push(ControlState::new(
-        "exec-sensor",
-        State::Fully,
-        "every execve waits until it is recorded",
-    ));
+    cell.controls.push(evidence.control());
     control.emit(&Event::Ready { controls: &cell.controls });
     let ended = match wait_for(Order::Exec, &world, control, &mut orders) {
-        Ok(true) => live(&world, control, &mut orders, &cell, stdio),
+        Ok(true) => live(&world, control, &mut orders, &cell, stdio, &evidence),
         Ok(false) => Ok(End::Killed),
         Err(failure) => Err(failure),
     };
     cell.kill();
     cell.bury();
-    let _ = sensor.join();
+    evidence.finish();
     announce(control, &world, ended)
+}
+
+/// The thread that records what runs.
+enum Recording {
+    Calls(JoinHandle<()>),
+    Guest(Trace),
+}
+
+impl Recording {
+    fn start(evidence: Evidence, world: &World) -> Result<Self> {
+        match evidence {
+            Evidence::Guest(trace) => Ok(Self::Guest(trace)),
+            Evidence::Calls(listener) => {
+                let sensor = Sensor::new(listener, world.journal.clone(), world.bell.clone())
+                    .context("starting the exec sensor")?;
+                Ok(Self::Calls(std::thread::spawn(move || sensor.run())))
+            }
+        }
+    }
+
+    fn control(&self) -> ControlState {
+        let (state, detail) = match self {
+            Self::Calls(_) => (State::Fully, "every execve waits until it is recorded"),
+            Self::Guest(_) => (
+                State::Partly,
+                "gVisor tells of every execve before it happens, and does not wait until it is recorded",
+            ),
+        };
+        ControlState::new("exec-sensor", state, detail)
+    }
+
+    /// How the command ended, given what the cell says. Of a guest the trace tells, which knows a signal from a code
+    /// like it; without the command's end in it, the guest itself broke.
+    fn ending(&self, seen: Ending) -> Result<End> {
+        match (self, seen) {
+            (Self::Calls(_), seen) => Ok(End::Command(seen)),
+            (Self::Guest(_), Ending::Signal(_)) => Ok(End::Killed),
+            (Self::Guest(trace), Ending::Code(code)) => trace.ending().map(End::Command).ok_or_else(|| {
+                Failure::new("gVisor", format!("it ended with status {code} before the command did"))
+            }),
+        }
+    }
+
+    fn finish(self) {
+        match self {
+            Self::Calls(thread) => drop(thread.join()),
+            Self::Guest(trace) => trace.finish(),
+        }
+    }
 }
 
 /// False when the order was to kill, or the supervisor is gone.
@@ -86,7 +130,14 @@ fn wait_for(wanted: Order, world: &World, control: &Control, orders: &mut Orders
 }
 
 /// From `exec` to the end.
-fn live(world: &World, control: &Control, orders: &mut Orders, cell: &Cell, stdio: Stdio) -> Result<End> {
+fn live(
+    world: &World,
+    control: &Control,
+    orders: &mut Orders,
+    cell: &Cell,
+    stdio: Stdio,
+    evidence: &Recording,
+) -> Result<End> {
     let terminal = match &stdio {
         Stdio::Terminal(master) => Some(master.try_clone().context("keeping the terminal")?),
         Stdio::Pipes { .. } => None,
@@ -94,12 +145,17 @@ fn live(world: &World, control: &Control, orders: &mut Orders, cell: &Cell, stdi
     let _raw = terminal.as_ref().map(|_| RawTerminal::enter(0)).transpose().context("taking the terminal")?;
     let resize = || terminal.iter().for_each(|master| pty::copy_size(0, master.as_raw_fd()));
     resize();
-    let relay = Relay::start(stdio).context("starting the relay")?;
+    // Before the relay: nothing of the user's may come first where the word goes by the same descriptor.
     cell.exec()?;
+    let relay = Relay::start(stdio).context("starting the relay")?;
     control.emit(&Event::Running { pid: cell.main_pid });
     let deadline = Instant::now() + Duration::from_millis(world.spec.limits.wallclock);
     let end = watch(world, control, orders, cell, deadline, &resize);
     cell.kill();
+    let end = match end {
+        Ok(End::Command(seen)) => evidence.ending(seen),
+        other => other,
+    };
     // What a command wrote before it ended is its user's, however slowly it is read; else only for a moment.
     let patience = if matches!(end, Ok(End::Command(_))) { None } else { Some(Instant::now() + DRAIN) };
     drain(&relay, control, orders, patience);

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::failure::{Context, Failure, Result};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const MAX_SPEC: u64 = 64 << 20;
 
 #[derive(Debug, Clone, Deserialize)]
@@ -16,6 +16,7 @@ pub struct LaunchSpec {
     pub version: u32,
     pub session: String,
     pub tools: Tools,
+    pub cell: Cell,
     pub host: Ids,
     pub inside: Ids,
     pub hostname: String,
@@ -35,7 +36,21 @@ pub struct Tools {
     pub bwrap: PathBuf,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+/// What stands inside the outer world.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Cell {
+    /// Namespaces, Landlock and seccomp on the host's kernel.
+    Bubblewrap {},
+    /// The same namespaces around gVisor, whose Sentry is the agent's kernel.
+    Gvisor {
+        runsc: PathBuf,
+        /// `None`: what this runsc takes by itself.
+        platform: Option<String>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ids {
     pub uid: u32,
@@ -102,6 +117,21 @@ pub enum Mount {
 }
 
 impl Mount {
+    /// The same thing elsewhere.
+    pub fn at(&self, place: PathBuf) -> Self {
+        let mut moved = self.clone();
+        match &mut moved {
+            Mount::View { target, .. }
+            | Mount::Bind { target, .. }
+            | Mount::Plain { target, .. }
+            | Mount::Tmpfs { target, .. }
+            | Mount::Dir { target, .. }
+            | Mount::Symlink { target, .. }
+            | Mount::File { target, .. } => *target = place,
+        }
+        moved
+    }
+
     pub fn target(&self) -> &Path {
         match self {
             Mount::View { target, .. }
@@ -142,6 +172,13 @@ impl LaunchSpec {
         }
         if self.argv.first().is_none_or(String::is_empty) {
             return Some("argv is empty".into());
+        }
+        if let Cell::Gvisor { runsc, platform } = &self.cell {
+            let known =
+                |name: &String| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase());
+            if !is_plain(runsc) || !platform.as_ref().is_none_or(known) {
+                return Some("the cell's program or platform is not allowed".into());
+            }
         }
         if !is_plain(&self.cwd) || !is_plain(&self.journal) {
             return Some("cwd and journal must be absolute paths without ..".into());

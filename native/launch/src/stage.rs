@@ -10,7 +10,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 use crate::failure::{Context, Failure, Result};
-use crate::spec::{Ids, LaunchSpec, Mount};
+use crate::gvisor::bundle::RUNSC;
+use crate::spec::{Cell, Ids, LaunchSpec, Mount};
 use crate::sys;
 
 /// Directories that exist on every Linux and that a session can do without: one is covered by our private tmpfs.
@@ -83,12 +84,19 @@ impl Stage {
         Ok(self)
     }
 
+    /// Where the guest's trace arrives, when there is one.
+    pub fn trace(&self) -> PathBuf {
+        self.base.join(TRACE).join("socket")
+    }
+
     /// This very program, where bubblewrap can bind it from.
     pub fn launcher(&self) -> PathBuf {
         self.base.join("launch")
     }
 }
 
+/// The session's own directory here: root makes the others.
+const TRACE: &str = "trace";
 const EMPTY: &str = "empty";
 
 fn seal_name(index: usize) -> String {
@@ -118,8 +126,10 @@ pub fn as_root(spec: &LaunchSpec) -> Result<Stage> {
     // SAFETY: plain flags; this process has one thread.
     sys::check(unsafe { libc::unshare(libc::CLONE_NEWNS) }).context("making a mount namespace")?;
     let base = private_tmpfs(spec, 0)?;
+    std::os::unix::fs::chown(base.join(TRACE), Some(spec.host.uid), Some(spec.host.gid))
+        .context("staging the trace's directory")?;
     stage_fuse_device(&base.join(FUSE_DEVICE)).context("staging /dev/fuse")?;
-    let mut mounts = spec.mounts.clone();
+    let mut mounts = mounts_of(spec);
     for (index, mount) in mounts.iter_mut().enumerate() {
         if let Mount::Bind { source, .. } | Mount::Plain { source, .. } = mount {
             let staged = base.join(index.to_string());
@@ -135,7 +145,18 @@ pub fn as_root(spec: &LaunchSpec) -> Result<Stage> {
 
 /// For an ordinary user, inside the outer namespaces: sources are reachable as they are.
 pub fn as_user(spec: &LaunchSpec) -> Result<Stage> {
-    Ok(Stage { base: private_tmpfs(spec, libc::MS_NODEV)?, mounts: spec.mounts.clone() })
+    Ok(Stage { base: private_tmpfs(spec, libc::MS_NODEV)?, mounts: mounts_of(spec) })
+}
+
+/// The spec's mounts, and what the cell itself needs.
+fn mounts_of(spec: &LaunchSpec) -> Vec<Mount> {
+    let own = match &spec.cell {
+        Cell::Bubblewrap {} => None,
+        Cell::Gvisor { runsc, .. } => {
+            Some(Mount::Bind { source: runsc.clone(), target: RUNSC.into(), write: false })
+        }
+    };
+    spec.mounts.iter().cloned().chain(own).collect()
 }
 
 /// Gives up host uid 0 for good.
@@ -173,7 +194,9 @@ fn private_tmpfs(spec: &LaunchSpec, more_flags: libc::c_ulong) -> Result<PathBuf
     let flags = libc::MS_NOSUID | more_flags;
     sys::mount(Some(Path::new("ambit")), &base, Some("tmpfs"), flags, Some("mode=0755,size=32m"))
         .context(what)?;
-    DirBuilder::new().mode(0o755).create(base.join("fuse")).context(what)?;
+    for name in ["fuse", TRACE] {
+        DirBuilder::new().mode(0o755).create(base.join(name)).context(what)?;
+    }
     // A copy: a bind would show the place of the installation in the agent's /proc/self/mountinfo.
     fs::copy("/proc/self/exe", base.join("launch")).context("staging the launcher")?;
     Ok(base)
@@ -181,7 +204,7 @@ fn private_tmpfs(spec: &LaunchSpec, more_flags: libc::c_ulong) -> Result<PathBuf
 
 fn free_base(spec: &LaunchSpec) -> Option<PathBuf> {
     let used = |base: &Path| {
-        spec.mounts.iter().any(|mount| matches!(mount, Mount::Bind { source, .. } | Mount::Plain { source, .. } if is_below(source, base)))
+        mounts_of(spec).iter().any(|mount| matches!(mount, Mount::Bind { source, .. } | Mount::Plain { source, .. } if is_below(source, base)))
             || fs::read_link("/proc/self/exe").is_ok_and(|own| own.starts_with(base))
     };
     BASES.iter().map(PathBuf::from).find(|base| base.is_dir() && !used(base))

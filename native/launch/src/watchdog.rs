@@ -3,12 +3,14 @@
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::alarm::{Alarm, Bell};
 use crate::disk::Disk;
-use crate::spec::{LaunchSpec, Mount};
+use crate::gvisor::{bundle, outside};
+use crate::spec::{Cell, LaunchSpec, Mount};
 
 const CALM: Duration = Duration::from_millis(200);
 const NEAR: Duration = Duration::from_millis(20);
@@ -28,6 +30,8 @@ pub struct Watchdog {
     root: fs::File,
     /// Held from the start: an agent can move the directory that such a mount lies in.
     tmpfs: Vec<fs::File>,
+    /// A guest's memory.
+    guest: Option<fs::File>,
     processes: u64,
     memory: u64,
     disk: u64,
@@ -38,12 +42,20 @@ pub struct Watchdog {
 impl Watchdog {
     /// `init`: PID 1 of the cell, as we count.
     pub fn new(spec: &LaunchSpec, init: libc::pid_t) -> std::io::Result<Self> {
-        let tmpfs = spec.mounts.iter().filter(|mount| matches!(mount, Mount::Tmpfs { .. }));
-        let tmpfs = tmpfs.map(Mount::target).chain([Path::new("/dev/shm")]);
+        // A guest's own memory is the Sentry's, and counts as its.
+        let guest = matches!(spec.cell, Cell::Gvisor { .. });
+        let is_ours = |mount: &&Mount| {
+            matches!(mount, Mount::Tmpfs { .. }) && !(guest && bundle::is_internal(mount, &spec.mounts))
+        };
+        let placed = |path: &Path| if guest { bundle::placed(path) } else { path.to_path_buf() };
         let root = PathBuf::from(format!("/proc/{init}/root"));
-        let inside = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
+        let below = |path: &Path| path.strip_prefix("/").unwrap_or(path).to_path_buf();
+        let tmpfs = spec.mounts.iter().filter(is_ours).map(|mount| placed(mount.target()));
+        let tmpfs = tmpfs.chain([PathBuf::from("/dev/shm")]).map(|path| root.join(below(&path)));
+        let memory = guest.then(|| outside::memory(&root.join("proc"))).transpose();
         Ok(Self {
-            tmpfs: tmpfs.map(|path| fs::File::open(inside(path))).collect::<std::io::Result<_>>()?,
+            guest: memory.map_err(|failure| io::Error::other(failure.why))?,
+            tmpfs: tmpfs.map(fs::File::open).collect::<std::io::Result<_>>()?,
             root: fs::File::open(&root)?,
             processes: spec.limits.processes,
             memory: spec.limits.memory,
@@ -52,7 +64,7 @@ impl Watchdog {
                 .mounts
                 .iter()
                 .filter(|mount| matches!(mount, Mount::Bind { write: true, .. }))
-                .map(|mount| mount.target().strip_prefix("/").unwrap_or(mount.target()).to_path_buf())
+                .map(|mount| below(&placed(mount.target())))
                 .collect(),
         })
     }
@@ -98,7 +110,10 @@ impl Watchdog {
     fn look(&self) -> Option<Usage> {
         let pids = self.pids()?;
         let resident = pids.iter().filter_map(|pid| resident(&self.inside("proc").join(pid))).sum();
-        let stored = self.tmpfs.iter().filter_map(stored).sum();
+        let stored: u64 = self.tmpfs.iter().filter_map(stored).sum();
+        let guest =
+            self.guest.iter().flat_map(fs::File::metadata).map(|file| file.blocks() * 512).sum::<u64>();
+        let stored = stored + guest;
         Some(Usage { processes: pids.len() as u64, pids, resident, stored })
     }
 
@@ -106,7 +121,11 @@ impl Watchdog {
     fn proportional(&self) -> u64 {
         let directories =
             self.pids().unwrap_or_default().into_iter().map(|pid| self.inside("proc").join(pid));
-        directories.filter_map(|directory| proportional(&directory).or_else(|| resident(&directory))).sum()
+        // A guest's memory counts as the file that it is.
+        let shared = self.guest.is_none();
+        directories
+            .filter_map(|directory| proportional(&directory, shared).or_else(|| resident(&directory)))
+            .sum()
     }
 }
 
@@ -116,10 +135,15 @@ fn resident(directory: &Path) -> Option<u64> {
     statm.split_whitespace().nth(1)?.parse::<u64>().ok().map(|pages| pages * 4096)
 }
 
-fn proportional(directory: &Path) -> Option<u64> {
+/// PSS, with or without what is mapped of shared memory.
+fn proportional(directory: &Path, shared: bool) -> Option<u64> {
     let rollup = fs::read_to_string(directory.join("smaps_rollup")).ok()?;
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-    line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1024)
+    let kib = |name: &str| -> Option<u64> {
+        let line = rollup.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.trim().trim_end_matches(" kB").parse().ok()
+    };
+    let without = if shared { 0 } else { kib("Pss_Shmem").unwrap_or(0) };
+    kib("Pss").map(|total| total.saturating_sub(without) * 1024)
 }
 
 fn stored(mount: &fs::File) -> Option<u64> {

@@ -1,0 +1,167 @@
+//! The guest's side: PID 1 on gVisor's kernel. It makes the process that becomes the agent, reaps, passes signals on,
+//! and ends when the command ends; then the Sentry ends everything else.
+//!
+//! Files of the session's host uid show as uid 0 here, because that is all that `runsc` can map. So the agent gets a
+//! user namespace of the Sentry's, in which they, and itself, have its usual uid; and no capability in it.
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::bundle::GUEST_CONFIG;
+use super::look::look;
+use super::report::{GO, Report};
+use crate::command;
+use crate::control::Ending;
+use crate::failure::{Context, Failure, Result};
+use crate::spec::Ids;
+use crate::{cell, pty, relay, seccomp, sys};
+
+/// What the guest is told, through a file that the agent may read: it holds what the agent knows anyway.
+#[derive(Serialize, Deserialize)]
+pub struct Config {
+    pub argv: Vec<String>,
+    pub env: BTreeMap<String, String>,
+    pub cwd: PathBuf,
+    pub terminal: bool,
+    pub inside: Ids,
+    pub pinned: bool,
+}
+
+/// Passed on to the command, as `runsc` passes them on to PID 1. A terminal's go to its foreground by themselves.
+const PASSED_ON: [libc::c_int; 7] =
+    [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2, libc::SIGCONT];
+
+/// `ambit-launch guest`.
+pub fn run() -> i32 {
+    match stand() {
+        Ok((main, signals)) => keep(main, &signals),
+        Err(failure) => {
+            Report::Failed { what: failure.what, why: failure.why }.say();
+            125
+        }
+    }
+}
+
+fn stand() -> Result<(libc::pid_t, OwnedFd)> {
+    let what = "reading the guest's configuration";
+    let bytes = fs::read(GUEST_CONFIG).context(what)?;
+    let config: Config = serde_json::from_slice(&bytes).map_err(|error| Failure::new(what, error))?;
+    sys::prctl(libc::PR_SET_DUMPABLE, 0).context("making PID 1 undumpable")?;
+    // SAFETY: plain number.
+    unsafe { libc::umask(0o022) };
+    let signals = sys::signal_fd(&[&PASSED_ON[..], &[libc::SIGCHLD]].concat()).context("taking signals")?;
+    // SAFETY: this process has one thread.
+    match unsafe { libc::fork() } {
+        0 => std::process::exit(become_command(&config)),
+        pid => Ok((sys::check(pid).context("forking")?, signals)),
+    }
+}
+
+/// PID 1's life.
+fn keep(main: libc::pid_t, signals: &OwnedFd) -> i32 {
+    // The command's descriptors are its own: who waits for their end must not wait for us.
+    relay::leave_stdio();
+    loop {
+        match cell::reap(main) {
+            Some(Ending::Code(code)) => return code,
+            Some(Ending::Signal(signal)) => return 128 + signal,
+            None => {}
+        }
+        if sys::poll(&[std::os::fd::AsRawFd::as_raw_fd(signals)], None).is_err() {
+            return 125;
+        }
+        while let Some(signal) = sys::next_signal(signals.as_fd()) {
+            if signal != libc::SIGCHLD {
+                // SAFETY: plain numbers.
+                unsafe { libc::kill(main, signal) };
+            }
+        }
+    }
+}
+
+/// Returns only when the command cannot be started.
+fn become_command(config: &Config) -> i32 {
+    match prepare(config).and_then(|()| wait_for_go(config)) {
+        Ok(()) => command::execute(&config.argv, &config.env),
+        Err(failure) => {
+            Report::Failed { what: failure.what, why: failure.why }.say();
+            125
+        }
+    }
+}
+
+fn prepare(config: &Config) -> Result<()> {
+    if config.terminal {
+        // SAFETY: plain numbers. The terminal belongs to PID 1's session, so the command is a group of its own there.
+        sys::check(unsafe { libc::setpgid(0, 0) }).context("making a process group")?;
+        pty::take_foreground(0).context("taking the terminal")?;
+    } else {
+        // SAFETY: plain call in a fresh child.
+        sys::check(unsafe { libc::setsid() }).context("making a session")?;
+    }
+    take_name(config.inside).context("taking the session's uid")?;
+    drop_capabilities().context("dropping capabilities")?;
+    sys::prctl(libc::PR_SET_DUMPABLE, 1).context("becoming dumpable again")?;
+    std::env::set_current_dir(&config.cwd).context(&format!("entering {}", config.cwd.display()))?;
+    seccomp::install(&seccomp::allowlist(config.pinned)).context("loading the system call filter")
+}
+
+/// A user namespace of the guest's kernel in which its uid 0 is `ids`.
+fn take_name(ids: Ids) -> io::Result<()> {
+    // SAFETY: plain flags.
+    sys::check(unsafe { libc::unshare(libc::CLONE_NEWUSER) })?;
+    // Old versions of gVisor have no such file; its kernel keeps groups from being dropped by capabilities alone.
+    let _ = fs::write("/proc/self/setgroups", "deny");
+    fs::write("/proc/self/uid_map", format!("{} 0 1\n", ids.uid))?;
+    fs::write("/proc/self/gid_map", format!("{} 0 1\n", ids.gid))
+}
+
+fn drop_capabilities() -> io::Result<()> {
+    for capability in 0..64 {
+        // Beyond the last one that this kernel knows: EINVAL.
+        let _ = sys::prctl(libc::PR_CAPBSET_DROP, capability);
+    }
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    const VERSION_3: u32 = 0x2008_0522;
+    let (header, none) = (Header { version: VERSION_3, pid: 0 }, [0u32; 6]);
+    // SAFETY: header and data are as capset(2) describes them for version 3.
+    sys::check(unsafe { libc::syscall(libc::SYS_capset, &header, none.as_ptr()) })?;
+    sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map(drop)
+}
+
+/// The report goes out by stdout and the word to start comes in by stdin, which nobody else uses yet; a terminal is
+/// raw meanwhile, so that it neither echoes nor changes either.
+fn wait_for_go(config: &Config) -> Result<()> {
+    let raw =
+        config.terminal.then(|| pty::RawTerminal::enter(0)).transpose().context("taking the terminal")?;
+    // SAFETY: always succeeds.
+    let main = unsafe { libc::getpid() };
+    Report::Ready { main, kernel: kernel(), controls: look() }.say();
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while !line.ends_with(b"\n") {
+        // One at a time: what follows is for the command.
+        match relay::user(0).read(&mut byte) {
+            Ok(1) if line.len() < GO.len() => line.push(byte[0]),
+            _ => return Err(Failure::new("waiting for the word to start", "nobody is left to say it")),
+        }
+    }
+    drop(raw);
+    if line == GO {
+        Ok(())
+    } else {
+        Err(Failure::new("waiting for the word to start", "something else came"))
+    }
+}
+
+fn kernel() -> String {
+    fs::read_to_string("/proc/version").unwrap_or_default()
+}

@@ -1,0 +1,276 @@
+//! The exec evidence of a guest: gVisor's trace points over a socket of ours, turned into the facts that the exec
+//! sensor records elsewhere (src/audit/fact.ts).
+//!
+//! The Sentry has written a message before the program starts, but does not wait until it is recorded: the control
+//! says *partly*. What cannot be sent (text that is not UTF-8, more than a socket holds) is told from the raw trace
+//! of the call, which carries no text, and recorded as a launch without its words.
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ambit_shared::journal::Journal;
+
+use super::proto::{Fields, Value, bytes, field, number};
+use crate::alarm::{Alarm, Bell};
+use crate::control::Ending;
+use crate::digest::Digests;
+use crate::failure::{Context, Failure, Result};
+use crate::process_memory::{Bounded, open_in_root};
+use crate::redact::redact;
+use crate::sensor::Fact;
+use crate::sys;
+
+/// `execve` and `execveat`.
+pub const EXEC_CALLS: [libc::c_long; 2] = [libc::SYS_execve, libc::SYS_execveat];
+
+/// Of pkg/sentry/seccheck/points/common.proto.
+mod kind {
+    pub const CLONE: u16 = 2;
+    pub const EXEC: u16 = 3;
+    pub const EXIT: u16 = 4;
+    pub const RAW_CALL: u16 = 6;
+}
+
+/// `Handshake { version: 1 }`.
+const HANDSHAKE: [u8; 2] = [0x08, 1];
+/// Header size, type, count of what was dropped.
+const HEADER: usize = 8;
+/// What stands for a launch whose words did not arrive.
+const UNREPORTED: &str = "(not reported by gVisor)";
+/// How long the last messages of a Sentry that is gone may take.
+const LAST_MESSAGES: Duration = Duration::from_secs(2);
+
+/// A listening trace sink, and what the threads share.
+pub struct Trace {
+    thread: JoinHandle<()>,
+    ended: Arc<OnceLock<Ending>>,
+    guest: Arc<OnceLock<Guest>>,
+    _stop: OwnedFd,
+}
+
+/// What is known of the guest once it stands, before the command starts.
+struct Guest {
+    /// Where its root is to be found, for digests.
+    root: File,
+    /// The command's process, as the guest counts.
+    main: i32,
+}
+
+impl Trace {
+    /// Listens at `path`; the only one to connect is `runsc`, before the guest runs.
+    pub fn listen(path: &Path, journal: Arc<Journal>, bell: Bell) -> Result<Self> {
+        let what = "listening for gVisor's trace";
+        let listener = seqpacket(path).context(what)?;
+        let (stopped, stop) = sys::pipe().context(what)?;
+        let (ended, guest) = (Arc::default(), Arc::default());
+        let mut follower = Follower {
+            digests: Digests::new(journal.clone(), bell.clone()),
+            journal,
+            ended: Arc::clone(&ended),
+            guest: Arc::clone(&guest),
+            parents: HashMap::new(),
+            launched: HashSet::new(),
+            reported: HashSet::new(),
+        };
+        let thread = std::thread::spawn(move || {
+            if let Err(failure) = follower.run(listener, &stopped) {
+                bell.ring(Alarm::Failed(failure));
+            }
+            follower.digests.finish();
+        });
+        Ok(Self { thread, ended, guest, _stop: stop })
+    }
+
+    /// The guest stands. `init`: PID 1 of the cell, as we count; `main`: the command's process, as the guest counts.
+    pub fn stands(&self, init: libc::pid_t, main: i32) -> Result<()> {
+        let root = File::open(format!("/proc/{init}/root{}", super::bundle::ROOT));
+        let _ = self.guest.set(Guest { root: root.context("finding the guest's root")?, main });
+        Ok(())
+    }
+
+    /// How the command ended. To be asked when the Sentry is gone.
+    pub fn ending(&self) -> Option<Ending> {
+        let since = Instant::now();
+        while !self.thread.is_finished() && since.elapsed() < LAST_MESSAGES {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.ended.get().copied()
+    }
+
+    /// Waits for the last record; a sink to which nobody came is given up.
+    pub fn finish(self) {
+        drop(self._stop);
+        let _ = self.thread.join();
+    }
+}
+
+fn seqpacket(path: &Path) -> std::io::Result<UnixListener> {
+    use std::os::unix::ffi::OsStrExt;
+    // SAFETY: the address is plain data of the length that is passed, its path ends in NUL by zeroed().
+    unsafe {
+        let socket = sys::owned(sys::check(libc::socket(
+            libc::AF_UNIX,
+            libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC,
+            0,
+        ))?);
+        let mut address: libc::sockaddr_un = std::mem::zeroed();
+        address.sun_family = libc::AF_UNIX as _;
+        let bytes = path.as_os_str().as_bytes();
+        if bytes.len() >= address.sun_path.len() {
+            return Err(std::io::ErrorKind::InvalidInput.into());
+        }
+        address.sun_path.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from as _);
+        let length = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+        sys::check(libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length))?;
+        sys::check(libc::listen(socket.as_raw_fd(), 1))?;
+        Ok(socket.into())
+    }
+}
+
+struct Follower {
+    journal: Arc<Journal>,
+    digests: Digests,
+    ended: Arc<OnceLock<Ending>>,
+    guest: Arc<OnceLock<Guest>>,
+    /// Process → its parent.
+    parents: HashMap<i32, i32>,
+    /// Processes whose launch is recorded and whose end is not.
+    launched: HashSet<i32>,
+    /// Processes whose launch was reported and whose call has not returned yet.
+    reported: HashSet<i32>,
+}
+
+impl Follower {
+    fn run(&mut self, listener: UnixListener, stopped: &OwnedFd) -> Result<()> {
+        let what = "following gVisor's trace";
+        let ready = sys::poll(&[listener.as_raw_fd(), stopped.as_raw_fd()], None).context(what)?;
+        if ready[0] == 0 {
+            return Ok(());
+        }
+        let stream = OwnedFd::from(listener.accept().context(what)?.0);
+        sys::receive(stream.as_fd()).context(what)?;
+        sys::send_with_fds(stream.as_fd(), &HANDSHAKE, &[]).context(what)?;
+        let mut buffer = vec![0u8; 1 << 20];
+        loop {
+            // SAFETY: buffer is valid for its length.
+            let length =
+                unsafe { libc::recv(stream.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+            match length {
+                0 => return self.rest(),
+                length if length > 0 => self.note(&buffer[..length as usize])?,
+                _ => match std::io::Error::last_os_error() {
+                    error if error.kind() == std::io::ErrorKind::Interrupted => {}
+                    error if error.raw_os_error() == Some(libc::ECONNRESET) => return self.rest(),
+                    error => return Err(Failure::new(what, error)),
+                },
+            }
+        }
+    }
+
+    fn note(&mut self, message: &[u8]) -> Result<()> {
+        let Some((header, _)) = message.split_at_checked(HEADER) else { return Ok(()) };
+        let word = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
+        let Some(payload) = message.get(usize::from(word(0))..) else { return Ok(()) };
+        let pid = number(bytes(payload, 1), 4) as i32;
+        match word(2) {
+            kind::CLONE => {
+                let (thread, process) = (number(payload, 3) as i32, number(payload, 4) as i32);
+                if thread == process {
+                    self.parents.insert(process, pid);
+                }
+                Ok(())
+            }
+            kind::EXEC => self.note_launch(pid, payload),
+            // Without a result it is the call's beginning.
+            kind::RAW_CALL => field(payload, 2).map_or(Ok(()), |exit| self.note_return(pid, exit)),
+            kind::EXIT => self.note_exit(pid, number(payload, 2) as i32),
+            _ => Ok(()),
+        }
+    }
+
+    fn note_launch(&mut self, pid: i32, payload: &[u8]) -> Result<()> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let cwd = text(bytes(bytes(payload, 1), 8));
+        let path: PathBuf = Path::new(&cwd).join(text(bytes(payload, 2))).components().collect();
+        let mut argv = Bounded::default();
+        let arguments = Fields(payload).filter_map(|(field, value)| match value {
+            Value::Bytes(bytes) if field == 3 => Some(bytes),
+            _ => None,
+        });
+        for argument in arguments {
+            argv.push(argument);
+        }
+        let (argv, truncated) = argv.finish();
+        let file = self.guest.get().and_then(|guest| open_in_root(&guest.root, &path, 0).ok());
+        let path = path.to_string_lossy().into_owned();
+        let digest = file.and_then(|file| self.digests.of(&file, &path));
+        self.reported.insert(pid);
+        self.append_launch(Fact::Launch {
+            pid,
+            ppid: self.parents.get(&pid).copied().unwrap_or(0),
+            path,
+            digest,
+            argv: redact(argv),
+            cwd,
+            truncated,
+        })
+    }
+
+    /// `exit`: result and errno of the call.
+    fn note_return(&mut self, pid: i32, exit: &[u8]) -> Result<()> {
+        if self.reported.remove(&pid) || number(exit, 2) != 0 {
+            return Ok(());
+        }
+        self.append_launch(Fact::Launch {
+            pid,
+            ppid: self.parents.get(&pid).copied().unwrap_or(0),
+            path: UNREPORTED.into(),
+            digest: None,
+            argv: Vec::new(),
+            cwd: String::new(),
+            truncated: true,
+        })
+    }
+
+    fn append_launch(&mut self, fact: Fact) -> Result<()> {
+        if let Fact::Launch { pid, .. } = fact {
+            self.launched.insert(pid);
+        }
+        self.append(&fact)
+    }
+
+    fn note_exit(&mut self, pid: i32, status: i32) -> Result<()> {
+        let ending = match libc::WIFSIGNALED(status) {
+            true => Ending::Signal(libc::WTERMSIG(status)),
+            false => Ending::Code(libc::WEXITSTATUS(status)),
+        };
+        self.parents.remove(&pid);
+        self.reported.remove(&pid);
+        if !self.launched.remove(&pid) {
+            return Ok(());
+        }
+        if self.guest.get().is_some_and(|guest| guest.main == pid) {
+            let _ = self.ended.set(ending);
+        }
+        let code = match ending {
+            Ending::Code(code) => code,
+            Ending::Signal(signal) => 128 + signal,
+        };
+        self.append(&Fact::Exit { pid, code: Some(code) })
+    }
+
+    /// The Sentry is gone, and with it whoever was left.
+    fn rest(&mut self) -> Result<()> {
+        let left: Vec<i32> = self.launched.drain().collect();
+        left.into_iter().try_for_each(|pid| self.append(&Fact::Exit { pid, code: None }))
+    }
+
+    fn append(&self, fact: &Fact) -> Result<()> {
+        self.journal.append(fact).map_err(|error| Failure::new("recording a process", error))
+    }
+}

@@ -1,0 +1,180 @@
+/** The container runtime: gVisor's kernel for the agent, and all that os-sandbox gives around it. */
+import assert from 'node:assert/strict'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { setTimeout as later } from 'node:timers/promises'
+import { lookForTool } from '../../src/runtime/tools.ts'
+import { attackIn } from '../support/case.ts'
+import { labMissing } from '../support/lab.ts'
+import { netStage, PUBLIC, rule, watching } from '../support/net-stage.ts'
+import { eventually } from '../support/processes.ts'
+import { describe, Stage } from '../support/stage.ts'
+import { atTerminal } from '../support/terminal.ts'
+import { account, type As, unavailable } from '../support/users.ts'
+
+const missing = lookForTool('runsc') ? null : 'runsc is not installed'
+const attack = attackIn(missing)
+const life = asBoth(missing)
+const network = asBoth(missing ?? labMissing)
+
+/** What no catalogued attack names. */
+function asBoth(reason: string | null) {
+  return (title: string, body: (as: As) => Promise<unknown>): void => {
+    for (const as of ['user', 'root'] as const)
+      test(`container: ${title}, as ${as}`, { skip: reason ?? unavailable(as) ?? false }, async () => {
+        await body(as)
+      })
+  }
+}
+
+const ISOLATION = { runtime: 'container', limits: 'partly', memory: '2GiB', processes: 256, wallclock: '2m' }
+const SECRET = 'the secret outside'
+
+const stageOf = (as: As): Stage =>
+  new Stage(as, {
+    files: { 'notes.txt': 'notes\n', '.env': SECRET, 'run.sh': '#!/bin/sh\necho ran\n' },
+    spec: {
+      isolation: ISOLATION,
+      files: [
+        { path: '${project}', access: 'read' },
+        { path: '${workspace}', access: 'write' },
+      ],
+      hide: ['**/.env'],
+    },
+  })
+
+attack('C-49', 'gives the agent another kernel, and the host a Sentry that is shut in', async (as) => {
+  const stage = stageOf(as)
+  stage.put(stage.outside, { 'secret.txt': SECRET })
+  const sleep = `61${process.pid}.5`
+  const running = stage.session(['/bin/sh', '-c', `cat /proc/version; id -u; sleep ${sleep}`])
+  const confined = (): boolean => processes('runsc-sandbox', stage, /^Seccomp:\t2$/m).length > 0
+  assert.ok(await eventually(confined, 20_000), 'the Sentry runs under seccomp')
+  await stage.ambit(['kill', await sessionOf(stage)])
+  const ran = await running
+  assert.notEqual(ran.stdout.split('\n')[0], readFileSync('/proc/version', 'utf8').trim(), describe(ran))
+  assert.notEqual(ran.stdout.split('\n')[1], '0')
+  const enforced = (await stage.events()).find((event) => event.ambit.kind === 'session.enforced')
+  const controls = JSON.stringify(enforced)
+  for (const name of ['own-kernel', 'sentry-confined', 'gofer-confined', 'system-calls'])
+    assert.match(controls, new RegExp(`"${name}","state":"fully"`))
+  assert.match(controls, /"exec-sensor","state":"partly"/)
+  assert.ok(await eventually(() => processes('runsc-', stage).length === 0), 'something of it is left')
+  return 'another kernel; Sentry and Gofer under seccomp, apart'
+})
+
+const sessionOf = async (stage: Stage): Promise<string> =>
+  /s[0-9a-z]{8,}-[0-9a-z]+/.exec((await stage.ambit(['sessions', '--json'])).stdout)?.[0] ?? ''
+
+/** Pids by the beginning of their command line, of this stage's host uid. */
+function processes(name: string, { as }: Stage, state = /^/): string[] {
+  const read = (path: string): string => readFileSync(path, 'utf8')
+  const own = (uid: number): boolean => (as === 'root' ? uid >= 61_184 : uid === account(as).uid)
+  return readdirSync('/proc').filter((pid) => {
+    try {
+      const status = read(`/proc/${pid}/status`)
+      const uid = Number(/^Uid:\t(\d+)/m.exec(status)?.[1])
+      return own(uid) && state.test(status) && read(`/proc/${pid}/cmdline`).startsWith(name)
+    } catch {
+      return false // no process, or gone
+    }
+  })
+}
+
+const WORK = `
+cat notes.txt
+cat .env; cat ${'$'}OUTSIDE
+echo more >> notes.txt
+echo x > /usr/x; echo x > /x
+echo kept > $AMBIT_WORKSPACE/kept; mv $AMBIT_WORKSPACE/kept $AMBIT_WORKSPACE/moved
+cp run.sh $AMBIT_WORKSPACE; cd $AMBIT_WORKSPACE; chmod +x run.sh; ./run.sh; /bin/true; no-such-command
+kill -TERM $$
+`
+
+life('shows a guest the same files, and refuses it the same', async (as) => {
+  const stage = stageOf(as)
+  stage.put(stage.outside, { 'secret.txt': SECRET })
+  const work = WORK.replace('$OUTSIDE', join(stage.outside, 'secret.txt'))
+  const ran = await stage.session(['/bin/sh', '-c', work])
+  assert.equal(ran.stdout, 'notes\nran\n', describe(ran))
+  assert.equal(ran.code, 143, describe(ran))
+  assert.equal(readFileSync(join(stage.workspace, 'moved'), 'utf8'), 'kept\n')
+  assert.equal(readFileSync(join(stage.project, 'notes.txt'), 'utf8'), 'notes\n')
+  const events = await stage.events()
+  const launched = events.filter((event) => event.ambit.kind === 'process.launch')
+  const paths = launched.map((event) => event.process.file.path)
+  assert.ok(paths.includes(join(stage.workspace, 'run.sh')), paths.join(' '))
+  assert.ok(
+    launched.every((event) => event.process.file.hashes?.length === 1),
+    'each has a digest',
+  )
+  return `as written: ${paths.length} launches recorded, hidden and outside files absent`
+})
+
+network('lets a guest out by the gate alone', async (as) => {
+  const stage = await netStage(as, { spec: { isolation: ISOLATION } })
+  const fetch = (url: string): string => `curl -s -m 10 ${url} || echo "refused $?"`
+  const script = [fetch('https://good.test/'), fetch('https://evil.test/'), fetch(`http://${PUBLIC}/`)]
+  const seen = await watching(() =>
+    stage.session(['/bin/sh', '-c', script.join('; echo; ')], {
+      spec: { network: [rule(stage, 'good.test')] },
+    }),
+  )
+  assert.match(seen.value.stdout, /^hello\n/, describe(seen.value))
+  assert.equal(seen.arrived.length, 1)
+  assert.equal(seen.evil, 0)
+  return 'one request to the named host, nothing else left'
+})
+
+life('gives a guest a terminal', async (as) => {
+  const stage = stageOf(as)
+  const ran = await atTerminal(stage, stage.profile(), [
+    '/bin/sh',
+    '-c',
+    'test -t 0 && stty size && echo on-a-tty',
+  ])
+  assert.match(ran.stdout, /on-a-tty/)
+  return 'a terminal of its own'
+})
+
+attack('C-50', 'ends a guest that takes more memory than its profile says', async (as) => {
+  const stage = stageOf(as)
+  const run = (amount: number): ReturnType<Stage['session']> =>
+    stage.session(
+      [
+        '/usr/bin/python3',
+        '-c',
+        `a = b"x" * (${amount} << 20); print("ok", len(a)); import time; time.sleep(3)`,
+      ],
+      {
+        spec: { isolation: { ...ISOLATION, memory: '400MiB' } },
+      },
+    )
+  const modest = await run(20)
+  assert.match(modest.stdout, /^ok/m, `control: ${describe(modest)}`)
+  const greedy = await run(1500)
+  assert.equal(greedy.summary.outcome, 'killed', describe(greedy))
+  assert.match(greedy.summary.reason ?? '', /memory/)
+  return 'killed: memory, the Sentry counted'
+})
+
+life('freezes a guest and lets it go on', async (as) => {
+  const stage = stageOf(as)
+  const file = join(stage.workspace, 'count')
+  const count = (): number => (existsSync(file) ? Number(readFileSync(file, 'utf8')) || 0 : 0)
+  const running = stage.session(['/bin/sh', '-c', `i=0; while :; do i=$((i+1)); echo $i > ${file}; done`])
+  assert.ok(await eventually(() => count() > 20, 20_000), 'control: it runs')
+  const id = await sessionOf(stage)
+  await stage.ambit(['freeze', id])
+  await later(400)
+  const before = count()
+  await later(800)
+  assert.equal(count(), before, 'it went on while frozen')
+  await stage.ambit(['thaw', id])
+  assert.ok(await eventually(() => count() > before, 5000), 'it goes on when thawed')
+  await stage.ambit(['kill', id])
+  await running
+  assert.ok(await eventually(() => processes('runsc-', stage).length === 0), 'something of it is left')
+  return 'still while frozen, then on'
+})
