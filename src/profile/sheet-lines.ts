@@ -271,11 +271,18 @@ export function desktopLines(plan: Plan): SheetLine[] {
   return allowed.map((part) => line('risk', 'desktop', null, says[part]))
 }
 
+/** What a runtime is, for a person. */
+const RUNTIME_WORDS: Readonly<Record<RuntimeName, string>> = {
+  'os-sandbox': 'os-sandbox',
+  container: "container (gVisor: a kernel of its own, so that the host's is out of the agent's reach)",
+  microvm: 'microvm (a virtual machine of its own)',
+}
+
 /** Runtime, limits, and whether they are enforced in full. */
 export function limitLines(plan: Plan, runtime: RuntimeName): SheetLine[] {
   const { cpus, memory, processes, wallclock, disk, limits } = plan.isolation
   const lines = [
-    line('fact', 'isolation', null, `in ${runtime}, for at most ${formatDuration(wallclock)}`),
+    line('fact', 'isolation', null, `in ${RUNTIME_WORDS[runtime]}, for at most ${formatDuration(wallclock)}`),
     line(
       'fact',
       'isolation',

@@ -4,14 +4,39 @@ import { join } from 'node:path'
 import { installHint, lookForTool } from '../tools.ts'
 import { lacks, type Probe, tryOpen, tryRun, works } from './probe.ts'
 
-/** Whether gVisor's `runsc` runs; no shipped profile needs it. */
+/** Platforms of gVisor, fastest first; a version knows two or three of them. */
+const PLATFORMS = ['kvm', 'systrap', 'ptrace'] as const
+
+/**
+ * Whether gVisor's `runsc` runs a guest, and on which platforms: each is tried, with a time limit, since KVM may open
+ * and then hang. Sessions use what this version takes by itself.
+ */
 export async function gvisor(): Promise<Probe> {
+  const name = 'gVisor'
   const path = lookForTool('runsc')
-  if (!path) return lacks('gVisor', 'runsc is not installed', 'see gvisor.dev/docs/user_guide/install', false)
-  const run = await tryRun(path, ['--version'])
-  return run.ok
-    ? works('gVisor', `${path}: ${run.out.split('\n')[0]}`, false)
-    : lacks('gVisor', run.why, 'install runsc again', false)
+  if (!path) return lacks(name, 'runsc is not installed', installHint('runsc'), false)
+  const version = await tryRun(path, ['--version'])
+  if (!version.ok) return lacks(name, version.why, installHint('runsc'), false)
+  const root = await mkdtemp(join(tmpdir(), 'ambit-runsc-'))
+  const tries = async (platform: string | null): Promise<boolean> => {
+    const chosen = platform === null ? [] : [`--platform=${platform}`]
+    const flags = [
+      `--root=${join(root, platform ?? 'own')}`,
+      '--rootless',
+      '--network=none',
+      '--ignore-cgroups',
+    ]
+    return (await tryRun(path, [...flags, ...chosen, 'do', '/bin/true'])).ok
+  }
+  try {
+    const [own, ...tried] = await Promise.all([null, ...PLATFORMS].map(tries))
+    const run = PLATFORMS.filter((_, index) => tried[index])
+    const detail = `${path}: ${version.out.split('\n')[0]}; runs on ${run.join(', ') || 'no platform'}`
+    if (own) return works(name, detail, false)
+    return lacks(name, detail, 'install a newer runsc: gvisor.dev/docs/user_guide/install', false)
+  } finally {
+    await rm(root, { recursive: true, force: true })
+  }
 }
 
 const qemuName = (): string => `qemu-system-${arch() === 'arm64' ? 'aarch64' : 'x86_64'}`

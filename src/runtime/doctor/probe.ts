@@ -41,7 +41,12 @@ export interface Run {
 /** Runs a host program for at most five seconds. */
 export function tryRun(path: string, args: readonly string[]): Promise<Run> {
   return new Promise((resolve) => {
-    const options = { timeout: 5000, env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin' } }
+    // Not SIGTERM: runsc passes it on to a guest that may not be there.
+    const options = {
+      timeout: 5000,
+      killSignal: 'SIGKILL' as const,
+      env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin' },
+    }
     execFile(path, [...args], options, (error, stdout, stderr) => {
       const said = stderr.trim().split('\n').at(-1) ?? ''
       const status = error === null ? 0 : typeof error.code === 'number' ? error.code : null
