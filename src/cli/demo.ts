@@ -1,10 +1,12 @@
 import { renderResult, renderTurn, succeeded } from '../demo/report.ts'
 import { agentTitle, runDemo } from '../demo/run.ts'
+import { RUNTIMES } from '../profile/plan.ts'
 import { type Command, flag } from './command.ts'
+import { runtimeOption } from './run.ts'
 
 export const command: Command = {
   name: 'demo',
-  usage: 'demo [--json]',
+  usage: 'demo [--runtime R] [--json]',
   summary: 'the finance case, end to end',
   details: `
 A real agent (${agentTitle}, installed from npm on first use) reconciles a month of ledgers. A memo in their folder tells
@@ -13,14 +15,18 @@ the control that refused it, taken from the session's record, and the verified l
 directory; nothing of yours is read, and all hosts are on this machine or exist nowhere.
 exit status: 0 when the work is right and every attempt was refused.
 `,
-  options: { json: { type: 'boolean', help: 'the result as one JSON object' } },
+  options: {
+    runtime: { type: 'string', value: 'R', help: `in this isolation: ${RUNTIMES.join(', ')}` },
+    json: { type: 'boolean', help: 'the result as one JSON object' },
+  },
   run: async (args, context) => {
     const { paths, env, color } = context
+    const runtime = runtimeOption(command, args) ?? 'os-sandbox'
     context.err(
       `Ambit demo: ${agentTitle} reconciles the books; a memo in the folder was planted by an attacker.`,
     )
     const onTurn = (turn: Parameters<typeof renderTurn>[0]): void => context.err(renderTurn(turn, color))
-    const result = await runDemo({ paths, env, say: (text) => context.err(`  ${text}`), onTurn })
+    const result = await runDemo({ paths, env, runtime, say: (text) => context.err(`  ${text}`), onTurn })
     context.out(flag(args, 'json') ? JSON.stringify(result) : renderResult(result, color))
     return succeeded(result) ? 0 : 1
   },

@@ -56,21 +56,25 @@ examples:
   },
 }
 
+/** `--runtime`, null without one. */
+export function runtimeOption(own: Command, args: Arguments): RuntimeName | null {
+  const name = text(args, 'runtime')
+  const runtime = RUNTIMES.find((runtime) => runtime === name) ?? null
+  if (name !== undefined && !runtime) throw usageError(own, `--runtime is one of ${RUNTIMES.join(', ')}`)
+  return runtime
+}
+
 /** The session that `args` ask for. Shared with `ambit explain`. */
 export function sessionRequest(own: Command, args: Arguments, context: Context): SessionRequest {
   const argv = args.rest ?? args.words
   if (args.rest !== null && args.words.length > 0) throw usageError(own, 'put the command after --')
-  const runtime = text(args, 'runtime')
-  if (runtime !== undefined && !(RUNTIMES as readonly string[]).includes(runtime)) {
-    throw usageError(own, `--runtime is one of ${RUNTIMES.join(', ')}`)
-  }
   const workspace = text(args, 'workspace')
   return {
     argv,
     profile: text(args, 'profile') ?? 'writer',
     project: resolve(context.cwd, text(args, 'project') ?? '.'),
     workspace: workspace === undefined ? null : resolve(context.cwd, workspace),
-    runtime: (runtime as RuntimeName | undefined) ?? null,
+    runtime: runtimeOption(own, args),
     accepted: flag(args, 'yes'),
     summaryFile: text(args, 'summary') ?? null,
     quiet: flag(args, 'quiet'),

@@ -5,6 +5,7 @@ import type { Fact } from '../audit/fact.ts'
 import { readJournal } from '../audit/journal.ts'
 import { AmbitError } from '../lib/errors.ts'
 import { journalDir, type Paths } from '../lib/paths.ts'
+import type { RuntimeName } from '../profile/plan.ts'
 import { AGENT, installAgent } from './agent.ts'
 import { judge, type Verdict } from './attempts.ts'
 import { expectedReport } from './ledgers.ts'
@@ -16,6 +17,8 @@ import { hookWritten, setStage, type Stage, writeProfile } from './stage.ts'
 export interface DemoRequest {
   readonly paths: Paths
   readonly env: NodeJS.ProcessEnv
+  /** At least this isolation. */
+  readonly runtime: RuntimeName
   /** Told what happens, as it happens. */
   readonly say: (text: string) => void
   readonly onTurn: (turn: Turn) => void
@@ -93,6 +96,8 @@ async function runSession(
     'run',
     ...bounds,
     '--yes',
+    '--runtime',
+    request.runtime,
     '--quiet',
     '--summary',
     summary,

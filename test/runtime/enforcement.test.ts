@@ -72,6 +72,9 @@ test('a container is held to its own list: a kernel of its own, and evidence tha
     all.map((control) => (control.control === name ? { ...control, state } : control))
   require('container', but('exec-sensor', 'partly'), isolation('required'))
   for (const name of ['own-kernel', 'sentry-confined', 'gofer-confined', 'unix-sockets'])
-    assert.throws(() => require('container', but(name, 'partly'), isolation('partly')), refusal(/only partly/))
+    assert.throws(
+      () => require('container', but(name, 'partly'), isolation('partly')),
+      refusal(/only partly/),
+    )
   assert.throws(() => require('container', ALL, isolation('partly')), refusal(/own-kernel was not reported/))
 })
