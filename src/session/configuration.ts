@@ -29,8 +29,8 @@ const MOST_READ = 128 << 20
 /** Names looked at. Where there are more nobody can have accepted them all: a grant counts as changed, each time. */
 const MOST_NAMES = 20_000
 
-/** Levels below a name; links may make rings. */
-const MOST_DEPTH = 12
+/** Levels below a name; what lies deeper counts as changed, too. */
+const MOST_DEPTH = 40
 
 const NAMES = [...AGENT_CONFIGURATION, ...AGENT_INSTRUCTIONS]
 const isAtTop = compileGlobs(NAMES.filter((name) => !name.includes('/')))
@@ -111,17 +111,34 @@ function wayTo(root: string, cwd: string): string[] {
 }
 
 function topOf(base: string): string[] {
-  const names = [...namesIn(base).filter(isAtTop), ...DEEPER]
-  return names.map((name) => join(base, name))
+  const names = namesIn(base)
+  const top = names ? names.filter(isAtTop) : NAMES.filter((name) => !/[/*]/.test(name))
+  return [...top, ...DEEPER].map((name) => join(base, name))
 }
 
-function namesIn(directory: string): string[] {
+/**
+ * Null where names can be used but not listed; nothing where neither can be done, for the session cannot either. A name
+ * that is not UTF-8 comes with what stands for its bytes.
+ */
+function namesIn(directory: string): string[] | null {
   try {
     return fs.readdirSync(directory)
   } catch {
-    return [] // unreadable to the user: then it is so for the session as well
+    return isSearchable(directory) ? null : []
   }
 }
+
+function isSearchable(directory: string): boolean {
+  try {
+    fs.accessSync(directory, fs.constants.X_OK)
+    return isDirectory(directory)
+  } catch {
+    return false
+  }
+}
+
+/** What no digest of accepted content is: nobody saw what is there. */
+const unseen = (): string => randomBytes(32).toString('hex')
 
 /** One look through what a project brings, bounded in time and memory whatever lies there (R-08). */
 class Look {
@@ -130,18 +147,28 @@ class Look {
   #names = 0
   #left = MOST_READ
 
-  collect(path: string, depth = 0): void {
+  /** `above`: directories on the way here; links may make rings. */
+  collect(path: string, above: readonly string[] = []): void {
     const stat = statOf(path, fs.lstatSync)
-    if (!stat || depth > MOST_DEPTH || this.#names > MOST_NAMES) return
-    if (++this.#names > MOST_NAMES) {
-      // Never what was accepted.
-      this.found.set(path, randomBytes(32).toString('hex'))
+    if (this.#names > MOST_NAMES) return
+    if (!stat) {
+      // A name whose bytes are no text cannot be looked at by it, but the agent's shell finds it by a pattern.
+      if (path.includes('\ufffd')) this.found.set(path, unseen())
+      return
+    }
+    if (++this.#names > MOST_NAMES || above.length > MOST_DEPTH) {
+      this.found.set(path, unseen())
       return
     }
     // A link to a directory counts as a link, and what is behind it counts too.
     if (!stat.isDirectory()) this.found.set(path, this.#digestAt(path, stat))
-    if (stat.isDirectory() || isDirectory(path))
-      for (const name of namesIn(path).toSorted()) this.collect(join(path, name), depth + 1)
+    const there = stat.isDirectory() ? stat : statOf(path, fs.statSync)
+    if (!there?.isDirectory()) return
+    const here = `${there.dev} ${there.ino}`
+    if (above.includes(here)) return
+    const names = namesIn(path)
+    if (names === null) this.found.set(path, unseen())
+    for (const name of names?.toSorted() ?? []) this.collect(join(path, name), [...above, here])
   }
 
   /** Digest of the content; of a link, of where it leads and of what is there. Never waits for a FIFO. */

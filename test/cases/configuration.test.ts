@@ -1,7 +1,7 @@
 /** P-12: agent and editor configuration is accepted by content, not by folder. */
 import assert from 'node:assert/strict'
 import { join } from 'node:path'
-import { rmSync } from 'node:fs'
+import { chmodSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { attack } from '../support/case.ts'
 import { describe, Stage } from '../support/stage.ts'
 import { atTerminal } from '../support/terminal.ts'
@@ -54,3 +54,41 @@ attack('P-12', 'a remembered yes ends where agent configuration says something e
   assert.ok(onRecord(/command-line: changed/))
   return 'asked again for four kinds of change; none for the rest'
 })
+
+/** Kinds of places in which a first look could pass over what an agent finds. */
+attack(
+  'P-12',
+  'configuration deep below, behind odd bytes or in a directory that lists nothing asks again',
+  async (as) => {
+    const deep = join('.claude', ...'abcdefghijklmnopqrst', 'hook.sh')
+    const files = { '.claude/settings.json': '{}', [deep]: 'kind', '.claude/rules/a.md': 'kind' }
+    const stage = new Stage(as, { files })
+    // Rings cost nothing and are no reason to ask.
+    for (const name of ['one', 'two']) symlinkSync('..', join(stage.project, '.claude/rules', name))
+    stage.own()
+    const profile = stage.profile()
+    const asked = async (): Promise<boolean> => (await atTerminal(stage, profile)).asked
+    assert.equal(await asked(), true)
+    assert.equal(await asked(), false)
+    stage.put(stage.project, { [deep]: 'evil' })
+    assert.equal(await asked(), true, 'twenty levels below')
+    assert.equal(await asked(), false)
+    const odd = Buffer.concat([
+      Buffer.from(join(stage.project, '.claude/rules/')),
+      Buffer.from([0xff, 0x2e, 0x6d, 0x64]),
+    ])
+    writeFileSync(odd, 'obey')
+    assert.equal(await asked(), true, 'a name that is no text')
+    assert.equal(await asked(), true, 'nobody can have seen it')
+    rmSync(odd)
+    assert.equal(await asked(), false)
+    // Root lists what it likes.
+    if (as === 'user') {
+      chmodSync(join(stage.project, '.claude'), 0o311)
+      stage.put(stage.project, { '.claude/settings.json': '{"hooks":"evil"}' })
+      assert.equal(await asked(), true, 'a directory that is used but not listed')
+      chmodSync(join(stage.project, '.claude'), 0o755)
+    }
+    return 'asked again for each'
+  },
+)
