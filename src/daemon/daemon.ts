@@ -40,6 +40,8 @@ interface LiveSession {
   frozen: boolean
   /** Who had it killed against its will. */
   killedBy?: string
+  /** Settles with the last write of its record: they go one after the other. */
+  saved: Promise<unknown>
 }
 
 /** Launch and view write their last records while they die after `ambit run`. */
@@ -90,6 +92,7 @@ export class Daemon {
         caller: null,
         lostAt: performance.now(),
         frozen: record.state === 'frozen',
+        saved: Promise.resolve(),
       })
       this.#book.sequencer?.follow(id)
     }
@@ -138,10 +141,11 @@ export class Daemon {
     if (born === null) throw refusedOpen('its process does not live')
     const record: SessionRecord = { v: 1, id, ...facts, state: 'running', born, endedAt: null, counters: {} }
     // Ours from here on: recovery, which may still run, must not take it for a dead one.
-    this.#live.set(id, { record, caller, lostAt: 0, frozen: false })
+    const session: LiveSession = { record, caller, lostAt: 0, frozen: false, saved: Promise.resolve() }
+    this.#live.set(id, session)
     try {
       // The session made its own directory; its name must outlive a power cut as its journals do.
-      await Promise.all([saveRecord(this.#paths, record), diskFiles.syncDir(sessionsDir(this.#paths))])
+      await Promise.all([this.#save(session), diskFiles.syncDir(sessionsDir(this.#paths))])
     } catch (error) {
       this.#live.delete(id)
       throw error
@@ -241,7 +245,7 @@ export class Daemon {
   async #recoverDead(record: SessionRecord): Promise<void> {
     const { id } = record
     this.#book.sequencer?.follow(id)
-    this.#live.set(id, { record, caller: null, lostAt: 0, frozen: false })
+    this.#live.set(id, { record, caller: null, lostAt: 0, frozen: false, saved: Promise.resolve() })
     if (!isLive(record.state)) await this.#settle(() => this.#end(id, record.state))
     else if (hasEnd(journalDir(this.#paths, id))) await this.#settle(() => this.#end(id, 'ended'))
     else await this.#settle(() => this.#endLost(id, record))
@@ -297,16 +301,26 @@ export class Daemon {
       if (!session) return
       const said = state === 'ended' && outcome === 'killed' ? 'killed' : state
       const endedAt = session.record.endedAt ?? Date.now()
-      await saveRecord(this.#paths, { ...session.record, state: said, endedAt, counters })
+      await this.#save(session, { state: said, endedAt, counters })
     })
     this.#live.delete(id)
     return headOf(log)
   }
 
   async #setFrozen(session: LiveSession, frozen: boolean): Promise<void> {
+    const { id } = session.record
+    // Its end came first, and says what it is.
+    if (this.#ending.has(id) || this.#live.get(id) !== session) return
     session.frozen = frozen
-    session.record = { ...session.record, state: frozen ? 'frozen' : 'running' }
-    await saveRecord(this.#paths, session.record)
+    await this.#save(session, { state: frozen ? 'frozen' : 'running' })
+  }
+
+  async #save(session: LiveSession, change: Partial<SessionRecord> = {}): Promise<void> {
+    session.record = { ...session.record, ...change }
+    const { record } = session
+    const saved = session.saved.then(() => saveRecord(this.#paths, record))
+    session.saved = saved.catch(() => undefined)
+    await saved
   }
 
   #reattach(session: LiveSession, caller: Caller): Values['session.open'] {
