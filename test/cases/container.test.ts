@@ -127,6 +127,11 @@ network('lets a guest out by the gate alone', async (as) => {
   return 'one request to the named host, nothing else left'
 })
 
+life('hands a guest its input, and the end of it', async (as) => {
+  const ran = await stageOf(as).session(['/bin/cat'], { input: 'typed\n' })
+  assert.equal(ran.stdout, 'typed\n', describe(ran))
+})
+
 life('gives a guest a terminal', async (as) => {
   const stage = stageOf(as)
   const ran = await atTerminal(stage, stage.profile(), [

@@ -1,4 +1,5 @@
 //! The outer launcher's end of the cell: builds it, waits until it stands, and holds what reaches into it.
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -29,7 +30,8 @@ pub enum Stdio {
 pub struct Cell {
     bwrap: Child,
     control: OwnedFd,
-    waiting: Waiting,
+    /// Until it is said: a guest's standard input ends only when nobody holds it any more.
+    waiting: RefCell<Option<Waiting>>,
     init: OwnedFd,
     pub init_pid: libc::pid_t,
     pub main_pid: libc::pid_t,
@@ -90,12 +92,19 @@ pub fn build(world: &World, supervisor: &Control, orders: &mut Orders) -> Result
     };
     let init_pid = parent_of(main_pid).ok_or_else(|| Failure::new(what, "PID 1 is gone"))?;
     let init = sys::pidfd_open(init_pid).context(what)?;
-    let mut cell =
-        Cell { bwrap, control, waiting: Waiting::Command(command), init, init_pid, main_pid, controls };
+    let mut cell = Cell {
+        bwrap,
+        control,
+        waiting: RefCell::new(Some(Waiting::Command(command))),
+        init,
+        init_pid,
+        main_pid,
+        controls,
+    };
     let evidence = match trace {
         None => Evidence::Calls(listener.ok_or_else(broken)?),
         Some(trace) => {
-            cell.waiting = Waiting::Guest(stdio.input().context(what)?);
+            cell.waiting.replace(Some(Waiting::Guest(stdio.input().context(what)?)));
             match outside::stand(&cell, &stdio, &trace, supervisor, orders) {
                 Ok(controls) => cell.controls = controls,
                 Err(failure) => {
@@ -209,12 +218,12 @@ fn parent_of(pid: libc::pid_t) -> Option<libc::pid_t> {
 impl Cell {
     pub fn exec(&self) -> Result<()> {
         let what = "starting the command";
-        match &self.waiting {
-            Waiting::Command(channel) => sys::send_with_fds(channel.as_fd(), b"exec", &[]).context(what),
-            Waiting::Guest(input) => {
-                let mut input = File::from(input.try_clone().context(what)?);
-                input.write_all(GO).context(what)
+        match self.waiting.take() {
+            Some(Waiting::Command(channel)) => {
+                sys::send_with_fds(channel.as_fd(), b"exec", &[]).context(what)
             }
+            Some(Waiting::Guest(input)) => File::from(input).write_all(GO).context(what),
+            None => Err(Failure::new(what, "it was started before")),
         }
     }
 
