@@ -1,6 +1,7 @@
 /** Step 6: drain, record, sign, tell. */
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import type { DaemonClient } from '../daemon/client.ts'
 import { AmbitError, messageOf } from '../lib/errors.ts'
 import type { Exit } from '../runtime/runtime.ts'
 import type { Change } from '../view/review.ts'
@@ -8,7 +9,7 @@ import { factsOf } from './facts.ts'
 import { type Registered, removeRunDirs } from './register.ts'
 import { pendingChanges } from './review.ts'
 import { ActivityFold, type SessionActivity } from './summary.ts'
-import type { Ending } from './supervise.ts'
+import { type Ending, howViewEnded } from './supervise.ts'
 import type { Wired } from './wire.ts'
 
 interface Outcome {
@@ -35,12 +36,14 @@ export interface Summary extends Outcome, SessionActivity {
 
 /** Ends a session that ran. Everything recorded is signed in the log when this resolves. */
 export async function endSession(session: Registered, wired: Wired, ending: Ending): Promise<Summary> {
-  await Promise.all([wired.gate.close(2000), wired.view.stop()])
+  const [view] = await Promise.all([wired.view.stop(), wired.gate.close(2000)])
   wired.labels.close()
-  const outcome = outcomeOf(ending)
+  // The command may end by its lost files before anybody knows that they are lost.
+  const stopped = ending.stopped ?? (view.code === 0 ? null : howViewEnded(view))
+  const outcome = outcomeOf({ exit: ending.exit, stopped })
   // Nobody writes the upper layers, the journals and the private directory any more: seen to while ambitd signs.
   let rest: ReturnType<typeof tidy> | undefined
-  const { log, failure } = await closeRecord(session, ending, outcome, () => (rest = tidy(session)))
+  const { log, failure } = await closeRecord(session, ending.daemon, outcome, () => (rest = tidy(session)))
   wired.barrier.close()
   const { activity, pending } = rest ?? tidy(session)
   await wired.world.gone
@@ -91,7 +94,7 @@ interface Closed {
 /** `meanwhile` runs while ambitd works. */
 async function closeRecord(
   session: Registered,
-  ending: Ending,
+  daemon: DaemonClient,
   outcome: Outcome,
   meanwhile: () => void,
 ): Promise<Closed> {
@@ -104,7 +107,7 @@ async function closeRecord(
     })
     await session.journal.sync()
     session.journal.close()
-    const signing = ending.daemon.call('session.close', { id: session.id })
+    const signing = daemon.call('session.close', { id: session.id })
     meanwhile()
     const answer = await signing
     const log = { dir: join(session.request.paths.state, 'log'), size: Number(answer.size) }
@@ -114,7 +117,7 @@ async function closeRecord(
     const gone = error instanceof AmbitError && error.code === 'ERR_DAEMON_UNREACHABLE'
     return { log: null, failure: gone ? null : asFailure(error) }
   } finally {
-    ending.daemon.close()
+    daemon.close()
   }
 }
 

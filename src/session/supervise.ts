@@ -3,7 +3,7 @@ import { connectDaemon, type DaemonClient, type Order } from '../daemon/client.t
 import { AmbitError, messageOf } from '../lib/errors.ts'
 import type { Plan } from '../profile/plan.ts'
 import type { Exit } from '../runtime/runtime.ts'
-import type { Narrowing } from '../view/view.ts'
+import type { Narrowing, ViewEnd } from '../view/view.ts'
 import { openArguments, type Registered } from './register.ts'
 import type { Wired } from './wire.ts'
 
@@ -33,6 +33,12 @@ export async function superviseSession(session: Registered, wired: Wired): Promi
     watch.close()
   }
 }
+
+/** For a person: what took the view from a session. */
+export const howViewEnded = ({ code, signal, why }: ViewEnd): string =>
+  why
+    ? `the file view ended: ${why}`
+    : `the view died (${signal ?? `exit ${code}`}); without it there are no files`
 
 class Watch {
   daemon: DaemonClient
@@ -82,14 +88,11 @@ class Watch {
    * The mount goes when the cell goes, so a view that ends by itself with the world is in order. One that ends before it
    * is not, nor one that was killed: the agent then saw its files vanish, and whatever it ended with is no result.
    */
-  async #viewEnded({ code, signal, why }: Awaited<Wired['view']['exited']>): Promise<void> {
+  async #viewEnded(end: ViewEnd): Promise<void> {
     if (this.#closed) return
     this.#wired.gate.pause('the file view has ended')
-    const how = signal ?? `exit ${code}`
-    const reason = why
-      ? `the file view ended: ${why}`
-      : `the view died (${how}); without it there are no files`
-    if (code !== 0) return this.#stop(reason)
+    const reason = howViewEnded(end)
+    if (end.code !== 0) return this.#stop(reason)
     const worldEnded = this.#wired.world.exited.then(() => true)
     const grace = new Promise<false>((resolve) => setTimeout(resolve, WORLD_GRACE_MS, false).unref())
     if (!(await Promise.race([worldEnded, grace]))) this.#stop(reason)

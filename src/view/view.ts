@@ -1,6 +1,7 @@
 /** Starts `ambit-view` and speaks to it (docs/architecture.md, "View protocol"). */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
 import { createInterface } from 'node:readline'
 import type { Duplex } from 'node:stream'
 import { AmbitError } from '../lib/errors.ts'
@@ -24,7 +25,7 @@ export interface Narrowing {
   readonly protect: readonly string[]
 }
 
-interface ViewEnd {
+export interface ViewEnd {
   readonly code: number | null
   readonly signal: NodeJS.Signals | null
   /** What the view said of it before it ended, printable; null when it said nothing. */
@@ -38,8 +39,8 @@ export interface View {
    * nor writes what is protected now. @throws AmbitError ERR_RUNTIME_FAILED; then nothing is known of what holds.
    */
   narrow(root: number, rules: Narrowing): Promise<void>
-  /** Drains digests, makes the journal durable and ends the process. */
-  stop(): Promise<void>
+  /** Drains digests, makes the journal durable and ends the process. A code other than 0 means that it did not get there. */
+  stop(): Promise<ViewEnd>
   /** Settles once, whatever ends the view. Never rejects. A view that ends before `stop` must end its session. */
   readonly exited: Promise<ViewEnd>
 }
@@ -118,19 +119,39 @@ export async function startView({ spec, specPath, fuse }: ViewOptions): Promise<
     async stop() {
       if (!ended) control.end('{"op":"stop"}\n')
       if ((await within(exited, STOP_MS)) === null) child.kill('SIGKILL')
-      await exited
+      return await exited
     },
   }
 }
 
 const gone = () => new AmbitError('ERR_RUNTIME_FAILED', 'cannot ask the file view', 'it has ended')
 
+/** How often a view is looked at whose end the kernel does not tell. */
+const LOOK_MS = 1_000
+
+/**
+ * A killed view may not end: a thread of it that waits in the kernel for a lock keeps the process, and so the mount,
+ * until the connection is aborted (native/launch/src/fuse.rs). Its first thread is dead by then, and that can be seen.
+ */
 function whenExited(child: ChildProcess): Promise<Omit<ViewEnd, 'why'>> {
   return new Promise((resolve) => {
-    child.once('error', () => resolve({ code: 127, signal: null }))
-    child.once('exit', (code, signal) => resolve({ code, signal }))
+    let dead = 0
+    const look = setInterval(async () => {
+      const stat = await readFile(`/proc/${child.pid}/stat`, 'latin1').catch(() => '')
+      // Twice: a process that just ended is seen like this, too.
+      if (isDead(stat) && ++dead === 2) end(null, 'SIGKILL')
+    }, LOOK_MS)
+    const end = (code: number | null, signal: NodeJS.Signals | null): void => {
+      clearInterval(look)
+      resolve({ code, signal })
+    }
+    child.once('error', () => end(127, null))
+    child.once('exit', end)
   })
 }
+
+/** `/proc/PID/stat`: the state stands behind the name, which is in parentheses. */
+const isDead = (stat: string): boolean => /^[ZX]/.test(stat.slice(stat.lastIndexOf(')') + 2))
 
 /** Null when `promise` takes longer than `ms`. */
 async function within<T>(promise: Promise<T>, ms: number): Promise<T | null> {

@@ -20,6 +20,9 @@ use crate::spec::{self, LaunchSpec, Mount};
 use crate::sys;
 use crate::world::World;
 
+/// From SIGKILL on; the supervisor kills the launcher two seconds later (src/runtime/os-sandbox.ts).
+const STUCK_MS: u64 = 1_000;
+
 /// Our ends of the agent's stdin, stdout and stderr.
 pub enum Stdio {
     Terminal(OwnedFd),
@@ -248,8 +251,12 @@ impl Cell {
         let _ = sys::pidfd_kill(self.init.as_fd(), libc::SIGKILL);
     }
 
-    /// Waits until nothing of the cell is left.
-    pub fn bury(&mut self) {
+    /// Waits until nothing of the cell is left. `release` is called when something in it does not die: it waits in the
+    /// kernel for a view that is no more.
+    pub fn bury(&mut self, release: impl FnOnce()) {
+        if sys::poll(&[self.init.as_raw_fd()], Some(STUCK_MS)).is_ok_and(|ready| ready[0] == 0) {
+            release();
+        }
         let _ = self.bwrap.wait();
     }
 }

@@ -28,3 +28,12 @@ pub fn mount(device: &Path, target: &Path, session: &str) -> Result<OwnedFd> {
         .context("mounting the view")?;
     Ok(device.into())
 }
+
+/// Ends the connection: whoever waits for an answer gets ENOTCONN. A view that was killed while one of its threads had
+/// the kernel forget a name cannot let go of the device by itself: that thread waits for a lock whose holder waits for
+/// an answer. The mount itself may stay, busy.
+pub fn abort(target: &Path) {
+    let Ok(target) = sys::cpath(target) else { return };
+    // SAFETY: a C string that outlives the call.
+    unsafe { libc::umount2(target.as_ptr(), libc::MNT_FORCE) };
+}

@@ -9,6 +9,7 @@ use crate::cell::ToCell;
 use crate::cell_end::{self, Built, Cell, Evidence, Stdio};
 use crate::control::{Control, ControlState, Ending, Event, Order, Orders, State};
 use crate::failure::{Context, Failure, Result};
+use crate::fuse;
 use crate::gvisor::trace::Trace;
 use crate::limits;
 use crate::pty::{self, RawTerminal};
@@ -51,7 +52,7 @@ pub fn run(world: World, control: &Control) -> Result<()> {
         Err(failure) => Err(failure),
     };
     cell.kill();
-    cell.bury();
+    cell.bury(|| fuse::abort(&world.stage.fuse()));
     evidence.finish();
     announce(control, &world, ended)
 }
