@@ -112,7 +112,7 @@ pub fn build(world: &World, supervisor: &Control, orders: &mut Orders) -> Result
                 Ok(controls) => cell.controls = controls,
                 Err(failure) => {
                     cell.kill();
-                    cell.bury();
+                    cell.bury(|| crate::fuse::abort(&stage.fuse()));
                     return Err(failure);
                 }
             }
