@@ -39,8 +39,9 @@ const DEEPER = NAMES.filter((name) => name.includes('/'))
 /** What the plan's roots hold, compared with what this user accepted last for this project. */
 export function configurationOf(plan: Plan, cwd: string, project: string, paths: Paths): Configuration {
   const look = new Look()
+  // The agent's own to fill; whoever begins there begins with what an earlier session left.
   for (const root of plan.roots)
-    if (root.variable !== 'workspace' && root.variable !== 'mirror')
+    if ((root.variable !== 'workspace' && root.variable !== 'mirror') || within(cwd, root.path))
       for (const base of wayTo(root.path, cwd)) for (const path of topOf(base)) look.collect(path)
   const { found } = look
   const accepted = acceptedFor(project, paths)

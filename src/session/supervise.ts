@@ -12,7 +12,7 @@ const DAEMON_GRACE_MS = 15_000
 /** Between a polite signal and the kill. */
 const SIGNAL_GRACE_MS = 5_000
 /** By how much the view's end may overtake the news of the cell's end. */
-const WORLD_GRACE_MS = 500
+const WORLD_GRACE_MS = 5_000
 
 export interface Ending {
   readonly exit: Exit

@@ -82,6 +82,22 @@ attack(
     assert.equal(await asked(), true, 'nobody can have seen it')
     rmSync(odd)
     assert.equal(await asked(), false)
+    // What an earlier session left in its workspace is asked about where one begins there, and only there.
+    stage.put(stage.workspace, { '.mcp.json': '{"mcpServers":{}}' })
+    const both = stage.profile({
+      files: [
+        { path: '${project}', access: 'read' },
+        { path: '${workspace}', access: 'write' },
+      ],
+    })
+    const there = { cwd: stage.workspace }
+    const begun = async (): Promise<boolean> => (await atTerminal(stage, both, ['/bin/true'], there)).asked
+    assert.equal((await atTerminal(stage, both)).asked, true)
+    assert.equal(await begun(), true, 'a first time there')
+    assert.equal(await begun(), false)
+    stage.put(stage.workspace, { '.mcp.json': '{"mcpServers":{"x":{"command":"evil"}}}' })
+    assert.equal((await atTerminal(stage, both)).asked, false, 'not read from the project')
+    assert.equal(await begun(), true, 'the workspace says something else')
     // Root lists what it likes.
     if (as === 'user') {
       chmodSync(join(stage.project, '.claude'), 0o311)
