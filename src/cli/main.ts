@@ -16,6 +16,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<{ command: Command }>>> = 
   narrow: () => import('./narrow.ts'),
   review: () => import('./review.ts'),
   why: () => import('./why.ts'),
+  image: () => import('./image.ts'),
   log: () => import('./log.ts'),
   doctor: () => import('./doctor.ts'),
   demo: () => import('./demo.ts'),

@@ -42,6 +42,8 @@ export const journalDir = (paths: Paths, id: string): string => join(sessionDir(
  * journal would write it, too.
  */
 export const memoryDir = (id: string): string => `/dev/shm/ambit-${process.getuid?.()}-${id}`
+/** Images of microVMs, signed by the key in `keysDir`. */
+export const imagesDir = (paths: Paths): string => join(paths.state, 'images')
 export const agentHomesDir = (paths: Paths): string => join(paths.state, 'homes')
 
 /**

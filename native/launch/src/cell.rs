@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::command;
 use crate::control::{ControlState, Ending};
 use crate::failure::{Context, Failure, Result};
-use crate::{freeze, landlock, rlimits, seccomp, sys};
+use crate::spec::Mount;
+use crate::{freeze, landlock, namespaces, rlimits, seccomp, sys};
 
 /// Of 1000; an agent may go back to 0, where it would have been, and not below.
 const OOM_SCORE: &str = "500";
@@ -34,8 +35,24 @@ pub struct Config {
     pub runsc: Option<Vec<String>>,
     /// Mount targets that may be written to.
     pub writable: Vec<PathBuf>,
+    /// Network devices that the agent may find.
+    pub interfaces: Vec<String>,
     /// Namespaces of the outer launcher, by kind.
     pub outer: BTreeMap<String, String>,
+}
+
+impl Config {
+    pub fn writable(mounts: &[Mount]) -> Vec<PathBuf> {
+        let writable = mounts.iter().filter(|mount| {
+            matches!(mount, Mount::View { .. } | Mount::Tmpfs { .. } | Mount::Bind { write: true, .. })
+        });
+        writable.map(|mount| PathBuf::from(mount.target())).collect()
+    }
+
+    /// This process' own, by kind.
+    pub fn namespaces() -> BTreeMap<String, String> {
+        namespaces::KINDS.iter().map(|kind| (kind.to_string(), namespaces::identity(kind))).collect()
+    }
 }
 
 /// Orders to PID 1.

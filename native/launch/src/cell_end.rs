@@ -1,10 +1,8 @@
 //! The outer launcher's end of the cell: builds it, waits until it stands, and holds what reaches into it.
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::process::Child;
 
 use crate::bwrap;
@@ -15,8 +13,7 @@ use crate::gvisor::report::GO;
 use crate::gvisor::trace::Trace;
 use crate::gvisor::{bundle, outside};
 use crate::limits;
-use crate::namespaces;
-use crate::spec::{self, LaunchSpec, Mount};
+use crate::spec::{self, LaunchSpec};
 use crate::sys;
 use crate::world::World;
 
@@ -31,7 +28,7 @@ pub enum Stdio {
 
 /// A cell whose command waits for `exec`.
 pub struct Cell {
-    bwrap: Child,
+    outer: Child,
     control: OwnedFd,
     /// Until it is said: a guest's standard input ends only when nobody holds it any more.
     waiting: RefCell<Option<Waiting>>,
@@ -64,50 +61,18 @@ pub struct Built {
 /// `orders` are heard meanwhile: a view that hangs must not make the session deaf.
 pub fn build(world: &World, supervisor: &Control, orders: &mut Orders) -> Result<Built> {
     let World { spec, stage, tools, .. } = world;
-    let what = "building the cell";
     let trace = match spec.cell {
         spec::Cell::Bubblewrap {} => None,
         spec::Cell::Gvisor { .. } => {
             Some(Trace::listen(&stage.trace(), world.journal.clone(), world.bell.clone())?)
         }
     };
-    let (control, control_inside) = sys::socketpair(libc::SOCK_SEQPACKET).context(what)?;
-    let (command, command_inside) = sys::socketpair(libc::SOCK_SEQPACKET).context(what)?;
-    pass_credentials(&command).context(what)?;
-    let config =
-        sys::memfd(c"ambit-cell", &serde_json::to_vec(&config(spec)).map_err(|e| Failure::new(what, e))?)
-            .context(what)?;
-    let mut inside = vec![control_inside, command_inside, config];
-    let pipes = if spec.terminal { None } else { Some(pipes(&mut inside).context(what)?) };
-    let numbers: Vec<_> = inside.iter().map(AsRawFd::as_raw_fd).collect();
-    let mut bwrap = bwrap::start(spec, stage, tools, &numbers)?;
-    drop(inside);
-    let (news, mut fds, main_pid) = first_news(&command, &mut bwrap, supervisor, orders)?;
-    let controls = match news {
-        FromCommand::Failed { what, why } => return Err(Failure::new(&what, why)),
-        FromCommand::Ready(controls) => controls,
-    };
-    let broken = || Failure::new(what, "the cell's report came without its descriptors");
-    let listener = if trace.is_none() && !fds.is_empty() { Some(fds.remove(0)) } else { None };
-    let stdio = match pipes {
-        Some(pipes) => pipes,
-        None => Stdio::Terminal(fds.pop().ok_or_else(broken)?),
-    };
-    let init_pid = parent_of(main_pid).ok_or_else(|| Failure::new(what, "PID 1 is gone"))?;
-    let init = sys::pidfd_open(init_pid).context(what)?;
-    let mut cell = Cell {
-        bwrap,
-        control,
-        waiting: RefCell::new(Some(Waiting::Command(command))),
-        init,
-        init_pid,
-        main_pid,
-        controls,
-    };
+    let start = |fds: &[RawFd]| bwrap::start(spec, stage, tools, fds);
+    let Stood { mut cell, stdio, listener } = stand(&config(spec), start, Some((supervisor, &mut *orders)))?;
     let evidence = match trace {
-        None => Evidence::Calls(listener.ok_or_else(broken)?),
+        None => Evidence::Calls(listener.ok_or_else(incomplete)?),
         Some(trace) => {
-            cell.waiting.replace(Some(Waiting::Guest(stdio.input().context(what)?)));
+            cell.waiting.replace(Some(Waiting::Guest(stdio.input().context("building the cell")?)));
             match outside::stand(&cell, &stdio, &trace, supervisor, orders) {
                 Ok(controls) => cell.controls = controls,
                 Err(failure) => {
@@ -122,6 +87,50 @@ pub fn build(world: &World, supervisor: &Control, orders: &mut Orders) -> Result
     Ok(Built { cell, stdio, evidence })
 }
 
+/// A cell whose PID 1 and command are there, and the exec sensor's listener where there is one.
+pub struct Stood {
+    pub cell: Cell,
+    pub stdio: Stdio,
+    pub listener: Option<OwnedFd>,
+}
+
+/// `start` makes the process that becomes PID 1 of a cell (`cell::run`), with these descriptors. The supervisor's
+/// orders are heard meanwhile.
+pub fn stand(
+    config: &Config,
+    start: impl FnOnce(&[RawFd]) -> Result<Child>,
+    supervisor: Option<(&Control, &mut Orders)>,
+) -> Result<Stood> {
+    let what = "building the cell";
+    let (control, control_inside) = sys::socketpair(libc::SOCK_SEQPACKET).context(what)?;
+    let (command, command_inside) = sys::socketpair(libc::SOCK_SEQPACKET).context(what)?;
+    pass_credentials(&command).context(what)?;
+    let text = serde_json::to_vec(config).map_err(|e| Failure::new(what, e))?;
+    let mut inside = vec![control_inside, command_inside, sys::memfd(c"ambit-cell", &text).context(what)?];
+    let pipes = if config.terminal { None } else { Some(pipes(&mut inside).context(what)?) };
+    let numbers: Vec<_> = inside.iter().map(AsRawFd::as_raw_fd).collect();
+    let mut outer = start(&numbers)?;
+    drop(inside);
+    let (news, mut fds, main_pid) = first_news(&command, &mut outer, supervisor)?;
+    let controls = match news {
+        FromCommand::Failed { what, why } => return Err(Failure::new(&what, why)),
+        FromCommand::Ready(controls) => controls,
+    };
+    let listener = if config.runsc.is_none() && !fds.is_empty() { Some(fds.remove(0)) } else { None };
+    let stdio = match pipes {
+        Some(pipes) => pipes,
+        None => Stdio::Terminal(fds.pop().ok_or_else(incomplete)?),
+    };
+    let init_pid = parent_of(main_pid).ok_or_else(|| Failure::new(what, "PID 1 is gone"))?;
+    let init = sys::pidfd_open(init_pid).context(what)?;
+    let waiting = RefCell::new(Some(Waiting::Command(command)));
+    Ok(Stood { cell: Cell { outer, control, waiting, init, init_pid, main_pid, controls }, stdio, listener })
+}
+
+fn incomplete() -> Failure {
+    Failure::new("building the cell", "the cell's report came without its descriptors")
+}
+
 impl Stdio {
     /// A further descriptor of what the agent reads from.
     fn input(&self) -> std::io::Result<OwnedFd> {
@@ -133,9 +142,6 @@ impl Stdio {
 }
 
 fn config(spec: &LaunchSpec) -> Config {
-    let writable = spec.mounts.iter().filter(|mount| {
-        matches!(mount, Mount::View { .. } | Mount::Tmpfs { .. } | Mount::Bind { write: true, .. })
-    });
     Config {
         argv: spec.argv.clone(),
         env: spec.env.clone(),
@@ -148,11 +154,9 @@ fn config(spec: &LaunchSpec) -> Config {
             spec::Cell::Bubblewrap {} => None,
             spec::Cell::Gvisor { platform, .. } => Some(bundle::command(platform.as_deref())),
         },
-        writable: writable.map(|mount| PathBuf::from(mount.target())).collect(),
-        outer: namespaces::KINDS
-            .iter()
-            .map(|kind| (kind.to_string(), namespaces::identity(kind)))
-            .collect::<BTreeMap<_, _>>(),
+        writable: Config::writable(&spec.mounts),
+        interfaces: vec!["lo".into()],
+        outer: Config::namespaces(),
     }
 }
 
@@ -181,19 +185,20 @@ fn pass_credentials(socket: &OwnedFd) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The command's process reports, or bubblewrap dies and says why on its stderr.
+/// The command's process reports, or whoever makes the cell dies and says why on its stderr.
 fn first_news(
     command: &OwnedFd,
-    bwrap: &mut Child,
-    supervisor: &Control,
-    orders: &mut Orders,
+    outer: &mut Child,
+    mut supervisor: Option<(&Control, &mut Orders)>,
 ) -> Result<(FromCommand, Vec<OwnedFd>, libc::pid_t)> {
     let what = "building the cell";
-    while let ready = sys::poll(&[command.as_raw_fd(), supervisor.as_fd().as_raw_fd()], None).context(what)?
+    let heard = supervisor.as_ref().map(|(control, _)| control.as_fd().as_raw_fd());
+    let fds: Vec<RawFd> = [Some(command.as_raw_fd()), heard].into_iter().flatten().collect();
+    while let ready = sys::poll(&fds, None).context(what)?
         && ready[0] == 0
     {
-        if ready[1] != 0 {
-            orders.read(supervisor.as_fd())?;
+        if let Some((control, orders)) = supervisor.as_mut().filter(|_| ready[1] != 0) {
+            orders.read(control.as_fd())?;
             if orders.kills() {
                 return Err(Failure::new(what, "the supervisor called it off"));
             }
@@ -202,7 +207,7 @@ fn first_news(
     let message = sys::receive(command.as_fd()).context(what)?;
     if message.bytes.is_empty() {
         let mut said = String::new();
-        if let Some(stderr) = bwrap.stderr.take() {
+        if let Some(stderr) = outer.stderr.take() {
             let _ = stderr.take(4096).read_to_string(&mut said);
         }
         let why = if said.trim().is_empty() { "the cell ended before it reported" } else { said.trim() };
@@ -257,6 +262,6 @@ impl Cell {
         if sys::poll(&[self.init.as_raw_fd()], Some(STUCK_MS)).is_ok_and(|ready| ready[0] == 0) {
             release();
         }
-        let _ = self.bwrap.wait();
+        let _ = self.outer.wait();
     }
 }

@@ -147,12 +147,12 @@ impl Orders {
 
     /// True when, of what was read, something orders to kill or is no order.
     pub fn kills(&mut self) -> bool {
-        std::iter::from_fn(|| self.next().transpose())
+        std::iter::from_fn(|| self.take().transpose())
             .any(|order| order.map_or(true, |order| order == Order::Kill))
     }
 
     /// The next whole order of what was read.
-    pub fn next(&mut self) -> Result<Option<Order>, Failure> {
+    pub fn take(&mut self) -> Result<Option<Order>, Failure> {
         let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') else { return Ok(None) };
         let line: Vec<u8> = self.buffer.drain(..=end).collect();
         serde_json::from_slice(&line).map(Some).map_err(|error| Failure::new("reading an order", error))
@@ -169,7 +169,7 @@ mod tests {
         std::fs::File::from(write).write_all(text).unwrap();
         let mut orders = Orders::default();
         orders.read(read.as_fd())?;
-        std::iter::from_fn(|| orders.next().transpose()).collect()
+        std::iter::from_fn(|| orders.take().transpose()).collect()
     }
 
     #[test]

@@ -105,7 +105,7 @@ fn fuzz_launch_orders() {
         while orders.read(read.as_fd()).is_ok() {}
         // Each line is an order or ends the session; there are never more orders than lines.
         let lines = input.iter().filter(|byte| **byte == b'\n').count();
-        let taken = std::iter::from_fn(|| orders.next().transpose()).take_while(Result::is_ok).count();
+        let taken = std::iter::from_fn(|| orders.take().transpose()).take_while(Result::is_ok).count();
         assert!(taken <= lines);
     });
 }

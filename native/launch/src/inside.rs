@@ -38,14 +38,15 @@ fn namespace(kind: &str, config: &Config) -> ControlState {
     let holds = !own.is_empty() && !outer.is_empty() && ((own == outer) == (kind == "net"));
     let names = [("mnt", "mount"), ("net", "network")];
     let name = names.iter().find(|(short, _)| *short == kind).map_or(kind, |(_, long)| *long);
-    seen(&format!("{name}-namespace"), holds && (kind != "net" || only_loopback()), &own)
+    seen(&format!("{name}-namespace"), holds && (kind != "net" || only_devices(&config.interfaces)), &own)
 }
 
-fn only_loopback() -> bool {
+fn only_devices(expected: &[String]) -> bool {
     let devices = fs::read_to_string("/proc/net/dev").unwrap_or_default();
-    let names: Vec<&str> =
+    let mut names: Vec<&str> =
         devices.lines().skip(2).filter_map(|line| line.split(':').next()).map(str::trim).collect();
-    names == ["lo"]
+    names.sort_unstable_by_key(|name| (*name != "lo", *name));
+    names == expected
 }
 
 pub fn capabilities(status: &str, sets: &[&str]) -> ControlState {

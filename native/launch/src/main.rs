@@ -1,43 +1,5 @@
 //! `ambit-launch`: makes a session's world, builds the cell in it, and watches over it. docs/architecture.md.
-mod alarm;
-mod bpf;
-mod bwrap;
-mod cell;
-mod cell_end;
-mod command;
-mod control;
-mod digest;
-mod disk;
-mod failure;
-mod freeze;
-mod fuse;
-#[cfg(test)]
-mod fuzz;
-mod gvisor;
-mod inside;
-mod landlock;
-mod limits;
-mod namespaces;
-mod net;
-mod netfilter;
-mod pidfd;
-mod probe;
-mod process_memory;
-mod pty;
-mod redact;
-mod relay;
-mod rlimits;
-mod rules;
-mod seccomp;
-mod sensor;
-mod session;
-mod spec;
-mod stage;
-mod sys;
-mod syscalls;
-mod termfilter;
-mod watchdog;
-mod world;
+use ambit_launch::{cell, gvisor, probe, tsc, world};
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -47,8 +9,9 @@ fn main() {
         ["cell", fds] => cell::run(fds),
         ["guest"] => gvisor::guest::run(),
         ["probe"] => probe::run(),
+        ["tsc"] => tsc::run(),
         _ => {
-            eprintln!("usage: ambit-launch world SPEC | probe");
+            eprintln!("usage: ambit-launch world SPEC | probe | tsc");
             2
         }
     };

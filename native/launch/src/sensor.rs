@@ -4,6 +4,7 @@
 //! after we did (seccomp_unotify(2)): another thread can change them in between. What runs is confined by the
 //! mounts, the filter and the network whatever its name; this is the record of what was asked for.
 use std::collections::HashMap;
+use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,25 +70,59 @@ pub enum Fact {
     Hash { path: String, size: u64, sha256: String },
 }
 
-pub struct Sensor {
-    listener: OwnedFd,
+/// Where the sensor's facts go.
+pub trait Records {
+    /// An exec goes on when its fact has been taken.
+    fn append(&mut self, fact: &Fact) -> std::io::Result<()>;
+    /// SHA-256 of a file that is about to run, where it is known.
+    fn digest_of(&mut self, file: &File, path: &str) -> Option<String>;
+    /// No more facts will come.
+    fn finish(&mut self);
+}
+
+/// The session's own journal, on this host.
+pub struct Journaled {
     journal: Arc<Journal>,
-    bell: Bell,
     digests: Digests,
+}
+
+impl Journaled {
+    pub fn new(journal: Arc<Journal>, bell: Bell) -> Self {
+        Self { digests: Digests::new(journal.clone(), bell), journal }
+    }
+}
+
+impl Records for Journaled {
+    fn append(&mut self, fact: &Fact) -> std::io::Result<()> {
+        self.journal.append(fact)
+    }
+
+    fn digest_of(&mut self, file: &File, path: &str) -> Option<String> {
+        self.digests.of(file, path)
+    }
+
+    fn finish(&mut self) {
+        self.digests.finish();
+    }
+}
+
+pub struct Sensor<R> {
+    listener: OwnedFd,
+    records: R,
+    bell: Bell,
     watched: HashMap<i32, Watched>,
     epoll: OwnedFd,
 }
 
-impl Sensor {
-    pub fn new(listener: OwnedFd, journal: Arc<Journal>, bell: Bell) -> std::io::Result<Self> {
+impl<R: Records> Sensor<R> {
+    pub fn new(listener: OwnedFd, records: R, bell: Bell) -> std::io::Result<Self> {
         // SAFETY: plain numbers; older kernels refuse the flag, which only costs speed.
         let epoll = unsafe {
             libc::ioctl(listener.as_raw_fd(), SET_FLAGS as _, SYNCHRONOUS_WAKE_UP);
             sys::owned(sys::check(libc::epoll_create1(libc::EPOLL_CLOEXEC))?)
         };
         pidfd::watch(&epoll, listener.as_raw_fd(), libc::EPOLLIN as u32, LISTENER)?;
-        let digests = Digests::new(journal.clone(), bell.clone());
-        Ok(Self { listener, journal, bell, digests, watched: HashMap::new(), epoll })
+        Ok(Self { listener, records, bell, watched: HashMap::new(), epoll })
     }
 
     /// Runs until the last process that the filter holds is gone. If the journal fails the cell is not answered but
@@ -137,7 +172,7 @@ impl Sensor {
     }
 
     fn note_launch(&mut self, launch: Launch) -> Result<(), Failure> {
-        let digest = launch.file.as_ref().and_then(|file| self.digests.of(file, &launch.path));
+        let digest = launch.file.as_ref().and_then(|file| self.records.digest_of(file, &launch.path));
         let outer = launch.outer_pid;
         let fact = Fact::Launch {
             pid: launch.pid,
@@ -197,12 +232,12 @@ impl Sensor {
             }
             self.append(&Fact::Exit { pid: watched.pid, code: watched.exit_code() })?;
         }
-        self.digests.finish();
+        self.records.finish();
         Ok(())
     }
 
-    fn append(&self, fact: &Fact) -> Result<(), Failure> {
-        self.journal.append(fact).map_err(|error| Failure::new("recording a process", error))
+    fn append(&mut self, fact: &Fact) -> Result<(), Failure> {
+        self.records.append(fact).map_err(|error| Failure::new("recording a process", error))
     }
 }
 

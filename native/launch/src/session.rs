@@ -14,7 +14,7 @@ use crate::gvisor::trace::Trace;
 use crate::limits;
 use crate::pty::{self, RawTerminal};
 use crate::relay::Relay;
-use crate::sensor::Sensor;
+use crate::sensor::{Journaled, Sensor};
 use crate::sys;
 use crate::watchdog::Watchdog;
 use crate::world::World;
@@ -40,7 +40,8 @@ pub fn run(world: World, control: &Control) -> Result<()> {
     }
     let Built { mut cell, stdio, evidence } = cell_end::build(&world, control, &mut orders)?;
     let evidence = Recording::start(evidence, &world)?;
-    let watchdog = Watchdog::new(&world.spec, cell.init_pid).context("starting the watchdog")?;
+    let watchdog = Watchdog::new(&world.spec.mounts, world.spec.limits, &world.spec.cell, cell.init_pid)
+        .context("starting the watchdog")?;
     let bell = world.bell.clone();
     std::thread::spawn(move || watchdog.run(&bell));
     cell.controls.extend(limits::controls(world.spec.limits));
@@ -68,8 +69,9 @@ impl Recording {
         match evidence {
             Evidence::Guest(trace) => Ok(Self::Guest(trace)),
             Evidence::Calls(listener) => {
-                let sensor = Sensor::new(listener, world.journal.clone(), world.bell.clone())
-                    .context("starting the exec sensor")?;
+                let records = Journaled::new(world.journal.clone(), world.bell.clone());
+                let sensor =
+                    Sensor::new(listener, records, world.bell.clone()).context("starting the exec sensor")?;
                 Ok(Self::Calls(std::thread::spawn(move || sensor.run())))
             }
         }
@@ -109,7 +111,7 @@ impl Recording {
 /// False when the order was to kill, or the supervisor is gone.
 fn wait_for(wanted: Order, world: &World, control: &Control, orders: &mut Orders) -> Result<bool> {
     loop {
-        match orders.next()? {
+        match orders.take()? {
             Some(order) if order == wanted => return Ok(true),
             Some(Order::Kill | Order::Signal { .. }) => return Ok(false),
             Some(order) => {
@@ -193,7 +195,7 @@ fn watch(
         if ready[0] != 0 {
             orders.read(control.as_fd())?;
         }
-        while let Some(order) = orders.next()? {
+        while let Some(order) = orders.take()? {
             match order {
                 Order::Kill => return Ok(End::Killed),
                 Order::Freeze => cell.order(&ToCell::Freeze),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::alarm::{Alarm, Bell};
 use crate::disk::Disk;
 use crate::gvisor::{bundle, outside};
-use crate::spec::{Cell, LaunchSpec, Mount};
+use crate::spec::{Cell, Limits, Mount};
 
 const CALM: Duration = Duration::from_millis(200);
 const NEAR: Duration = Duration::from_millis(20);
@@ -41,27 +41,26 @@ pub struct Watchdog {
 
 impl Watchdog {
     /// `init`: PID 1 of the cell, as we count.
-    pub fn new(spec: &LaunchSpec, init: libc::pid_t) -> std::io::Result<Self> {
+    pub fn new(mounts: &[Mount], limits: Limits, cell: &Cell, init: libc::pid_t) -> std::io::Result<Self> {
         // A guest's own memory is the Sentry's, and counts as its.
-        let guest = matches!(spec.cell, Cell::Gvisor { .. });
+        let guest = matches!(cell, Cell::Gvisor { .. });
         let is_ours = |mount: &&Mount| {
-            matches!(mount, Mount::Tmpfs { .. }) && !(guest && bundle::is_internal(mount, &spec.mounts))
+            matches!(mount, Mount::Tmpfs { .. }) && !(guest && bundle::is_internal(mount, mounts))
         };
         let placed = |path: &Path| if guest { bundle::placed(path) } else { path.to_path_buf() };
         let root = PathBuf::from(format!("/proc/{init}/root"));
         let below = |path: &Path| path.strip_prefix("/").unwrap_or(path).to_path_buf();
-        let tmpfs = spec.mounts.iter().filter(is_ours).map(|mount| placed(mount.target()));
+        let tmpfs = mounts.iter().filter(is_ours).map(|mount| placed(mount.target()));
         let tmpfs = tmpfs.chain([PathBuf::from("/dev/shm")]).map(|path| root.join(below(&path)));
         let memory = guest.then(|| outside::memory(&root.join("proc"))).transpose();
         Ok(Self {
             guest: memory.map_err(|failure| io::Error::other(failure.why))?,
             tmpfs: tmpfs.map(fs::File::open).collect::<std::io::Result<_>>()?,
             root: fs::File::open(&root)?,
-            processes: spec.limits.processes,
-            memory: spec.limits.memory,
-            disk: spec.limits.disk,
-            binds: spec
-                .mounts
+            processes: limits.processes,
+            memory: limits.memory,
+            disk: limits.disk,
+            binds: mounts
                 .iter()
                 .filter(|mount| matches!(mount, Mount::Bind { write: true, .. }))
                 .map(|mount| below(&placed(mount.target())))

@@ -1,12 +1,15 @@
 //! What `ambit-view` takes from itself: it speaks to the agent's kernel, so a flaw in it must not reach further than
 //! its roots.
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use landlock::{
     ABI, Access as _, AccessFs, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
     RulesetStatus,
 };
+use rustix::fs::{Gid, Uid};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal, getrlimit, setrlimit};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::spec::{Access, ViewSpec};
 use crate::view::View;
@@ -25,6 +28,35 @@ pub fn lock() -> Result<(), String> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|e| format!("dumpable: {e}"))?;
     ambit_shared::lockdown::lock().map_err(|e| format!("lockdown: {e}"))
+}
+
+/// A guest's kernel checks permissions for itself, and whoever is root in it does not care. So here the session's own
+/// uid serves, and the host's kernel checks: root gives itself up, for good.
+pub fn become_owner(spec: &ViewSpec) -> Result<(), String> {
+    let owner = spec.owner;
+    if !rustix::process::geteuid().is_root() || owner.host_uid == 0 {
+        return Ok(());
+    }
+    let say = |e: &dyn std::fmt::Display| format!("serving as {}: {e}", owner.host_uid);
+    for upper in spec.roots.iter().filter_map(|root| root.upper.as_deref()) {
+        give(upper, owner.host_uid, owner.host_gid).map_err(|e| say(&e))?;
+    }
+    let (uid, gid) = (Uid::from_raw(owner.host_uid), Gid::from_raw(owner.host_gid));
+    set_thread_groups(&[]).map_err(|e| say(&e))?;
+    set_thread_res_gid(gid, gid, gid).map_err(|e| say(&e))?;
+    set_thread_res_uid(uid, uid, uid).map_err(|e| say(&e))?;
+    // The kernel forgets both when the uid changes.
+    die_with_parent();
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| say(&e))
+}
+
+/// Links are given, not followed.
+fn give(path: &Path, uid: u32, gid: u32) -> std::io::Result<()> {
+    std::os::unix::fs::lchown(path, Some(uid), Some(gid))?;
+    if path.symlink_metadata()?.is_dir() {
+        std::fs::read_dir(path)?.try_for_each(|entry| give(&entry?.path(), uid, gid))?;
+    }
+    Ok(())
 }
 
 /// Raises the descriptor limit as far as allowed and returns it.

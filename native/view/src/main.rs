@@ -3,6 +3,7 @@
 mod aliases;
 mod attr;
 mod change;
+mod channel;
 mod confine;
 mod content;
 mod crew;

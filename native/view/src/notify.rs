@@ -1,7 +1,8 @@
 //! What the view tells the kernel without being asked: that it must not rely on what it remembers.
-use std::fs::File;
-use std::io::Write;
+use std::io;
+use std::sync::Arc;
 
+use crate::channel::Channel;
 use crate::tree::{Changed, TOP};
 
 const INVALIDATE_INODE: i32 = 2;
@@ -10,11 +11,16 @@ const EXPIRE_ONLY: u32 = 1;
 /// `struct fuse_out_header`.
 const HEADER: usize = 16;
 
-pub struct Notifier(File);
+pub struct Notifier(Arc<Channel>);
 
 impl Notifier {
-    pub fn new(fuse: File) -> Self {
-        Notifier(fuse)
+    pub fn new(channel: Arc<Channel>) -> Self {
+        Notifier(channel)
+    }
+
+    /// Returns once all that was told has been done.
+    pub fn settle(&self) -> io::Result<()> {
+        self.0.settle()
     }
 
     /// Drops pages and attributes of changed nodes, mappings included, and the names of those that are hidden now.
@@ -64,6 +70,6 @@ impl Notifier {
         message.extend_from_slice(&[0; 8]);
         parts.iter().for_each(|part| message.extend_from_slice(part));
         // ENOENT: the kernel remembers nothing of it, which is what was wanted.
-        let _ = (&self.0).write(&message);
+        let _ = self.0.tell(&message);
     }
 }

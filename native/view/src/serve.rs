@@ -1,7 +1,7 @@
-//! `ambit-view serve SPEC`: fd 3 is the mounted `/dev/fuse`, fd 4 the control channel (docs/architecture.md, "View
-//! protocol").
+//! `ambit-view serve SPEC`: fd 3 is the mounted `/dev/fuse`, or a stream to a guest's; fd 4 the control channel
+//! (docs/architecture.md, "View protocol").
 use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -14,11 +14,11 @@ use ambit_shared::journal::Journal;
 use fuse_backend_rs::api::server::Server;
 use fuse_backend_rs::transport::{FuseBuf, FuseDevWriter, Reader};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::fs::OFlags;
 use serde_json::json;
 
+use crate::channel::{Channel, Outbox};
 use crate::confine;
-use crate::crew::{Crew, Patience, THREADS};
+use crate::crew::{Patience, THREADS};
 use crate::hash::Hasher;
 use crate::notify::Notifier;
 use crate::order::Order;
@@ -48,24 +48,30 @@ pub fn start(spec: &ViewSpec, fuse: File) -> Result<Serving, String> {
         Journal::open(&spec.journal).map_err(|e| format!("journal {}: {e}", spec.journal.display()))?;
     let (hasher, worker) = Hasher::new();
     let hasher = Arc::new(hasher);
-    let view = Arc::new(View::open(spec, journal, hasher.clone(), descriptors)?);
+    let channel = Arc::new(Channel::new(fuse).map_err(|e| format!("fuse: {e}"))?);
+    let mut view = View::open(spec, journal, hasher.clone(), descriptors)?;
+    if channel.is_stream() {
+        view.acts_for_owner = false;
+        confine::become_owner(spec)?;
+    }
+    let view = Arc::new(view);
     confine::restrict(spec, &view)?;
-    // The workers wait in epoll_wait(2).
-    let flags = rustix::fs::fcntl_getfl(&fuse).map_err(|e| format!("fuse: {e}"))?;
-    rustix::fs::fcntl_setfl(&fuse, flags | OFlags::NONBLOCK).map_err(|e| format!("fuse: {e}"))?;
-
     let stopping = Arc::new(AtomicBool::new(false));
     let server = Arc::new(Server::new(view.clone()));
     let answering = Arc::new(RwLock::new(()));
     let searched = Arc::new(OnceLock::new());
-    let kernel = fuse.try_clone().map_err(|e| format!("fuse: {e}"))?;
-    let _ = view.watch.kernel.set(Notifier::new(kernel));
+    let _ = view.watch.kernel.set(Notifier::new(channel.clone()));
     for _ in 0..THREADS {
-        let fuse = fuse.try_clone().map_err(|e| format!("fuse: {e}"))?;
+        let channel = channel.clone();
         let (server, view, stopping) = (server.clone(), view.clone(), stopping.clone());
         let (answering, searched) = (answering.clone(), searched.clone());
         std::thread::spawn(move || {
-            let ended = work(&server, &view.crew, &fuse, &answering, &searched);
+            let ended = work(&server, &view, &channel, &answering, &searched);
+            if let Err(why) = &ended
+                && channel.is_stream()
+            {
+                eprintln!("ambit-view: the guest spoke no FUSE: {why}");
+            }
             if !stopping.load(Ordering::Acquire) {
                 leave(&view, &answering, i32::from(ended.is_err()));
             }
@@ -93,22 +99,20 @@ pub fn start(spec: &ViewSpec, fuse: File) -> Result<Serving, String> {
 /// Answers requests until the mount is gone. Changes wait until the roots are looked through (search.rs).
 fn work(
     server: &Server<Arc<View>>,
-    crew: &Crew,
-    mut fuse: &File,
+    view: &View,
+    channel: &Channel,
     answering: &RwLock<()>,
     searched: &OnceLock<()>,
 ) -> std::io::Result<()> {
-    let arrival = Arrival::of(fuse)?;
+    let crew = &view.crew;
+    let arrival = Arrival::of(channel)?;
     crew.join();
     let (mut request, mut reply) = (vec![0; REQUEST], vec![0; REQUEST]);
+    let mut outbox = Outbox::new(channel)?;
     let mut patience = Patience::default();
     loop {
         crew.rejoin();
-        let take = || match fuse.read(&mut request) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
-            other => other.map(Some),
-        };
-        let length = match crew.next(&mut patience, take, || arrival.wait()) {
+        let length = match crew.next(&mut patience, || channel.take(&mut request), || arrival.wait()) {
             Ok(Some(length)) => length,
             Ok(None) => continue,
             Err(error) => match error.raw_os_error() {
@@ -117,11 +121,18 @@ fn work(
                 _ => return Err(error),
             },
         };
+        if !channel.expires_names() {
+            view.watch.go_blind();
+        }
         if searched.get().is_none() && request::changes(&request[..length]) {
             crew.held_up(|| searched.wait());
         }
         let _answering = answering.read().unwrap();
-        answer(server, &mut request[..length], fuse, &mut reply)?;
+        answer(server, &mut request[..length], &outbox, &mut reply)?;
+        match outbox.send(&mut request) {
+            Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => return Ok(()),
+            sent => sent?,
+        }
     }
 }
 
@@ -129,7 +140,7 @@ fn work(
 pub fn answer(
     server: &Server<Arc<View>>,
     message: &mut [u8],
-    mut to: &File,
+    to: &impl AsFd,
     reply: &mut [u8],
 ) -> std::io::Result<()> {
     use std::os::fd::AsRawFd;
@@ -138,12 +149,12 @@ pub fn answer(
         Err(Fault::Foreign) => return Err(errno(libc::EPROTO)),
         Err(Fault::Silent) => return Ok(()),
         Err(Fault::Refused { unique, error }) => {
-            let _ = to.write(&request::refusal(unique, error));
+            let _ = rustix::io::write(to, &request::refusal(unique, error));
             return Ok(());
         }
     }
     let reader = Reader::<()>::from_fuse_buffer(FuseBuf::new(message));
-    let writer = FuseDevWriter::<()>::new(to.as_raw_fd(), reply);
+    let writer = FuseDevWriter::<()>::new(to.as_fd().as_raw_fd(), reply);
     if let (Ok(reader), Ok(writer)) = (reader, writer) {
         // An answer that nobody waits for any more (interrupted) concerns only its caller.
         let _ = server.handle_message(reader, writer.into(), None, None);
@@ -155,7 +166,7 @@ pub fn answer(
 struct Arrival(OwnedFd);
 
 impl Arrival {
-    fn of(fuse: &File) -> std::io::Result<Self> {
+    fn of(fuse: &impl AsFd) -> std::io::Result<Self> {
         let events = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&events, fuse, EventData::new_u64(0), EventFlags::IN | EventFlags::EXCLUSIVE)?;
         Ok(Arrival(events))
@@ -224,7 +235,8 @@ impl Serving {
         // Not under the lock: to drop a page the kernel may wait for a read of it, which the workers must answer.
         self.view.kernel(|kernel| kernel.forget_content(&changed));
         self.view.forget_listings();
-        Ok(())
+        let settled = self.view.watch.kernel.get().map_or(Ok(()), Notifier::settle);
+        settled.map_err(|why| format!("the guest did not drop what it remembers: {why}"))
     }
 
     fn stats(&self) -> serde_json::Value {

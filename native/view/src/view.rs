@@ -59,7 +59,7 @@ pub struct View {
     /// The kernel is too old to open directories by itself.
     pub opens_dirs: AtomicBool,
     /// True when new files must be given to `owner`.
-    acts_for_owner: bool,
+    pub acts_for_owner: bool,
 }
 
 impl View {

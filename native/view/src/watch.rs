@@ -101,6 +101,11 @@ impl Watch {
         }
     }
 
+    /// Lifetimes stay short: names cannot be taken back from this kernel.
+    pub fn go_blind(&self) {
+        self.blind.store(true, Ordering::Release);
+    }
+
     /// True when changes in the directory `fd`, shown as `node`, are seen from now on.
     fn cover(&self, node: u64, fd: impl AsFd) -> bool {
         let Some(events) = &self.events else { return false };

@@ -1,0 +1,120 @@
+//! The cell in the guest: namespaces of its own, the session's mounts on top of the image, the agent's uid, and then
+//! the same PID 1 as in `os-sandbox`. What bubblewrap does on the host, in small: here root may do everything, and
+//! nobody else is there yet.
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+use ambit_launch::failure::{Context, Failure, Result};
+use ambit_launch::{cell, sys};
+
+use crate::mounts;
+use crate::spec::Shape;
+
+const LAST_CAPABILITY: libc::c_ulong = 63;
+
+/// Starts the process that becomes PID 1 of the cell. `fds` survive into it.
+pub fn start(shape: &Shape, fds: &[RawFd]) -> Result<Child> {
+    let what = "starting the cell";
+    let text = serde_json::to_vec(shape).map_err(|error| Failure::new(what, error))?;
+    let shape = sys::memfd(c"ambit-shape", &text).context(what)?;
+    let numbers = fds.iter().map(|fd| fd.to_string()).collect::<Vec<_>>().join(",");
+    let survivors: Vec<RawFd> = fds.iter().copied().chain([shape.as_raw_fd()]).collect();
+    let mut command = Command::new("/init");
+    command.args(["cell", &shape.as_raw_fd().to_string(), &numbers]);
+    command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // SAFETY: only async-signal-safe calls between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            sys::check(libc::setsid())?;
+            survivors.iter().try_for_each(|&fd| sys::inherit(fd))
+        });
+    }
+    in_new_pid_namespace(command).context(what)
+}
+
+/// A thread that has made a pid namespace for its children can start no thread more, and its end would be taken for
+/// the parent's: it stays, for this alone.
+fn in_new_pid_namespace(mut command: Command) -> std::io::Result<Child> {
+    let (tell, hear) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        // SAFETY: plain flags.
+        let made = sys::check(unsafe { libc::unshare(libc::CLONE_NEWPID) });
+        let _ = tell.send(made.and_then(|_| command.spawn()));
+        loop {
+            std::thread::park();
+        }
+    });
+    hear.recv().map_err(std::io::Error::other)?
+}
+
+/// `ambit-guest cell SHAPE N,N,N[,N,N,N]`, as PID 1 of a new pid namespace and root of the guest.
+pub fn become_cell(shape: &str, fds: &str) -> i32 {
+    match enter(shape) {
+        Ok(()) => cell::run(fds),
+        Err(failure) => {
+            eprintln!("{failure}");
+            125
+        }
+    }
+}
+
+fn enter(shape: &str) -> Result<()> {
+    let number = shape.parse().map_err(|error| Failure::new("reading the cell's shape", error))?;
+    let shape = read(sys::owned(number))?;
+    unshare(libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS)?;
+    let hostname = sys::cstring(&shape.hostname).context("naming the cell")?;
+    // SAFETY: a valid string of that length.
+    sys::check(unsafe { libc::sethostname(hostname.as_ptr(), shape.hostname.len()) })
+        .context("naming the cell")?;
+    mounts::lay(&shape)?;
+    become_agent(shape.uid, shape.gid)
+}
+
+fn read(file: OwnedFd) -> Result<Shape> {
+    let what = "reading the cell's shape";
+    let mut bytes = Vec::new();
+    File::from(file).read_to_end(&mut bytes).context(what)?;
+    serde_json::from_slice(&bytes).map_err(|error| Failure::new(what, error))
+}
+
+fn unshare(flags: libc::c_int) -> Result<()> {
+    // SAFETY: plain flags; this process has one thread.
+    sys::check(unsafe { libc::unshare(flags) }).context("making namespaces").map(drop)
+}
+
+/// The uid first: a user namespace that root made would have root's uid outside.
+fn become_agent(uid: u32, gid: u32) -> Result<()> {
+    let what = "becoming the agent's uid";
+    if uid == 0 || gid == 0 {
+        return Err(Failure::new(what, "uid and gid 0 are never given to an agent"));
+    }
+    // SAFETY: plain numbers.
+    unsafe {
+        sys::check(libc::setgroups(0, std::ptr::null())).context(what)?;
+        sys::check(libc::setresgid(gid, gid, gid)).context(what)?;
+        sys::check(libc::setresuid(uid, uid, uid)).context(what)?;
+    }
+    // Or its own /proc/self/uid_map would belong to root. Undone by whoever becomes PID 1 of the cell.
+    sys::prctl(libc::PR_SET_DUMPABLE, 1).context(what)?;
+    unshare(libc::CLONE_NEWUSER)?;
+    fs::write("/proc/self/setgroups", "deny").context(what)?;
+    fs::write("/proc/self/uid_map", format!("{uid} {uid} 1\n")).context(what)?;
+    fs::write("/proc/self/gid_map", format!("{gid} {gid} 1\n")).context(what)?;
+    drop_capabilities().context("dropping capabilities")
+}
+
+/// A new user namespace comes with all of them.
+fn drop_capabilities() -> std::io::Result<()> {
+    const VERSION: u32 = 0x2008_0522;
+    for capability in 0..=LAST_CAPABILITY {
+        if sys::prctl(libc::PR_CAPBSET_READ, capability).is_ok_and(|has| has == 1) {
+            sys::prctl(libc::PR_CAPBSET_DROP, capability)?;
+        }
+    }
+    let (header, none) = ([VERSION, 0], [0u32; 6]);
+    // SAFETY: both are the structures of this version; capset reads them.
+    sys::check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) }).map(drop)
+}

@@ -1,0 +1,74 @@
+import { readdirSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { imagesDir, keysDir } from '../lib/paths.ts'
+import { printable } from '../lib/printable.ts'
+import { buildImage } from '../runtime/microvm-image/build.ts'
+import { formatPublicKey, loadOrMakeImageKey } from '../runtime/microvm-image/minisign.ts'
+import { verifyImage } from '../runtime/microvm-image/verify.ts'
+import { type Command, type Context, usageError } from './command.ts'
+
+/** What a session starts unless told otherwise. */
+const DEFAULT = 'default'
+
+export const command: Command = {
+  name: 'image',
+  usage: 'image build [--out DIR] | ls | verify [DIR] | key',
+  summary: 'build and check the image of microVMs',
+  details: `
+build   makes kernel, initramfs and a read-only root from Debian's packages, by the mirror of this machine's own apt.
+        It needs no root: packages are unpacked, not installed. Takes a minute or two; what was fetched is kept.
+ls      lists images
+verify  checks the signature and every part; each start does the same
+key     prints the public key in minisign's form: minisign -V -p KEY -m manifest.json
+exit status: 0 done, 125 the image is not what was signed.
+`,
+  options: {
+    out: { type: 'string', value: 'DIR', help: 'where the image goes (default: in the state directory)' },
+  },
+  run: async (args, context) => {
+    const [verb, dir, ...more] = args.words
+    if (more.length > 0) throw usageError(command, 'too many words')
+    const given = typeof args.flags.out === 'string' ? args.flags.out : dir
+    const place = given === undefined ? join(imagesDir(context.paths), DEFAULT) : resolve(context.cwd, given)
+    if (verb === 'build') return build(place, context)
+    if (verb === 'verify') return verify(place, context)
+    if (verb === 'ls') return list(context)
+    if (verb !== 'key') throw usageError(command, 'say build, ls, verify or key')
+    context.out(formatPublicKey(loadOrMakeImageKey(keysDir(context.paths))))
+    return 0
+  },
+}
+
+async function build(out: string, context: Context): Promise<number> {
+  const { paths } = context
+  const cache = join(imagesDir(paths), '.cache')
+  await buildImage({ out, cache, paths, say: (line) => context.err(`ambit: image: ${line}`) })
+  return verify(out, context)
+}
+
+async function verify(dir: string, context: Context): Promise<number> {
+  const { digest, manifest } = await verifyImage(dir, context.paths)
+  const size = Math.round((manifest.kernel.size + manifest.initramfs.size + manifest.root.size) / (1 << 20))
+  context.out(
+    `${digest}  ${printable(dir)}  ${size} MiB, ${manifest.packages.length} packages, ${manifest.packages[0]}`,
+  )
+  return 0
+}
+
+async function list(context: Context): Promise<number> {
+  const dir = imagesDir(context.paths)
+  for (const name of namesIn(dir)) {
+    await verify(join(dir, name), context).catch((error: Error) =>
+      context.out(`✗ ${printable(error.message)}`),
+    )
+  }
+  return 0
+}
+
+function namesIn(dir: string): string[] {
+  try {
+    return readdirSync(dir).filter((name) => !name.startsWith('.') && !name.endsWith('.new'))
+  } catch {
+    return []
+  }
+}

@@ -1,0 +1,130 @@
+/**
+ * The image's packages: Debian's, by the mirror of this machine's own apt, which checks the archive's signatures.
+ * They are unpacked, not installed: no maintainer script runs, so it needs no root and no namespace, and the same
+ * packages make the same tree.
+ */
+import { mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { AmbitError } from '../../lib/errors.ts'
+import { findTool } from '../tools.ts'
+import { runTool } from './tool.ts'
+
+/** Essential ones that an unpacked tree needs, and what agents expect to find. */
+export const PACKAGES: readonly string[] = [
+  'base-files', 'base-passwd', 'bash', 'bzip2', 'ca-certificates', 'coreutils', 'curl', 'dash', 'debianutils', 'diffutils', 'file',
+  'findutils', 'gawk', 'git', 'grep', 'gzip', 'hostname', 'jq', 'less', 'libc-bin', 'make', 'ncurses-base', 'ncurses-bin',
+  'netbase', 'openssh-client', 'patch', 'procps', 'python3', 'ripgrep', 'sed', 'tar', 'tzdata', 'unzip', 'util-linux',
+  'xz-utils', 'zip', 'zstd',
+] // biome-ignore format: a list of names
+
+const KERNEL = 'linux-image-cloud-amd64'
+const KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg'
+/** Left out: nobody in a session reads them, and they are a third of the tree. */
+const OMITTED = [
+  'usr/share/doc',
+  'usr/share/man',
+  'usr/share/info',
+  'usr/share/locale',
+  'usr/share/lintian',
+  'boot',
+]
+const MERGED = ['bin', 'sbin', 'lib', 'lib64']
+
+export interface Package {
+  readonly name: string
+  readonly version: string
+  readonly path: string
+}
+
+/** Fetches the packages and their dependencies into `dir`, which keeps them. The kernel's comes apart. */
+export async function fetchPackages(dir: string): Promise<{ root: Package[]; kernel: Package }> {
+  const apt = await privateApt(dir)
+  await apt('apt-get', ['update', '-qq'])
+  await apt('apt-get', ['install', '-qq', '-y', '--download-only', '--no-install-recommends', ...PACKAGES])
+  const root = packagesIn(join(dir, 'cache/archives'))
+  const depends = await apt('apt-cache', ['depends', KERNEL])
+  const name = /Depends: (linux-image-\S+)/.exec(depends)?.[1]
+  if (name === undefined) throw failed('the archive names no kernel')
+  const place = join(dir, 'kernel')
+  mkdirSync(place, { recursive: true })
+  await apt('apt-get', ['download', '-qq', name], place)
+  const kernel = packagesIn(place).findLast((found) => found.name === name)
+  if (!kernel) throw failed('the kernel package did not arrive')
+  return { root: await newestOf(root, apt), kernel }
+}
+
+type Apt = (tool: 'apt-get' | 'apt-cache', args: readonly string[], cwd?: string) => Promise<string>
+
+/** apt with a state of its own in `dir`, an empty list of installed packages, and only Debian's archives. */
+async function privateApt(dir: string): Promise<Apt> {
+  for (const place of ['state/lists/partial', 'cache/archives/partial', 'etc'])
+    mkdirSync(join(dir, place), { recursive: true })
+  writeFileSync(join(dir, 'state/status'), '')
+  const format = '$(CREATED_BY)|$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)'
+  const targets = await runTool(findTool('apt-get', 'apt'), ['indextargets', '--format', format])
+  const sources = targets
+    .split('\n')
+    .map((line) => line.split('|'))
+    .filter(([kind, origin]) => kind === 'Packages' && origin === 'Debian')
+    .map(([, , uri, release, component]) => `deb [signed-by=${KEYRING}] ${uri} ${release} ${component}\n`)
+  if (sources.length === 0) throw failed("this machine's apt has no Debian archive")
+  const list = join(dir, 'etc/sources.list')
+  writeFileSync(list, [...new Set(sources)].join(''))
+  const settings = {
+    'Dir::State': join(dir, 'state'),
+    'Dir::State::status': join(dir, 'state/status'),
+    'Dir::Cache': join(dir, 'cache'),
+    'Dir::Etc::sourcelist': list,
+    'Dir::Etc::sourceparts': '/dev/null',
+    'Dir::Etc::preferencesparts': '/dev/null',
+    'APT::Sandbox::User': '',
+    'APT::Architecture': 'amd64',
+    'Debug::NoLocking': 'true',
+    'Acquire::Languages': 'none',
+  }
+  const options = Object.entries(settings).flatMap(([name, value]) => ['-o', `${name}=${value}`])
+  return (tool, args, cwd) => runTool(findTool(tool, 'apt'), [...options, ...args], cwd)
+}
+
+/** `NAME_VERSION_ARCH.deb`; apt writes a colon as %3a. */
+function packagesIn(dir: string): Package[] {
+  return readdirSync(dir)
+    .filter((file) => file.endsWith('.deb'))
+    .sort()
+    .map((file) => {
+      const [name = '', version = ''] = file.split('_')
+      return { name, version: decodeURIComponent(version), path: join(dir, file) }
+    })
+}
+
+/** The directory keeps what earlier builds fetched: only what this one resolved counts. */
+async function newestOf(found: readonly Package[], apt: Apt): Promise<Package[]> {
+  const plan = await apt('apt-get', ['install', '-s', '--no-install-recommends', ...PACKAGES])
+  const versions = new Map(
+    [...plan.matchAll(/^Inst (\S+) \((\S+) /gm)].map(([, name = '', version = '']) => [name, version]),
+  )
+  return found.filter(({ name, version }) => versions.get(name) === version)
+}
+
+/** Unpacks `packages` into the empty directory `tree`. */
+export async function unpack(packages: readonly Package[], tree: string): Promise<void> {
+  const [deb, tar] = [findTool('dpkg-deb', 'dpkg'), findTool('tar', 'tar')]
+  // /bin and the like are links into /usr, as every Debian since bookworm has them.
+  for (const name of MERGED) {
+    mkdirSync(join(tree, 'usr', name), { recursive: true })
+    symlinkSync(`usr/${name}`, join(tree, name))
+  }
+  const options = ['-xp', '--no-same-owner', '--keep-directory-symlink']
+  const omitted = OMITTED.map((path) => `--exclude=./${path}`)
+  const script = 'umask 022; deb=$1; file=$2; shift 2; "$deb" --fsys-tarfile "$file" | "$@"'
+  for (const { path } of packages)
+    await runTool('/bin/sh', ['-euc', script, 'unpack', deb, path, tar, ...options, ...omitted], tree)
+}
+
+const failed = (why: string): AmbitError =>
+  new AmbitError(
+    'ERR_RUNTIME_FAILED',
+    'building the image',
+    why,
+    'it is built from Debian packages, on Debian',
+  )
