@@ -3,14 +3,56 @@
  * It speaks the guest protocol (docs/architecture.md, "Inside a microVM") and enforces nothing.
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
-import { randomBytes } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
+import { existsSync, globSync, mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs'
 import { createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-import { nativeBinary } from '../../src/lib/paths.ts'
+import { imagesDir, nativeBinary, type Paths } from '../../src/lib/paths.ts'
+import { buildImage } from '../../src/runtime/microvm-image/build.ts'
 import type { LaunchMount } from '../../src/runtime/launch-spec.ts'
-import type { Image } from '../../src/runtime/microvm-image/verify.ts'
+import { type Image, verifyImage } from '../../src/runtime/microvm-image/verify.ts'
+import { withoutPrograms } from './programs.ts'
+
+const root = join(import.meta.dirname, '../..')
+const cache = join(root, '.build/test-cache')
+
+/** Why no machine can be booted here, or false. */
+export const cannotBoot: string | false =
+  process.arch === 'x64'
+    ? (withoutPrograms('qemu-system-x86_64', 'mkfs.erofs', 'veritysetup', 'apt-get') ?? false)
+    : 'the microvm machine is x86-64 only'
+
+/** An image of this tree's guest agent, built once and kept; what it was fetched from, too. */
+export async function testImage(): Promise<{ image: Image; paths: Paths }> {
+  const parts = [
+    join(root, '.build/bin/ambit-guest'),
+    ...globSync('src/runtime/microvm-image/*.ts', { cwd: root }).sort(),
+  ]
+  const hash = createHash('sha256')
+  for (const part of parts) hash.update(readFileSync(join(part.startsWith('/') ? '/' : root, part)))
+  const home = join(cache, `microvm-${hash.digest('hex').slice(0, 16)}`)
+  const paths = (dir: string): Paths => ({
+    config: join(dir, 'config'),
+    state: join(dir, 'state'),
+    run: join(dir, 'run'),
+  })
+  const place = (dir: string): string => join(imagesDir(paths(dir)), 'default')
+  if (!existsSync(home)) {
+    const aside = `${home}.${process.pid}`
+    mkdirSync(aside, { recursive: true })
+    const say = (line: string): void => console.error(`guest image: ${line}`)
+    await buildImage({ out: place(aside), cache: join(cache, 'microvm-packages'), paths: paths(aside), say })
+    try {
+      renameSync(aside, home)
+    } catch {
+      // Another test run was quicker.
+      rmSync(aside, { recursive: true, force: true })
+    }
+  }
+  return { image: await verifyImage(place(home), paths(home)), paths: paths(home) }
+}
 
 export interface GuestOptions {
   readonly image: Pick<Image, 'kernel' | 'initramfs' | 'root' | 'commandLine'>
@@ -64,7 +106,15 @@ export class Guest {
       return end
     })
     for (const stream of [qemu.stdout, qemu.stderr])
-      stream?.on('data', (chunk: Buffer) => (this.#console += chunk.toString()))
+      stream?.on('data', (chunk: Buffer) => {
+        this.#console += chunk.toString()
+        this.#news()
+      })
+  }
+
+  /** What the kernel said, where `quiet` is false. */
+  get console(): string {
+    return this.#console
   }
 
   connect(control: Socket, io: Socket, view: ChildProcess | undefined): void {
@@ -122,6 +172,11 @@ export class Guest {
     const shown = (): string => this.output.get(stream) ?? ''
     while (!(typeof text === 'string' ? shown().includes(text) : text.test(shown())))
       await this.#something(deadline)
+  }
+
+  async says(text: string, ms: number): Promise<void> {
+    const deadline = Date.now() + ms
+    while (!this.#console.includes(text)) await this.#something(deadline)
   }
 
   async #something(deadline: number): Promise<void> {
