@@ -202,7 +202,7 @@ test(
         quiet: false,
       })
       await guest.prepare({ argv: ['sleep', '60'] })
-      await guest.says('root: done', 30_000)
+      await guest.says('root: done', 90_000)
       const answers = [...guest.console.matchAll(/root: ([a-z ]+): ([^\r\n]+)/g)].map(([, what, how]) => [
         what,
         how,

@@ -85,6 +85,8 @@ export interface Event {
 
 const PORTS = ['control', 'io', 'view'] as const
 const STDIN = 0
+/** Milliseconds. A machine boots in three seconds where it has a processor to itself. */
+const PATIENCE = 90_000
 
 export class Guest {
   readonly events: Event[] = []
@@ -156,7 +158,7 @@ export class Guest {
   }
 
   /** The first event for which `found` holds. Rejects when the guest fails or ends before. */
-  async until(found: (event: Event) => boolean, ms = 20_000): Promise<Event> {
+  async until(found: (event: Event) => boolean, ms = PATIENCE): Promise<Event> {
     const deadline = Date.now() + ms
     for (;;) {
       const event = this.events.find(found)
@@ -167,7 +169,7 @@ export class Guest {
     }
   }
 
-  async shows(stream: number, text: string | RegExp, ms = 20_000): Promise<void> {
+  async shows(stream: number, text: string | RegExp, ms = PATIENCE): Promise<void> {
     const deadline = Date.now() + ms
     const shown = (): string => this.output.get(stream) ?? ''
     while (!(typeof text === 'string' ? shown().includes(text) : text.test(shown())))
@@ -253,7 +255,7 @@ export async function startGuest({ image, dir, viewSpec, quiet = true }: GuestOp
   ])
   if (!control || !io || !port) throw new Error('a port is missing')
   guest.connect(control, io, viewSpec === undefined ? undefined : serve(viewSpec, port))
-  await guest.until(({ ev }) => ev === 'hello', 30_000)
+  await guest.until(({ ev }) => ev === 'hello')
   guest.helloAfter = performance.now() - started
   return guest
 }
