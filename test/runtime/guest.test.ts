@@ -56,11 +56,13 @@ async function boot(
 test('a command runs in a cell of its own: output, exit code, execs in order', options, async (t) => {
   const guest = await boot()
   t.diagnostic(`hello after ${Math.round(guest.helloAfter)} ms`)
-  const script =
-    'id -u; cat /etc/hostname; ls /proc | grep -c "^[0-9]"; touch /usr/x /x 2>&1; echo late >&2; exit 7'
+  const script = 'id -u; cat /etc/hostname; echo /proc/[0-9]*; touch /usr/x /x 2>&1; echo late >&2; exit 7'
   const { end, out, err } = await guest.run({ argv: ['bash', '-c', script] })
   assert.deepEqual(end, { ev: 'ended', code: 7 })
-  assert.match(out, /^1000\nambit\n\d\ntouch: .*Read-only file system\ntouch: .*Read-only file system\n$/)
+  assert.match(
+    out,
+    /^1000\nambit\n\/proc\/1 \/proc\/2\ntouch: .*Read-only file system\ntouch: .*Read-only file system\n$/,
+  )
   assert.equal(err, 'late\n')
   const controls = guest.events.find(({ ev }) => ev === 'ready')?.controls ?? []
   assert.deepEqual(
@@ -69,7 +71,7 @@ test('a command runs in a cell of its own: output, exit code, execs in order', o
   )
   assert.deepEqual(
     guest.events.flatMap(({ ev, fact }) => (ev === 'launch' ? [fact?.path] : [])),
-    ['/usr/bin/bash', '/usr/bin/id', '/usr/bin/cat', '/usr/bin/ls', '/usr/bin/grep', '/usr/bin/touch'],
+    ['/usr/bin/bash', '/usr/bin/id', '/usr/bin/cat', '/usr/bin/touch'],
   )
 })
 
@@ -99,7 +101,7 @@ test('files through the view: read, refused, written, invalidated', options, asy
     const script = [
       'cat open.txt; cat .env 2>&1; wc -c < big; sha256sum big | cut -c1-8',
       'echo new > made; dd if=/dev/zero of=large bs=1M count=2 status=none',
-      'echo over > /ro/fixed 2>&1; cat /ro/fixed',
+      '(echo over > /ro/fixed) 2>&1; cat /ro/fixed',
       'read; cat open.txt',
     ].join('\n')
     await guest.prepare({

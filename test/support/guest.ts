@@ -5,7 +5,7 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { existsSync, globSync, mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs'
+import { existsSync, globSync, mkdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs'
 import { createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -42,6 +42,7 @@ export async function testImage(): Promise<{ image: Image; paths: Paths }> {
   if (!existsSync(home)) {
     const aside = `${home}.${process.pid}`
     mkdirSync(aside, { recursive: true })
+    dropOld()
     const say = (line: string): void => console.error(`guest image: ${line}`)
     await buildImage({ out: place(aside), cache: join(cache, 'microvm-packages'), paths: paths(aside), say })
     try {
@@ -52,6 +53,15 @@ export async function testImage(): Promise<{ image: Image; paths: Paths }> {
     }
   }
   return { image: await verifyImage(place(home), paths(home)), paths: paths(home) }
+}
+
+/** Images of guest agents that are not of today; another tree may be using a newer one. */
+function dropOld(): void {
+  const day = 24 * 3600 * 1000
+  for (const name of globSync('microvm-????????????????', { cwd: cache })) {
+    const path = join(cache, name)
+    if (Date.now() - statSync(path).mtimeMs > day) rmSync(path, { recursive: true, force: true })
+  }
 }
 
 export interface GuestOptions {
@@ -103,6 +113,8 @@ export class Guest {
 
   constructor(qemu: ChildProcess) {
     this.#qemu = qemu
+    // A test that breaks off must not leave a machine running.
+    process.once('exit', () => qemu.kill('SIGKILL'))
     this.exited = once(qemu, 'exit').then((end) => {
       this.#news()
       return end

@@ -22,7 +22,7 @@ pub fn start(shape: &Shape, fds: &[RawFd]) -> Result<Child> {
     let shape = sys::memfd(c"ambit-shape", &text).context(what)?;
     let numbers = fds.iter().map(|fd| fd.to_string()).collect::<Vec<_>>().join(",");
     let survivors: Vec<RawFd> = fds.iter().copied().chain([shape.as_raw_fd()]).collect();
-    let mut command = Command::new("/init");
+    let mut command = Command::new("/proc/self/exe");
     command.args(["cell", &shape.as_raw_fd().to_string(), &numbers]);
     command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     // SAFETY: only async-signal-safe calls between fork and exec.
