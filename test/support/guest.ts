@@ -301,13 +301,13 @@ function machine(image: GuestOptions['image'], dir: string, quiet: boolean): str
   ])
   const line = `${image.commandLine} tsc_early_khz=${execFileSync(nativeBinary('ambit-launch'), ['tsc']).toString().trim()}`
   return [
-    ...['-M', 'microvm,rtc=on,isa-serial=' + (quiet ? 'off' : 'on'), '-accel', 'tcg', '-cpu', 'max'],
-    ...['-m', '512', '-smp', '1', '-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot'],
-    ...(quiet ? [] : ['-serial', 'stdio']),
-    ...['-kernel', image.kernel, '-initrd', image.initramfs],
-    ...['-append', quiet ? line : `${line.replace(/quiet|loglevel=1|8250.nr_uarts=0/g, '')} console=ttyS0`],
-    ...['-blockdev', `driver=file,filename=${image.root},node-name=root,read-only=on`],
-    ...['-device', 'virtio-blk-device,drive=root', '-device', 'virtio-rng-device'],
-    ...['-device', 'virtio-serial-device', ...ports],
-  ]
+    ['-M', 'microvm,rtc=on,isa-serial=' + (quiet ? 'off' : 'on'), '-accel', 'tcg', '-cpu', 'max'],
+    ['-m', '512', '-smp', '1', '-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot'],
+    quiet ? [] : ['-serial', 'stdio'],
+    ['-kernel', image.kernel, '-initrd', image.initramfs],
+    ['-append', quiet ? line : `${line.replace(/quiet|loglevel=1|8250.nr_uarts=0/g, '')} console=ttyS0`],
+    ['-blockdev', `driver=file,filename=${image.root},node-name=root,read-only=on`],
+    ['-device', 'virtio-blk-device,drive=root', '-device', 'virtio-rng-device'],
+    ['-device', 'virtio-serial-device', ...ports],
+  ].flat()
 }

@@ -37,31 +37,20 @@ pub fn mount(port: File, inside: Ids, bell: &Bell) -> Result<()> {
         .context(what)?;
     let (device, out) = (Arc::new(device), Arc::new(Mutex::new(port.try_clone().context(what)?)));
     let (notices, waiting) = channel();
-    let parts: [(&str, Box<dyn FnOnce() -> io::Result<()> + Send>); 3] = [
-        (
-            "asking",
-            Box::new({
-                let (device, out) = (device.clone(), out.clone());
-                move || ask(&device, &out)
-            }),
-        ),
-        (
-            "hearing",
-            Box::new({
-                let device = device.clone();
-                move || hear(port, &device, &notices)
-            }),
-        ),
-        ("forgetting", Box::new(move || forget(&waiting, &device, &out))),
-    ];
-    for (name, part) in parts {
-        let bell = bell.clone();
-        std::thread::spawn(move || {
-            let why = part().err().map_or_else(|| "it is gone".into(), |error| error.to_string());
-            bell.ring(Alarm::Failed(Failure::new(&format!("the file view ({name})"), why)));
-        });
-    }
+    let (asks, told) = ((device.clone(), out.clone()), device.clone());
+    carry("asking", bell, move || ask(&asks.0, &asks.1));
+    carry("hearing", bell, move || hear(port, &told, &notices));
+    carry("forgetting", bell, move || forget(&waiting, &device, &out));
     Ok(())
+}
+
+/// A view without one of its parts must not go on.
+fn carry(name: &'static str, bell: &Bell, part: impl FnOnce() -> io::Result<()> + Send + 'static) {
+    let bell = bell.clone();
+    std::thread::spawn(move || {
+        let why = part().err().map_or_else(|| "it is gone".into(), |error| error.to_string());
+        bell.ring(Alarm::Failed(Failure::new(&format!("the file view ({name})"), why)));
+    });
 }
 
 fn ask(device: &File, out: &Mutex<File>) -> io::Result<()> {
