@@ -78,7 +78,7 @@ test('a command runs in a cell of its own: output, exit code, execs in order', o
 test('a terminal: size, what is typed, a signal to the program in front', options, async () => {
   const guest = await boot()
   await guest.prepare({
-    argv: ['bash', '-c', 'stty size; read line; echo "got $line"; stty size; sleep 60'],
+    argv: ['bash', '-c', 'stty size; read line; echo "got $line"; stty size; exec sleep 60'],
     terminal: true,
     window: [33, 99],
   })
@@ -87,6 +87,7 @@ test('a terminal: size, what is typed, a signal to the program in front', option
   guest.tell({ op: 'resize', window: [44, 111] })
   guest.type('hello\r')
   await guest.shows(1, /got hello\r\n44 111/)
+  await guest.until(({ fact }) => fact?.path === '/usr/bin/sleep')
   guest.type('\u0003')
   assert.deepEqual(await guest.until(({ ev }) => ev === 'ended'), { ev: 'ended', signal: 2 })
 })
