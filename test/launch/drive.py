@@ -29,8 +29,8 @@ def spec(directory):
     host = scenario.get("host") or {"uid": os.getuid(), "gid": os.getgid()}
     limits = {"processes": 64, "memory": 1 << 30, "cpus": 1, "wallclock": 20000, "disk": 1 << 30, "openFiles": 256}
     return {
-        "version": 1, "session": "test", "host": host, "inside": {"uid": 1000, "gid": 1000}, "hostname": "ambit",
-        "tools": scenario["tools"], "mounts": mounts(), "argv": scenario["argv"],
+        "version": 2, "session": "test", "host": host, "inside": {"uid": 1000, "gid": 1000}, "hostname": "ambit",
+        "tools": scenario["tools"], "cell": {"kind": "bubblewrap"}, "mounts": mounts(), "argv": scenario["argv"],
         "env": {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/tmp", **scenario.get("env", {})},
         "cwd": "/tmp", "terminal": scenario.get("terminal", False),
         "ports": {"tcp": 61801, "dns": 61853, "proxy": 61880},

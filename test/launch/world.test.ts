@@ -272,7 +272,7 @@ test('every launch and exit is recorded, secrets are not', () => {
 })
 
 test('a spec with an unknown field, another version or host uid 0 is refused', () => {
-  for (const spec of [{ surprise: 1 }, { version: 2 }, { host: { uid: 0, gid: 0 } }, { cwd: '/a/../b' }]) {
+  for (const spec of [{ surprise: 1 }, { version: 3 }, { host: { uid: 0, gid: 0 } }, { cwd: '/a/../b' }]) {
     assert.deepEqual(
       drive({ argv: ['true'], spec, ...(isRoot ? { uid: 47_101 } : {}) }).events.map((event) => event.ev),
       ['failed'],
