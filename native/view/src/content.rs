@@ -8,6 +8,7 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 
 use crate::handle::FileHandle;
 use crate::hash::{Version, digest};
+use crate::intent::LAG;
 use crate::overlay::{describe, times};
 use crate::record::Fact;
 use crate::spec::Access;
@@ -135,7 +136,8 @@ impl View {
         // The intent was appended when the file was opened; it is durable before close returns.
         let spot = self.spot_of_any(handle.node);
         match &spot {
-            Ok(_) if handle.intended.swap(false, Ordering::AcqRel) => {}
+            // It may have been held open for long after its burst.
+            Ok(_) if handle.intended.swap(false, Ordering::AcqRel) => self.record.sync_within(LAG),
             Ok(spot) => self.intend(spot)?,
             Err(_) => self.crew.held_up(|| self.record.sync())?,
         }

@@ -20,7 +20,7 @@ const CALM: Duration = Duration::from_millis(500);
 /// Files that one intent covers.
 const FILES: u64 = 256;
 /// Records of covered files are durable after this time.
-const LAG: Duration = Duration::from_millis(100);
+pub const LAG: Duration = Duration::from_millis(100);
 
 /// One burst at a time for each root.
 #[derive(Default)]
