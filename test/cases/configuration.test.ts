@@ -60,7 +60,7 @@ attack(
   'P-12',
   'configuration deep below, behind odd bytes or in a directory that lists nothing asks again',
   async (as) => {
-    const deep = join('.claude', ...'abcdefghijklmnopqrst', 'hook.sh')
+    const deep = join('.claude', 'a/b/c/d/e/f/g/h/i/j/k/l/m/n/o/p/q/r/s/t', 'hook.sh')
     const files = { '.claude/settings.json': '{}', [deep]: 'kind', '.claude/rules/a.md': 'kind' }
     const stage = new Stage(as, { files })
     // Rings cost nothing and are no reason to ask.

@@ -1,6 +1,6 @@
 /** F: what changes while the session runs. Names made meanwhile, races, a grant that shrinks. */
 import assert from 'node:assert/strict'
-import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { constants } from 'node:os'
 import { join } from 'node:path'
 import { attack } from '../support/case.ts'
