@@ -45,6 +45,16 @@ export type FactBody =
       cwd: string
     }
   | { k: 'session.enforced'; controls: Control[] }
+  /** What a machine starts from, SHA-256 each. `image`: of the signed manifest; `planDigest`: of the profile as compiled. */
+  | {
+      k: 'machine.image'
+      image: string
+      kernel: string
+      initramfs: string
+      root: string
+      commandLine: string
+      planDigest: string
+    }
   | {
       k: 'session.end'
       outcome: 'ended' | 'failed' | 'killed' | 'refused' | 'timeout'

@@ -166,6 +166,10 @@ const MAPPERS: Mapper = {
     ),
   'session.enforced': ({ controls }) =>
     session('Enforce', controls.map(({ control, state }) => `${control}: ${state}`).join(', '), { controls }),
+  'machine.image': ({ image, kernel, initramfs, root, commandLine, planDigest }) =>
+    session('Measure', `a machine starts from the image ${image}`, {
+      machine: { image, kernel, initramfs, root, commandLine, planDigest },
+    }),
   'session.end': ({ outcome, exit, reason }) =>
     session(
       4,

@@ -58,6 +58,14 @@ const FACT = z.discriminatedUnion('k', [
     cwd: text,
   }),
   kind('session.enforced', { controls: z.array(control).max(256) }),
+  kind('machine.image', {
+    image: word,
+    kernel: word,
+    initramfs: word,
+    root: word,
+    commandLine: word,
+    planDigest: word,
+  }),
   kind('session.end', {
     outcome,
     exit: z

@@ -12,7 +12,7 @@ const COMMON = [
 export const REQUIRED: Readonly<Record<RuntimeName, readonly string[]>> = {
   'os-sandbox': [...COMMON, 'landlock'],
   container: [...COMMON, 'own-kernel', 'sentry-confined', 'gofer-confined', 'unix-sockets'],
-  microvm: COMMON,
+  microvm: [...COMMON, 'landlock', 'own-kernel'],
 }
 
 /** `memory-limit` and the like: a profile may accept that they hold only in part. */
@@ -24,11 +24,12 @@ const LIMIT = /-limits?$|^limits$/
  * Sockets under a plain mount are out of reach only from Landlock ABI 9. Below it this part is covered otherwise: the
  * view hands out no socket, /run and /tmp are empty, and a closure or root with a bound socket is not mounted.
  * gVisor tells of a command before it starts but does not wait until that is recorded; the record is no control.
+ * In a machine nobody is there but the agent whom a lock of the guest's own kernel would keep it from.
  */
 const COVERED: Readonly<Record<RuntimeName, readonly string[]>> = {
   'os-sandbox': ['unix-sockets'],
   container: ['exec-sensor'],
-  microvm: [],
+  microvm: ['unix-sockets', 'guest-landlock', 'guest-unix-sockets'],
 }
 
 /**

@@ -41,6 +41,17 @@ export type LaunchCell =
   | { readonly kind: 'bubblewrap' }
   /** The same namespaces around gVisor. `platform` null: what this `runsc` takes by itself. */
   | { readonly kind: 'gvisor'; readonly runsc: string; readonly platform: string | null }
+  /** The same around QEMU. `programs`: path in the root image → SHA-256; `memory`: bytes that the guest has. */
+  | {
+      readonly kind: 'vm'
+      readonly qemu: string
+      readonly kernel: string
+      readonly initramfs: string
+      readonly root: string
+      readonly commandLine: string
+      readonly memory: number
+      readonly programs: Readonly<Record<string, string>>
+    }
 
 export type LaunchMount =
   /** Root `root` of the view, at `target`. */

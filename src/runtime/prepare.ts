@@ -13,16 +13,14 @@ import { gitIdentity } from './git-identity.ts'
 import { takeHome } from './home.ts'
 import type { LaunchCell, LaunchSpec } from './launch-spec.ts'
 import { sessionOwner } from './owner.ts'
-import { inspectHost, makeEtc, writeEtc } from './system-files.ts'
+import { type HostSystem, inspectHost, makeEtc, writeEtc } from './system-files.ts'
 import { findTool } from './tools.ts'
 
 /** What the session knows; the rest is looked up here. */
 export type LaunchRequest = Pick<
   LaunchInput,
-  'plan' | 'agent' | 'session' | 'argv' | 'cwd' | 'placeholders' | 'terminal' | 'journal' | 'env'
+  'plan' | 'agent' | 'session' | 'argv' | 'cwd' | 'placeholders' | 'terminal' | 'journal' | 'env' | 'cell'
 > & {
-  /** Finds what this runtime's cell is made of. */
-  readonly cell: () => LaunchCell
   readonly project: string
   readonly home: string
   readonly paths: Paths
@@ -56,7 +54,7 @@ export function prepareLaunch(request: LaunchRequest): PreparedLaunch {
     mountpoints: mountpointsIn(request),
     seeds: () => ({ ...gitIdentity(request.home), ...adapter.seeds }),
   })
-  const host = inspectHost()
+  const host = request.cell.kind === 'vm' ? imageSystem(inspectHost()) : inspectHost()
   const user = { name: caller.uid === 0 ? 'agent' : caller.username, shell: shellOf(env) }
   const inside = checkedHome(request.home)
   const etc = placeForEtc(request)
@@ -71,7 +69,6 @@ export function prepareLaunch(request: LaunchRequest): PreparedLaunch {
     host,
     etc,
     tools,
-    cell: request.cell(),
   })
   const fillEtc = (caPem: string): void =>
     writeEtc(etc, {
@@ -83,6 +80,16 @@ export function prepareLaunch(request: LaunchRequest): PreparedLaunch {
     })
   return { spec, fillEtc }
 }
+
+/** A machine has its image's system; of the host's it is told which roots this machine trusts. */
+const imageSystem = ({ roots }: HostSystem): HostSystem => ({
+  mounts: [],
+  etcFiles: [],
+  etcDirs: [],
+  roots,
+  java: false,
+  truststores: [],
+})
 
 /**
  * A plain mount shows other inode numbers, and to root's agent other owners, than git's index has, which then reads each

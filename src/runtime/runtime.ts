@@ -1,6 +1,7 @@
 /** The one interface behind which os-sandbox, container and microvm stand. Nothing of Linux in it but fds. */
-import type { Control } from '../audit/fact.ts'
-import type { RuntimeName } from '../profile/plan.ts'
+import type { Control, FactBody } from '../audit/fact.ts'
+import type { Paths } from '../lib/paths.ts'
+import type { Plan, RuntimeName } from '../profile/plan.ts'
 import type { StartLauncher } from './launcher.ts'
 import type { LaunchCell, LaunchSpec } from './launch-spec.ts'
 
@@ -40,10 +41,18 @@ export interface World {
   kill(): void
 }
 
+/** What a runtime may look at, and its word for the record. */
+export interface Around {
+  readonly paths: Paths
+  readonly plan: Plan
+  /** Goes to the session's journal, before anything starts. */
+  readonly note: (fact: FactBody) => void
+}
+
 export interface Runtime {
   readonly name: RuntimeName
-  /** Finds what the cell is made of. Throws AmbitError ERR_RUNTIME_MISSING. */
-  cell(): LaunchCell
+  /** Finds what the cell is made of. Throws AmbitError ERR_RUNTIME_MISSING or ERR_RUNTIME_FAILED. */
+  cell(around: Around): LaunchCell | Promise<LaunchCell>
   /** Makes the namespaces and sockets. Throws AmbitError ERR_RUNTIME_MISSING or ERR_RUNTIME_FAILED. */
   open(spec: LaunchSpec, specPath: string, start: StartLauncher): Promise<World>
 }

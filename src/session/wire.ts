@@ -2,6 +2,7 @@
 import { closeSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { isAbsolute, join, relative } from 'node:path'
 import type { Barrier } from '../audit/barrier.ts'
+import type { FactBody } from '../audit/fact.ts'
 import type { DaemonClient } from '../daemon/client.ts'
 import { createGate, type Gate } from '../gate/gate.ts'
 import { journalDir } from '../lib/paths.ts'
@@ -12,10 +13,11 @@ import { container } from '../runtime/container.ts'
 import { requireEnforced } from '../runtime/enforcement.ts'
 import { osSandbox } from '../runtime/os-sandbox.ts'
 import { type PreparedLaunch, prepareLaunch } from '../runtime/prepare.ts'
-import type { LaunchSpec } from '../runtime/launch-spec.ts'
+import type { LaunchCell, LaunchSpec } from '../runtime/launch-spec.ts'
+import { microvm, type ShownPlace, throughView } from '../runtime/microvm.ts'
 import type { Runtime, World } from '../runtime/runtime.ts'
 import { startView, type View } from '../view/view.ts'
-import type { ViewSpec } from '../view/view-spec.ts'
+import type { ViewRoot, ViewSpec } from '../view/view-spec.ts'
 import { AmbitError, messageOf } from '../lib/errors.ts'
 import { LabelWatch, openBarrier } from './durability.ts'
 import type { Front } from './front.ts'
@@ -40,6 +42,9 @@ export interface Wired {
  * side; the view serves, and the cell is built, once the session's start is durable.
  */
 export async function wireSession(session: Registered, front: Front): Promise<Wired> {
+  const runtime = runtimeNamed(session.runtime)
+  const note = (fact: FactBody): void => session.journal.append(fact)
+  const cell = await runtime.cell({ paths: session.request.paths, plan: session.plan, note })
   const state = new LiveState()
   // Reads of a plain mount pass no view and raise no label: what it holds counts as read.
   for (const root of session.plan.roots) if (root.via === 'mount') state.raiseLabel(root.label)
@@ -47,18 +52,23 @@ export async function wireSession(session: Registered, front: Front): Promise<Wi
   const secrets = readSecrets(session.plan.credentials, session.request.env)
   const barrier = openBarrier(session.request.paths, session.id, session.journal)
   const labels = new LabelWatch(session.request.paths, session.id)
-  const { spec: launch, fillEtc } = launchSpec(session, secrets, front.terminal)
-  const opening = openWorld(session, launch, front)
+  const { launch, shown, fillEtc } = launchSpec(session, secrets, front.terminal, cell)
+  const opening = openWorld(session, runtime, launch, front)
   let gate: Gate | null = null
   let viewing: Promise<View> | null = null
   try {
     gate = await openGate(session, secrets, state, barrier, labels)
     const [world, daemon] = await Promise.all([opening, session.recorded])
+    if (cell.kind === 'vm') {
+      // What starts is on record before its first instruction; a machine's /etc is copied, not mounted.
+      await session.journal.sync()
+      fillEtc(gate.caPem)
+    }
     // Its mounts wait in the kernel for the view's first answer, its command for all of this.
     const building = world.build()
     building.catch(() => undefined)
-    viewing = serveView(session, launch, world)
-    fillEtc(gate.caPem)
+    viewing = serveView(session, launch, shown, world)
+    if (cell.kind !== 'vm') fillEtc(gate.caPem)
     const [view, controls] = await Promise.all([viewing, building, gate.listen(world.sockets)])
     session.journal.append({ k: 'session.enforced', controls: [...controls] })
     await session.journal.sync()
@@ -76,15 +86,20 @@ export async function wireSession(session: Registered, front: Front): Promise<Wi
   }
 }
 
-function openWorld(session: Registered, launch: LaunchSpec, front: Front): Promise<World> {
+function openWorld(session: Registered, runtime: Runtime, launch: LaunchSpec, front: Front): Promise<World> {
   const specPath = writeSpec(session, 'launch', launch)
-  const opening = runtimeNamed(session.runtime).open(launch, specPath, front.startLauncher)
+  const opening = runtime.open(launch, specPath, front.startLauncher)
   opening.catch(() => undefined)
   return opening
 }
 
-function serveView(session: Registered, launch: LaunchSpec, world: World): Promise<View> {
-  const spec = viewSpec(session, launch)
+function serveView(
+  session: Registered,
+  launch: LaunchSpec,
+  shown: readonly ShownPlace[],
+  world: World,
+): Promise<View> {
+  const spec = viewSpec(session, launch, shown)
   const viewing = startView({ spec, specPath: join(session.dir, VIEW_SPEC), fuse: world.fuse })
   viewing.catch(() => undefined)
   // The view's copy must be the only one: when it dies, the kernel then ends the mount instead of hanging it.
@@ -98,7 +113,7 @@ function prepareRoots(plan: Plan): void {
   fillMirror(plan.mirror)
 }
 
-const RUNTIMES: readonly Runtime[] = [osSandbox, container]
+const RUNTIMES: readonly Runtime[] = [osSandbox, container, microvm]
 
 function runtimeNamed(name: Registered['runtime']): Runtime {
   const runtime = RUNTIMES.find((runtime) => runtime.name === name)
@@ -151,9 +166,14 @@ function upstreamOf(env: NodeJS.ProcessEnv): { proxy: string | null; roots: stri
   }
 }
 
-function launchSpec(session: Registered, secrets: Secrets, terminal: boolean): PreparedLaunch {
+function launchSpec(
+  session: Registered,
+  secrets: Secrets,
+  terminal: boolean,
+  cell: LaunchCell,
+): { launch: LaunchSpec; shown: readonly ShownPlace[]; fillEtc: PreparedLaunch['fillEtc'] } {
   const { request, plan, agent, id } = session
-  return prepareLaunch({
+  const { spec, fillEtc } = prepareLaunch({
     plan,
     agent,
     session: id,
@@ -163,15 +183,18 @@ function launchSpec(session: Registered, secrets: Secrets, terminal: boolean): P
     terminal,
     journal: join(journalDir(request.paths, id), 'launch.wal'),
     env: request.env,
-    cell: () => runtimeNamed(session.runtime).cell(),
     project: request.project,
     home: homeOf(request),
     paths: request.paths,
     run: session.run,
+    cell,
   })
+  if (cell.kind !== 'vm') return { launch: spec, shown: [], fillEtc }
+  const { spec: launch, shown } = throughView(spec, plan.roots.length)
+  return { launch, shown, fillEtc }
 }
 
-function viewSpec(session: Registered, launch: LaunchSpec): ViewSpec {
+function viewSpec(session: Registered, launch: LaunchSpec, shown: readonly ShownPlace[]): ViewSpec {
   const { plan, request, id, dir } = session
   const quota = {
     bytes: plan.isolation.disk,
@@ -182,20 +205,42 @@ function viewSpec(session: Registered, launch: LaunchSpec): ViewSpec {
     session: id,
     journal: join(journalDir(request.paths, id), 'view.wal'),
     // The outer namespace calls the session's host uid 0; files of the caller appear as the agent's own.
-    owner: { hostUid: process.getuid?.() ?? 0, hostGid: process.getgid?.() ?? 0, uid: 0, gid: 0 },
+    // A machine's kernel knows the agent's uid as it is.
+    owner: { hostUid: process.getuid?.() ?? 0, hostGid: process.getgid?.() ?? 0, ...ownerInside(launch) },
     quota,
-    roots: plan.roots.map((root, index) => ({
-      index,
-      rule: root.id,
-      path: root.path,
-      access: root.access,
-      label: root.label,
-      hide: root.hide,
-      protect: root.protect,
-      review: root.review,
-      upper: upperOf(dir, index, root),
-      nested: nestedIn(plan, root.path, launch),
-    })),
+    roots: [
+      ...plan.roots.map((root, index) => ({
+        index,
+        rule: root.id,
+        path: root.path,
+        access: root.access,
+        label: root.label,
+        hide: root.hide,
+        protect: root.protect,
+        review: root.review,
+        upper: upperOf(dir, index, root),
+        nested: nestedIn(plan, root.path, launch),
+      })),
+      ...shown.map((place) => shownRoot(place, plan, launch)),
+    ],
+  }
+}
+
+const ownerInside = ({ cell, inside }: LaunchSpec): { uid: number; gid: number } =>
+  cell.kind === 'vm' ? inside : { uid: 0, gid: 0 }
+
+/** The agent's home and closure: no profile says anything of them, and they hold nothing of the user's. */
+function shownRoot({ index, source, target, write }: ShownPlace, plan: Plan, launch: LaunchSpec): ViewRoot {
+  return {
+    index,
+    path: source,
+    access: write ? 'write' : 'read',
+    label: 'public',
+    hide: [],
+    protect: [],
+    review: [],
+    upper: null,
+    nested: nestedIn(plan, target, launch),
   }
 }
 

@@ -103,7 +103,8 @@ fn add(mount: &Mount, shape: &Shape) -> io::Result<()> {
             sys::mount(None, &through(&place(target, true)?), Some("tmpfs"), PLAIN, Some(&options))
         }
         Mount::Dir { mode, .. } => {
-            let place = through(&place(target, true)?);
+            let held = place(target, true)?;
+            let place = through(&held);
             fs::set_permissions(&place, fs::Permissions::from_mode(*mode))?;
             chown(&place, Some(shape.uid), Some(shape.gid))
         }
@@ -206,7 +207,8 @@ fn symlink(target: &Path, link: &str) -> io::Result<()> {
     match fs::read_link(&path) {
         Ok(there) if there.as_os_str().as_bytes() == link.as_bytes() => return Ok(()),
         Ok(_) => fs::remove_file(&path)?,
-        Err(_) => {}
+        // An empty directory of the image makes room; anything else is in the way.
+        Err(_) => drop(fs::remove_dir(&path)),
     }
     std::os::unix::fs::symlink(link, &path)?;
     lchown(&path, Some(0), Some(0))

@@ -96,6 +96,7 @@ fn build(start: &Start) -> Result<Stood> {
         pinned: limits::pinned(start.limits),
         runsc: None,
         writable: Config::writable(&start.mounts),
+        handed: 0,
         interfaces: network::devices(start.net),
         outer: Config::namespaces(),
     };

@@ -35,6 +35,8 @@ pub struct Config {
     pub runsc: Option<Vec<String>>,
     /// Mount targets that may be written to.
     pub writable: Vec<PathBuf>,
+    /// Descriptors, behind those of the cell, that the command keeps: from 3 on, in order.
+    pub handed: usize,
     /// Network devices that the agent may find.
     pub interfaces: Vec<String>,
     /// Namespaces of the outer launcher, by kind.

@@ -62,7 +62,7 @@ pub struct Built {
 pub fn build(world: &World, supervisor: &Control, orders: &mut Orders) -> Result<Built> {
     let World { spec, stage, tools, .. } = world;
     let trace = match spec.cell {
-        spec::Cell::Bubblewrap {} => None,
+        spec::Cell::Bubblewrap {} | spec::Cell::Vm(_) => None,
         spec::Cell::Gvisor { .. } => {
             Some(Trace::listen(&stage.trace(), world.journal.clone(), world.bell.clone())?)
         }
@@ -151,10 +151,11 @@ fn config(spec: &LaunchSpec) -> Config {
         open_files: spec.limits.open_files,
         pinned: limits::pinned(spec.limits),
         runsc: match &spec.cell {
-            spec::Cell::Bubblewrap {} => None,
+            spec::Cell::Bubblewrap {} | spec::Cell::Vm(_) => None,
             spec::Cell::Gvisor { platform, .. } => Some(bundle::command(platform.as_deref())),
         },
         writable: Config::writable(&spec.mounts),
+        handed: 0,
         interfaces: vec!["lo".into()],
         outer: Config::namespaces(),
     }

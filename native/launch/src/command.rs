@@ -33,9 +33,9 @@ pub fn become_command(
             report_failure(&channel, &failure);
             125
         }
-        Ok(()) => match wait_for_exec(&channel) {
+        Ok(handed) => match wait_for_exec(&channel) {
             Err(_) => 125,
-            Ok(()) => execute(&config.argv, &config.env),
+            Ok(()) => execute(&config.argv, &config.env, handed),
         },
     }
 }
@@ -49,22 +49,24 @@ fn become_runsc(config: &Config, runsc: &[String], channel: &OwnedFd, stdio: Vec
         return 125;
     }
     let program = [&[RUNSC.to_string()], &runsc[1..]].concat();
-    execute(&program, &BTreeMap::new())
+    execute(&program, &BTreeMap::new(), Vec::new())
 }
 
 fn prepare(
     config: &Config,
     landlock: landlock::Enforced,
     channel: &OwnedFd,
-    stdio: Vec<OwnedFd>,
-) -> Result<()> {
+    mut stdio: Vec<OwnedFd>,
+) -> Result<Vec<OwnedFd>> {
+    let handed = stdio.split_off(stdio.len().saturating_sub(config.handed));
     let master = take_stdio(config, &stdio)?;
     drop(stdio);
     std::env::set_current_dir(&config.cwd).context(&format!("entering {}", config.cwd.display()))?;
     let listener =
         seccomp::install_with_listener(&seccomp::exec_sensor()).context("loading the exec sensor")?;
     let controls = inside::look(config, landlock);
-    report(channel, controls, Some(&listener), master.as_ref())
+    report(channel, controls, Some(&listener), master.as_ref())?;
+    Ok(handed)
 }
 
 /// A session of its own, with its own terminal (whose master is returned) or the pipes.
@@ -88,6 +90,24 @@ fn report(
     sys::send_with_fds(channel.as_fd(), &news, &fds).context("reporting")
 }
 
+/// Puts what the command keeps where it looks for it; returns the first number that is not kept.
+fn hand_over(handed: Vec<OwnedFd>) -> io::Result<libc::c_uint> {
+    const FIRST: RawFd = 3;
+    const BEYOND: RawFd = 32;
+    // Out of the way first: one may stand where another has to go.
+    let moved: io::Result<Vec<RawFd>> = handed
+        .into_iter()
+        // SAFETY: a descriptor of ours and a plain number.
+        .map(|fd| sys::check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD, BEYOND) }))
+        .collect();
+    let moved = moved?;
+    for (number, fd) in (FIRST..).zip(&moved) {
+        // SAFETY: both are plain numbers; what stood at the second belongs to nobody any more.
+        sys::check(unsafe { libc::dup2(*fd, number) })?;
+    }
+    Ok((FIRST as usize + moved.len()) as libc::c_uint)
+}
+
 /// One message means go; end of file means that nobody is left to say so.
 fn wait_for_exec(channel: &OwnedFd) -> io::Result<()> {
     let message = sys::receive(channel.as_fd())?;
@@ -95,7 +115,7 @@ fn wait_for_exec(channel: &OwnedFd) -> io::Result<()> {
 }
 
 /// Returns only when there is no such program, or it cannot be started.
-pub fn execute(argv: &[String], env: &BTreeMap<String, String>) -> i32 {
+pub fn execute(argv: &[String], env: &BTreeMap<String, String>, handed: Vec<OwnedFd>) -> i32 {
     let name = argv.first().map_or("", String::as_str);
     let path = match find(name, env) {
         Ok(path) => path,
@@ -115,9 +135,10 @@ pub fn execute(argv: &[String], env: &BTreeMap<String, String>) -> i32 {
     };
     let (argv_pointers, env_pointers) = (pointers(&argv), pointers(&env));
     sys::reset_signals();
-    // SAFETY: both arrays end in a null pointer and outlive the call; everything above stderr is closed.
+    let Ok(first) = hand_over(handed) else { return 125 };
+    // SAFETY: both arrays end in a null pointer and outlive the call; everything above stderr that is not kept is closed.
     unsafe {
-        libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0);
+        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0);
         libc::execve(program.as_ptr(), argv_pointers.as_ptr(), env_pointers.as_ptr());
     }
     let error = io::Error::last_os_error();

@@ -2,6 +2,7 @@
 //! message and without a process. `netfilter_test.rs` holds it to the text that a person reads.
 use std::io;
 use std::mem::{size_of, zeroed};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use crate::spec::Ports;
@@ -26,6 +27,14 @@ const UNSPECIFIED: u8 = 0;
 const TABLE: &str = "ambit";
 const DELIVER: &str = "deliver";
 const REFUSE: &str = "refuse";
+const FORWARD: &str = "forward";
+const ANSWER: &str = "answer";
+
+/// Hooks.
+const BEFORE_ROUTING: u32 = 0;
+const LOCAL_IN: u32 = 1;
+const FORWARDED: u32 = 2;
+const LOCAL_OUT: u32 = 3;
 
 const DROP: u32 = 0;
 const ACCEPT: u32 = 1;
@@ -39,14 +48,9 @@ const PORT_UNREACHABLE: u8 = 3;
 const ADMIN_PROHIBITED: u8 = 13;
 const ADMIN_PROHIBITED_V6: u8 = 1;
 
-/// Gives this (fresh) network namespace its rules: all of them, or an error and none.
+/// All rules of a (fresh) network namespace in one transaction.
 ///
 /// NAT delivers; the filter behind it refuses, fast and audibly, whatever NAT does not deliver.
-pub fn load(ports: Ports) -> io::Result<()> {
-    send(&batch(ports))
-}
-
-/// Everything in one transaction.
 pub fn batch(ports: Ports) -> Vec<u8> {
     let mut all = Batch { bytes: Vec::with_capacity(4096), sequence: 0 };
     all.message(BATCH_BEGIN, REQUEST, UNSPECIFIED, NF_TABLES, |_| ());
@@ -66,6 +70,38 @@ pub fn batch(ports: Ports) -> Vec<u8> {
     all.rule(IPV6, REFUSE, |rule| rule.if_known().verdict(ACCEPT));
     all.rule(IPV6, REFUSE, |rule| rule.if_loopback6().verdict(ACCEPT));
     all.last_rule(IPV6, REFUSE, |rule| rule.reject(ADMIN_PROHIBITED_V6));
+    all.message(BATCH_END, REQUEST, UNSPECIFIED, NF_TABLES, |_| ());
+    all.bytes
+}
+
+/// For a namespace whose agent is a machine behind a tap. Its packets come in instead of going out; nothing is
+/// forwarded, and no process in the namespace says anything but answers.
+pub fn batch_for_machine(ports: Ports, gateway: Ipv4Addr) -> Vec<u8> {
+    let mut all = Batch { bytes: Vec::with_capacity(4096), sequence: 0 };
+    all.message(BATCH_BEGIN, REQUEST, UNSPECIFIED, NF_TABLES, |_| ());
+    all.table(IPV6);
+    for (name, hook) in [(REFUSE, LOCAL_IN), (FORWARD, FORWARDED), (ANSWER, LOCAL_OUT)] {
+        all.chain_at(hook, IPV6, name, "filter", 0, DROP);
+    }
+    all.table(IPV4);
+    all.chain_at(BEFORE_ROUTING, IPV4, DELIVER, "nat", -100, ACCEPT);
+    all.chain_at(LOCAL_IN, IPV4, REFUSE, "filter", 0, DROP);
+    all.chain_at(FORWARDED, IPV4, FORWARD, "filter", 0, DROP);
+    all.chain_at(LOCAL_OUT, IPV4, ANSWER, "filter", 0, DROP);
+    all.rule(IPV4, DELIVER, |rule| {
+        rule.if_to(gateway).if_protocol(TCP).if_port(ports.proxy).verdict(RETURN)
+    });
+    all.rule(IPV4, DELIVER, |rule| rule.if_protocol(UDP).if_port(DNS).redirect(ports.dns));
+    all.rule(IPV4, DELIVER, |rule| rule.if_protocol(TCP).if_port(DNS).redirect(ports.dns));
+    all.rule(IPV4, DELIVER, |rule| rule.if_protocol(TCP).redirect(ports.tcp));
+    all.rule(IPV4, REFUSE, |rule| rule.if_known().verdict(ACCEPT));
+    for port in [ports.tcp, ports.dns, ports.proxy] {
+        all.rule(IPV4, REFUSE, |rule| rule.if_protocol(TCP).if_port(port).verdict(ACCEPT));
+    }
+    all.rule(IPV4, REFUSE, |rule| rule.if_protocol(UDP).if_port(ports.dns).verdict(ACCEPT));
+    all.rule(IPV4, REFUSE, |rule| rule.if_protocol(UDP).reject(PORT_UNREACHABLE));
+    all.rule(IPV4, REFUSE, |rule| rule.reject(ADMIN_PROHIBITED));
+    all.last_rule(IPV4, ANSWER, |rule| rule.if_known().verdict(ACCEPT));
     all.message(BATCH_END, REQUEST, UNSPECIFIED, NF_TABLES, |_| ());
     all.bytes
 }
@@ -130,12 +166,15 @@ impl Batch {
 
     /// A base chain at the hook of outgoing packets.
     fn chain(&mut self, family: u8, name: &str, kind: &str, priority: i32, policy: u32) {
-        const LOCAL_OUT: u32 = 3;
+        self.chain_at(LOCAL_OUT, family, name, kind, priority, policy);
+    }
+
+    fn chain_at(&mut self, hook: u32, family: u8, name: &str, kind: &str, priority: i32, policy: u32) {
         self.message(NEW_CHAIN, CREATE, family, 0, |out| {
             text(out, 1, TABLE);
             text(out, 3, name);
             nest(out, 4, |out| {
-                number(out, 1, LOCAL_OUT);
+                number(out, 1, hook);
                 number(out, 2, priority as u32);
             });
             number(out, 5, policy);
@@ -194,6 +233,10 @@ impl Rule {
     /// To 127.0.0.0/8, by its first byte.
     fn if_loopback(self) -> Self {
         self.payload(NETWORK_HEADER, 16, 1).compare(EQUAL, &[127])
+    }
+
+    fn if_to(self, address: Ipv4Addr) -> Self {
+        self.payload(NETWORK_HEADER, 16, 4).compare(EQUAL, &address.octets())
     }
 
     /// To ::1.

@@ -3,7 +3,7 @@ use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 
-use super::{batch, send};
+use super::{batch, batch_for_machine, send};
 use crate::spec::Ports;
 use crate::sys;
 
@@ -35,13 +35,61 @@ table ip6 ambit {
 }
 ";
 
+const MACHINE: &str = "table ip6 ambit {
+  chain refuse {
+    type filter hook input priority 0; policy drop;
+  }
+  chain forward {
+    type filter hook forward priority 0; policy drop;
+  }
+  chain answer {
+    type filter hook output priority 0; policy drop;
+  }
+}
+table ip ambit {
+  chain deliver {
+    type nat hook prerouting priority -100; policy accept;
+    ip daddr 192.0.0.1 tcp dport 61880 return
+    udp dport 53 redirect to :61853
+    tcp dport 53 redirect to :61853
+    meta l4proto tcp redirect to :61801
+  }
+  chain refuse {
+    type filter hook input priority 0; policy drop;
+    ct state established,related accept
+    tcp dport 61801 accept
+    tcp dport 61853 accept
+    tcp dport 61880 accept
+    udp dport 61853 accept
+    meta l4proto udp reject with icmp type port-unreachable
+    reject with icmp type admin-prohibited
+  }
+  chain forward {
+    type filter hook forward priority 0; policy drop;
+  }
+  chain answer {
+    type filter hook output priority 0; policy drop;
+    ct state established,related accept
+  }
+}
+";
+
 #[test]
 fn the_rules_are_those_of_the_text() {
+    compare(&batch(PORTS), TEXT);
+}
+
+#[test]
+fn a_machines_rules_are_those_of_its_text() {
+    compare(&batch_for_machine(PORTS, crate::tap::GATEWAY), MACHINE);
+}
+
+fn compare(rules: &[u8], text: &str) {
     if Command::new("nft").arg("--version").output().is_err() {
         return eprintln!("skipped: nft, which only tests need, is not installed");
     }
-    let ours = inside("nft list ruleset; nft --debug=netlink list ruleset >&2", &batch(PORTS), "");
-    let theirs = inside("nft -f - && nft list ruleset; nft --debug=netlink list ruleset >&2", &[], TEXT);
+    let ours = inside("nft list ruleset; nft --debug=netlink list ruleset >&2", rules, "");
+    let theirs = inside("nft -f - && nft list ruleset; nft --debug=netlink list ruleset >&2", &[], text);
     assert!(ours.status.success() && theirs.status.success(), "{ours:?} {theirs:?}");
     assert!(String::from_utf8_lossy(&ours.stdout).contains("redirect to :61853"));
     assert_eq!(String::from_utf8_lossy(&ours.stdout), String::from_utf8_lossy(&theirs.stdout));

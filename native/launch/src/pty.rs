@@ -86,3 +86,12 @@ pub fn copy_size(from: RawFd, to: RawFd) {
         }
     }
 }
+
+/// Rows and columns.
+pub fn size(fd: RawFd) -> Option<[u16; 2]> {
+    // SAFETY: winsize is plain data that the call fills.
+    unsafe {
+        let mut size: libc::winsize = zeroed();
+        (libc::ioctl(fd, libc::TIOCGWINSZ, &mut size) == 0).then_some([size.ws_row, size.ws_col])
+    }
+}

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ambit_shared::journal::Journal;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::alarm::{Alarm, Bell};
 use crate::digest::Digests;
@@ -51,7 +51,7 @@ struct Answer {
     flags: u32,
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "k")]
 pub enum Fact {
     #[serde(rename = "process.launch")]

@@ -16,6 +16,7 @@ use crate::pty::{self, RawTerminal};
 use crate::relay::Relay;
 use crate::sensor::{Journaled, Sensor};
 use crate::sys;
+use crate::vm;
 use crate::watchdog::Watchdog;
 use crate::world::World;
 
@@ -23,10 +24,10 @@ use crate::world::World;
 pub const SIGNALS: [libc::c_int; 5] =
     [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGWINCH];
 /// How long output may still be passed on after an end that nobody asked the agent about.
-const DRAIN: Duration = Duration::from_secs(2);
+pub const DRAIN: Duration = Duration::from_secs(2);
 
 /// Why the session ended.
-enum End {
+pub enum End {
     Command(Ending),
     Timeout,
     OverLimit(&'static str),
@@ -37,6 +38,9 @@ pub fn run(world: World, control: &Control) -> Result<()> {
     let mut orders = Orders::default();
     if !wait_for(Order::Build, &world, control, &mut orders)? {
         return Ok(());
+    }
+    if world.machine.is_some() {
+        return vm::session::run(world, control, orders);
     }
     let Built { mut cell, stdio, evidence } = cell_end::build(&world, control, &mut orders)?;
     let evidence = Recording::start(evidence, &world)?;
@@ -109,7 +113,7 @@ impl Recording {
 }
 
 /// False when the order was to kill, or the supervisor is gone.
-fn wait_for(wanted: Order, world: &World, control: &Control, orders: &mut Orders) -> Result<bool> {
+pub fn wait_for(wanted: Order, world: &World, control: &Control, orders: &mut Orders) -> Result<bool> {
     loop {
         match orders.take()? {
             Some(order) if order == wanted => return Ok(true),
@@ -208,7 +212,7 @@ fn watch(
 }
 
 /// Waits until all output is passed on, the patience ends, or the supervisor says kill or is gone.
-fn drain(relay: &Relay, control: &Control, orders: &mut Orders, patience: Option<Instant>) {
+pub fn drain(relay: &Relay, control: &Control, orders: &mut Orders, patience: Option<Instant>) {
     let fds = [relay.drained(), control.as_fd().as_raw_fd()];
     loop {
         let left = patience.map(|until| until.saturating_duration_since(Instant::now()).as_millis() as u64);
@@ -220,7 +224,7 @@ fn drain(relay: &Relay, control: &Control, orders: &mut Orders, patience: Option
     }
 }
 
-fn announce(control: &Control, world: &World, ended: Result<End>) -> Result<()> {
+pub fn announce(control: &Control, world: &World, ended: Result<End>) -> Result<()> {
     // A journal that failed on the very last fact is a failure of the session, too.
     let late = std::iter::from_fn(|| world.alarms.next()).find_map(|alarm| match alarm {
         Alarm::Failed(failure) => Some(failure),

@@ -48,9 +48,36 @@ pub enum Cell {
         /// `None`: what this runsc takes by itself.
         platform: Option<String>,
     },
+    /// The same around QEMU, whose guest's kernel is the agent's.
+    Vm(Machine),
 }
 
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+/// A machine and what it starts from.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Machine {
+    pub qemu: PathBuf,
+    pub kernel: PathBuf,
+    pub initramfs: PathBuf,
+    pub root: PathBuf,
+    #[serde(rename = "commandLine")]
+    pub command_line: String,
+    /// Bytes of the guest's memory.
+    pub memory: u64,
+    /// Path in the root image → SHA-256.
+    pub programs: BTreeMap<String, String>,
+}
+
+impl Cell {
+    pub fn machine(&self) -> Option<&Machine> {
+        match self {
+            Cell::Bubblewrap {} | Cell::Gvisor { .. } => None,
+            Cell::Vm(machine) => Some(machine),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ids {
     pub uid: u32,
@@ -66,7 +93,7 @@ pub struct Ports {
 }
 
 /// Bytes, milliseconds, counts.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Limits {
     pub processes: u64,
@@ -178,6 +205,12 @@ impl LaunchSpec {
                 |name: &String| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase());
             if !is_plain(runsc) || !platform.as_ref().is_none_or(known) {
                 return Some("the cell's program or platform is not allowed".into());
+            }
+        }
+        if let Some(machine) = self.cell.machine() {
+            let files = [&machine.qemu, &machine.kernel, &machine.initramfs, &machine.root];
+            if !files.into_iter().all(|path| is_plain(path)) || machine.command_line.contains('\0') {
+                return Some("the machine's files must be absolute paths without ..".into());
             }
         }
         if !is_plain(&self.cwd) || !is_plain(&self.journal) {

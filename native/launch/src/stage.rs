@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 
 use crate::failure::{Context, Failure, Result};
 use crate::gvisor::bundle::RUNSC;
-use crate::spec::{Cell, Ids, LaunchSpec, Mount};
+use crate::spec::{Cell, Ids, LaunchSpec, Machine, Mount};
 use crate::sys;
+use crate::vm::machine;
 
 /// Directories that exist on every Linux and that a session can do without: one is covered by our private tmpfs.
 const BASES: [&str; 5] = ["/sys", "/mnt", "/media", "/srv", "/opt"];
@@ -84,6 +85,11 @@ impl Stage {
         Ok(self)
     }
 
+    /// The same for QEMU: its own files and nothing of the session's.
+    pub fn for_machine(&self, machine: &Machine) -> Self {
+        Self { base: self.base.clone(), mounts: machine::mounts_of_cell(machine, &self.mounts) }
+    }
+
     /// Where the guest's trace arrives, when there is one.
     pub fn trace(&self) -> PathBuf {
         self.base.join(TRACE).join("socket")
@@ -151,10 +157,11 @@ pub fn as_user(spec: &LaunchSpec) -> Result<Stage> {
 /// The spec's mounts, and what the cell itself needs.
 fn mounts_of(spec: &LaunchSpec) -> Vec<Mount> {
     let own = match &spec.cell {
-        Cell::Bubblewrap {} => None,
+        Cell::Bubblewrap {} => Vec::new(),
         Cell::Gvisor { runsc, .. } => {
-            Some(Mount::Bind { source: runsc.clone(), target: RUNSC.into(), write: false })
+            vec![Mount::Bind { source: runsc.clone(), target: RUNSC.into(), write: false }]
         }
+        Cell::Vm(machine) => machine::mounts(machine),
     };
     spec.mounts.iter().cloned().chain(own).collect()
 }

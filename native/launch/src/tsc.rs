@@ -6,14 +6,22 @@ const MEASURED: Duration = Duration::from_millis(10);
 /// A pair of readings between which the process was not running is off: the tightest of some is taken.
 const READINGS: usize = 5;
 
-#[cfg(target_arch = "x86_64")]
 pub fn run() -> i32 {
+    let Some(found) = kilohertz() else {
+        eprintln!("ambit-launch: no such counter here");
+        return 1;
+    };
+    println!("{found}");
+    0
+}
+
+#[cfg(target_arch = "x86_64")]
+pub fn kilohertz() -> Option<u128> {
     let (ticks, time) = reading();
     std::thread::sleep(MEASURED);
     let (later_ticks, later_time) = reading();
     let microseconds = later_time.duration_since(time).as_nanos() / 1000;
-    println!("{}", u128::from(later_ticks - ticks) * 1000 / microseconds.max(1));
-    0
+    Some(u128::from(later_ticks - ticks) * 1000 / microseconds.max(1))
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -30,8 +38,7 @@ fn reading() -> (u64, Instant) {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-pub fn run() -> i32 {
+pub fn kilohertz() -> Option<u128> {
     let _ = (MEASURED, READINGS, Instant::now());
-    eprintln!("ambit-launch: no such counter here");
-    1
+    None
 }

@@ -11,6 +11,7 @@ use crate::failure::{Context, Failure, Result};
 use crate::net::GateSockets;
 use crate::spec::LaunchSpec;
 use crate::stage::{Stage, Tools};
+use crate::tap::Tap;
 use crate::{fuse, namespaces, net, relay, rlimits, session, stage, sys};
 
 /// Of the protocol with `ambit run`.
@@ -26,6 +27,15 @@ pub struct World {
     pub signals: OwnedFd,
     pub bell: Bell,
     pub alarms: Alarms,
+    /// Where the agent's kernel is a machine's.
+    pub machine: Option<Wires>,
+}
+
+/// What a machine is connected by.
+pub struct Wires {
+    pub tap: Tap,
+    /// Its end of the view's stream.
+    pub view: OwnedFd,
 }
 
 pub fn run(path: &Path) -> i32 {
@@ -60,13 +70,24 @@ fn open(path: &Path, control: &Control) -> Result<World> {
     namespaces::enter(spec.host)?;
     let privileged = staged.is_some();
     let stage = staged.map_or_else(|| stage::as_user(&spec), Ok)?.seal(privileged)?;
-    let sockets = net::wire(spec.ports)?;
-    let fuse = fuse::mount(&stage.fuse_device(), &stage.fuse(), &spec.session)?;
+    let (sockets, fuse, machine) = match spec.cell.machine() {
+        None => (net::wire(spec.ports)?, mount_view(&stage, &spec)?, None),
+        Some(_) => {
+            let (sockets, tap) = net::wire_machine(spec.ports)?;
+            let (outside, view) =
+                sys::socketpair(libc::SOCK_STREAM).context("making the view's stream")?;
+            (sockets, outside, Some(Wires { tap, view }))
+        }
+    };
     // Off only now: an undumpable process could not have written its own uid map.
     sys::prctl(libc::PR_SET_DUMPABLE, 0).context("making the launcher undumpable")?;
     hand_out(control, &sockets, &fuse)?;
     let (bell, alarms) = alarms()?;
-    Ok(World { spec, tools, stage, journal, signals, bell, alarms })
+    Ok(World { spec, tools, stage, journal, signals, bell, alarms, machine })
+}
+
+fn mount_view(stage: &Stage, spec: &LaunchSpec) -> Result<OwnedFd> {
+    fuse::mount(&stage.fuse_device(), &stage.fuse(), &spec.session)
 }
 
 /// Descriptors that the caller let through by mistake would otherwise travel up to the cell (C-36).

@@ -86,7 +86,7 @@ fn keep(main: libc::pid_t, signals: &OwnedFd) -> i32 {
 /// Returns only when the command cannot be started.
 fn become_command(config: &Config) -> i32 {
     match prepare(config).and_then(|()| wait_for_go(config)) {
-        Ok(()) => command::execute(&config.argv, &config.env),
+        Ok(()) => command::execute(&config.argv, &config.env, Vec::new()),
         Err(failure) => {
             Report::Failed { what: failure.what, why: failure.why }.say();
             125

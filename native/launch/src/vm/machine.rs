@@ -1,0 +1,135 @@
+//! QEMU and its cell: a bubblewrap cell like an agent's, in which there is nothing but QEMU's own files and the
+//! image's. No monitor, no user network, no disk that can be written to, no device beyond those of the contract.
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use crate::bwrap;
+use crate::cell::Config;
+use crate::cell_end::{self, Stood};
+use crate::control::{Control, Orders};
+use crate::failure::{Failure, Result};
+use crate::spec::{Limits, Machine, Mount};
+use crate::vm::guest::Ends;
+use crate::world::{Wires, World};
+use crate::{limits, tap, tsc};
+
+/// Where the image's files stand in QEMU's cell; no mount of a session may lie there.
+const PLACE: &str = "/.ambit/machine";
+/// Libraries, the loader and firmware.
+const SYSTEM: [&str; 7] =
+    ["/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/share/qemu", "/usr/share/seabios", "/usr/share/qboot"];
+/// What QEMU may use beside the guest's memory: itself, translated code, queues.
+const OVERHEAD: u64 = 256 << 20;
+/// Of translated code, MiB. Its default is an eighth of this machine.
+const TRANSLATED: u64 = 96;
+const THREADS: u64 = 64;
+
+/// Where it looks for its modules and firmware from.
+const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+
+/// The image, for the stage.
+pub fn mounts(machine: &Machine) -> Vec<Mount> {
+    let files = [
+        (&machine.kernel, "kernel"),
+        (&machine.initramfs, "initramfs"),
+        (&machine.root, "root"),
+    ];
+    files.map(|(source, name)| bind(source, &place(name))).into()
+}
+
+/// The image's mounts as staged, and the session's.
+pub fn split(mounts: &[Mount]) -> (Vec<Mount>, Vec<Mount>) {
+    mounts.iter().cloned().partition(|mount| mount.target().starts_with(PLACE))
+}
+
+/// All that there is in QEMU's cell.
+pub fn mounts_of_cell(machine: &Machine, staged: &[Mount]) -> Vec<Mount> {
+    let (image, _) = split(staged);
+    system().into_iter().chain([bind(&machine.qemu, Path::new(QEMU))]).chain(image).collect()
+}
+
+fn place(name: &str) -> PathBuf {
+    Path::new(PLACE).join(name)
+}
+
+fn bind(source: &Path, target: &Path) -> Mount {
+    Mount::Bind { source: source.into(), target: target.into(), write: false }
+}
+
+fn system() -> Vec<Mount> {
+    let shown = SYSTEM.iter().map(Path::new).filter_map(|path| {
+        let found = fs::symlink_metadata(path).ok()?;
+        Some(match found.is_symlink() {
+            true => {
+                let link = fs::read_link(path).ok()?.to_string_lossy().into_owned();
+                Mount::Symlink { target: path.into(), link }
+            }
+            false => bind(path, path),
+        })
+    });
+    shown.collect()
+}
+
+/// Builds the cell; QEMU waits for `exec`.
+pub fn build(world: &World, ends: Ends, control: &Control, orders: &mut Orders) -> Result<Stood> {
+    let (Some(machine), Some(Wires { tap, view })) = (world.spec.cell.machine(), &world.machine) else {
+        return Err(Failure::new("building the machine", "the session has none"));
+    };
+    let stage = world.stage.for_machine(machine);
+    let handed = [&ends.control, &ends.io, view, tap.fd()].map(AsRawFd::as_raw_fd);
+    let config = Config {
+        argv: command(machine, world.spec.limits)?,
+        env: BTreeMap::new(),
+        cwd: "/".into(),
+        terminal: false,
+        tasks: THREADS,
+        open_files: 1024,
+        pinned: limits::pinned(world.spec.limits),
+        runsc: None,
+        writable: Vec::new(),
+        handed: handed.len(),
+        interfaces: vec!["lo".into(), tap::NAME.into()],
+        outer: Config::namespaces(),
+    };
+    let start =
+        |fds: &[i32]| bwrap::start(&world.spec, &stage, &world.tools, &[fds, &handed].concat());
+    cell_end::stand(&config, start, Some((control, orders)))
+}
+
+/// What the watchdog holds QEMU to.
+pub fn limits_of_qemu(machine: &Machine, limits: Limits) -> Limits {
+    Limits { processes: 2, memory: machine.memory.saturating_add(OVERHEAD), disk: u64::MAX, ..limits }
+}
+
+pub fn processors(limits: Limits) -> u64 {
+    let there = std::thread::available_parallelism().map_or(1, usize::from) as f64;
+    limits.cpus.ceil().clamp(1.0, there) as u64
+}
+
+/// The command line. Descriptors 3 to 6 are `ambit.control`, `ambit.io`, `ambit.view` and the tap.
+fn command(machine: &Machine, limits: Limits) -> Result<Vec<String>> {
+    let kilohertz = tsc::kilohertz()
+        .ok_or_else(|| Failure::new("starting the machine", "it needs an x86-64 processor"))?;
+    let line = format!("{} tsc_early_khz={kilohertz}", machine.command_line);
+    let file = |name: &str| place(name).display().to_string();
+    let mut all = vec![QEMU.to_string()];
+    let mut add = |words: &[&str]| all.extend(words.iter().map(|word| word.to_string()));
+    add(&["-M", "microvm,rtc=on,isa-serial=off", "-cpu", "max"]);
+    add(&["-accel", &format!("tcg,tb-size={TRANSLATED}")]);
+    add(&["-m", &format!("{}M", machine.memory >> 20), "-smp", &processors(limits).to_string()]);
+    add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-L", "/usr/share/qemu"]);
+    add(&["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
+    add(&["-kernel", &file("kernel"), "-initrd", &file("initramfs"), "-append", &line]);
+    let root = file("root");
+    add(&["-blockdev", &format!("driver=file,filename={root},node-name=root,read-only=on")]);
+    add(&["-device", "virtio-blk-device,drive=root", "-device", "virtio-rng-device"]);
+    add(&["-device", "virtio-serial-device"]);
+    for (name, fd) in [("control", 3), ("io", 4), ("view", 5)] {
+        add(&["-chardev", &format!("socket,id={name},fd={fd}")]);
+        add(&["-device", &format!("virtserialport,chardev={name},name=ambit.{name}")]);
+    }
+    add(&["-netdev", "tap,id=net,fd=6", "-device", "virtio-net-device,netdev=net"]);
+    Ok(all)
+}

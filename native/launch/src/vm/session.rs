@@ -1,0 +1,327 @@
+//! A session whose agent has a machine: build it, start the command when told, then obey, carry, record and watch
+//! until the command, the clock, an order or a fault ends it. Whatever the end, QEMU does not outlive it.
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::alarm::Alarm;
+use crate::cell::ToCell;
+use crate::cell_end::{Cell, Stdio, Stood};
+use crate::control::{Control, ControlState, Ending, Event, Order, Orders, State};
+use crate::failure::{Context, Failure, Result};
+use crate::pty::{self, RawTerminal};
+use crate::redact::redact;
+use crate::relay::Relay;
+use crate::sensor::{Fact, Records, Sensor};
+use crate::session::{DRAIN, End, announce, drain, wait_for};
+use crate::spec::Machine;
+use crate::sys;
+use crate::vm::guest::{Ends, Guest, News, words};
+use crate::vm::{guest, machine, start, streams};
+use crate::watchdog::Watchdog;
+use crate::world::World;
+
+/// From QEMU's start until the guest has looked at every control. Without KVM some two seconds on a machine at rest.
+const BOOT: Duration = Duration::from_secs(25);
+
+/// A session's machine while it runs.
+struct Running<'a> {
+    world: &'a World,
+    machine: &'a Machine,
+    control: &'a Control,
+    orders: Orders,
+    cell: Cell,
+    guest: Guest,
+    /// What QEMU says when it cannot go on.
+    complaint: Arc<Mutex<String>>,
+}
+
+pub fn run(mut world: World, control: &Control, mut orders: Orders) -> Result<()> {
+    let what = "making the machine's ports";
+    let (ours, theirs) = sys::socketpair(libc::SOCK_STREAM).context(what)?;
+    let (port, io) = sys::socketpair(libc::SOCK_STREAM).context(what)?;
+    let built = machine::build(&world, Ends { control: theirs, io }, control, &mut orders)?;
+    // QEMU has its own by now: its end must be the end of the view's stream.
+    world.machine = None;
+    let Stood { cell, stdio, listener } = built;
+    let listener = listener.ok_or_else(|| Failure::new("building the machine", "it came without its sensor"))?;
+    let sensor = Sensor::new(listener, OneProgram::default(), world.bell.clone())
+        .context("starting the exec sensor")?;
+    let sensor = std::thread::spawn(move || sensor.run());
+    let Some(machine) = world.spec.cell.machine() else {
+        return Err(Failure::new("building the machine", "the session has none"));
+    };
+    let guest = Guest::new(ours)?;
+    let complaint = listen_to_qemu(stdio);
+    let mut running = Running { world: &world, machine, control, orders, cell, guest, complaint };
+    let ended = running.live(port);
+    running.cell.kill();
+    running.cell.bury();
+    let _ = sensor.join();
+    announce(control, &world, ended)
+}
+
+impl Running<'_> {
+    fn live(&mut self, port: OwnedFd) -> Result<End> {
+        self.watch_limits()?;
+        let Some(controls) = self.boot()? else { return Ok(End::Killed) };
+        self.control.emit(&Event::Ready { controls: &controls });
+        if !wait_for(Order::Exec, self.world, self.control, &mut self.orders)? {
+            return Ok(End::Killed);
+        }
+        let terminal = self.world.spec.terminal;
+        let _raw = terminal.then(|| RawTerminal::enter(0)).transpose().context("taking the terminal")?;
+        let stdio = streams::carry(port, terminal).context("carrying the streams")?;
+        let relay = Relay::start(stdio).context("starting the relay")?;
+        self.guest.tell(&guest::Order::Exec)?;
+        let deadline = Instant::now() + Duration::from_millis(self.world.spec.limits.wallclock);
+        let end = self.watch(deadline);
+        self.cell.kill();
+        let patience = if matches!(end, Ok(End::Command(_))) { None } else { Some(Instant::now() + DRAIN) };
+        drain(&relay, self.control, &mut self.orders, patience);
+        end
+    }
+
+    fn watch_limits(&self) -> Result<()> {
+        let limits = machine::limits_of_qemu(self.machine, self.world.spec.limits);
+        let watchdog =
+            Watchdog::new(&[], limits, &self.world.spec.cell, self.cell.init_pid).context("starting the watchdog")?;
+        let bell = self.world.bell.clone();
+        std::thread::spawn(move || watchdog.run(&bell));
+        Ok(())
+    }
+
+    /// Up to `ready`. `None` when it was called off.
+    fn boot(&mut self) -> Result<Option<Vec<ControlState>>> {
+        let until = Instant::now() + BOOT;
+        self.cell.exec()?;
+        match self.next(until)? {
+            Some(News::Hello { v: start::VERSION }) => {}
+            Some(news) => return Err(out_of_turn(&news)),
+            None => return Ok(None),
+        }
+        let (_, mounts) = machine::split(&self.world.stage.mounts);
+        let spec = start::describe(&self.world.spec, &mounts)?;
+        self.guest.tell(&guest::Order::Start { spec: &spec })?;
+        match self.next(until)? {
+            Some(News::Ready { controls }) => Ok(Some(self.controls(controls))),
+            Some(news) => Err(out_of_turn(&news)),
+            None => Ok(None),
+        }
+    }
+
+    /// The host's own findings under their usual names: they hold whatever the guest is. Its word stands beside them.
+    fn controls(&self, inside: Vec<ControlState>) -> Vec<ControlState> {
+        let limits = self.world.spec.limits;
+        let mut all = self.cell.controls.clone();
+        let held = |name: &str, detail: String| ControlState::new(name, State::Fully, detail);
+        let guests = inside.iter().find(|control| control.control == "process-limit");
+        let processes = guests.map_or(State::Not, |control| control.state);
+        all.extend([
+            held("own-kernel", "the agent's kernel runs in QEMU, which stands in a cell of its own".into()),
+            held("memory-limit", format!("the machine has {} MiB", self.machine.memory >> 20)),
+            held("cpu-limit", format!("the machine has {} processors", machine::processors(limits))),
+            held("disk-limit", "every file that outlives the session goes through the view's quota".into()),
+            held("time-limit", format!("{} s, then the machine is killed", limits.wallclock / 1000)),
+            held("exec-sensor", "every execve in the guest waits until it is recorded, by its kernel's word".into()),
+            ControlState::new("process-limit", processes, "the guest's own watchdog counts"),
+        ]);
+        let told = inside.into_iter().take(32).map(|control| ControlState {
+            control: format!("guest-{}", words(&control.control)),
+            detail: words(&control.detail),
+            ..control
+        });
+        all.extend(told.filter(|control| !control.control.ends_with("-limit")));
+        all
+    }
+
+    /// The guest's next word; `None` when the session was called off.
+    fn next(&mut self, until: Instant) -> Result<Option<News>> {
+        loop {
+            if let Some(news) = self.guest.next()? {
+                return Ok(Some(news));
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Failure::new("booting the machine", format!("no answer within {} s", BOOT.as_secs())));
+            }
+            let ready = self.poll(left)?;
+            self.heed_alarms()?.map_or(Ok(()), |limit| Err(Failure::new("booting the machine", limit)))?;
+            while let Some(signal) = sys::next_signal(self.world.signals.as_fd()) {
+                if signal != libc::SIGWINCH {
+                    return Ok(None);
+                }
+            }
+            self.hear(&ready)?;
+            if ready[0] != 0 {
+                self.orders.read(self.control.as_fd())?;
+                if self.orders.kills() {
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    fn poll(&self, patience: Duration) -> Result<Vec<libc::c_short>> {
+        let fds = [
+            self.control.as_fd().as_raw_fd(),
+            self.world.signals.as_raw_fd(),
+            self.cell.fd(),
+            self.world.alarms.fd(),
+            self.guest.fd(),
+        ];
+        sys::poll(&fds, Some(patience.as_millis() as u64 + 1)).context("watching")
+    }
+
+    /// Reads the guest's port; an end without a last word is QEMU's failure.
+    fn hear(&mut self, ready: &[libc::c_short]) -> Result<()> {
+        let gone = ready[2] != 0;
+        if !gone && ready[4] == 0 {
+            return Ok(());
+        }
+        let more = self.guest.read()?;
+        if (more && !gone) || self.guest.has_news() {
+            return Ok(());
+        }
+        // Its complaint may still be on the way.
+        std::thread::sleep(Duration::from_millis(50));
+        let said = self.complaint.lock().map(|said| words(said.trim())).unwrap_or_default();
+        let why = if said.is_empty() { "it ended before the command did".into() } else { said };
+        Err(Failure::new("the machine", why))
+    }
+
+    fn heed_alarms(&self) -> Result<Option<&'static str>> {
+        match self.world.alarms.next() {
+            Some(Alarm::Failed(failure)) => Err(failure),
+            Some(Alarm::OverLimit(limit)) => Ok(Some(limit)),
+            None => Ok(None),
+        }
+    }
+
+    fn watch(&mut self, deadline: Instant) -> Result<End> {
+        loop {
+            while let Some(news) = self.guest.next()? {
+                if let Some(end) = self.take(news)? {
+                    return Ok(end);
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(End::Timeout);
+            }
+            let ready = self.poll(left)?;
+            if let Some(limit) = self.heed_alarms()? {
+                return Ok(End::OverLimit(limit));
+            }
+            while let Some(signal) = sys::next_signal(self.world.signals.as_fd()) {
+                match (signal, pty::size(0)) {
+                    (libc::SIGWINCH, Some(window)) => self.guest.tell(&guest::Order::Resize { window })?,
+                    (libc::SIGWINCH, None) => {}
+                    _ => self.guest.tell(&guest::Order::Signal { signal })?,
+                }
+            }
+            self.hear(&ready)?;
+            if ready[0] != 0 {
+                self.orders.read(self.control.as_fd())?;
+            }
+            while let Some(order) = self.orders.take()? {
+                match order {
+                    Order::Kill => return Ok(End::Killed),
+                    Order::Freeze => self.cell.order(&ToCell::Freeze),
+                    Order::Thaw => {
+                        self.cell.order(&ToCell::Thaw);
+                        self.guest.tell(&guest::Order::Time { time: start::now() })?;
+                    }
+                    Order::Signal { signal } => self.guest.tell(&guest::Order::Signal { signal })?,
+                    Order::Build | Order::Exec => return Err(Failure::new("reading an order", "out of turn")),
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, news: News) -> Result<Option<End>> {
+        match news {
+            News::Running {} => self.control.emit(&Event::Running { pid: self.cell.main_pid }),
+            News::Launch { n, fact } => {
+                self.record(fact)?;
+                self.guest.tell(&guest::Order::Recorded { n })?;
+            }
+            News::Exit { fact: fact @ Fact::Exit { .. } } => self.record(fact)?,
+            News::Ended { code: Some(code), signal: None } => {
+                return Ok(Some(End::Command(Ending::Code(code & 0xff))));
+            }
+            News::Ended { code: None, signal: Some(signal @ 1..=64) } => {
+                return Ok(Some(End::Command(Ending::Signal(signal))));
+            }
+            News::OverLimit { limit } => {
+                return Ok(Some(End::OverLimit(if limit == "processes" { "processes" } else { "memory" })));
+            }
+            news => return Err(out_of_turn(&news)),
+        }
+        Ok(None)
+    }
+
+    /// The guest's word, redacted here, too; digests are those of the image, which its kernel checks.
+    fn record(&self, fact: Fact) -> Result<()> {
+        let fact = match fact {
+            Fact::Launch { pid, ppid, path, argv, cwd, truncated, .. } => Fact::Launch {
+                digest: self.machine.programs.get(&path).cloned(),
+                argv: redact(argv),
+                pid,
+                ppid,
+                path,
+                cwd,
+                truncated,
+            },
+            exit @ Fact::Exit { .. } => exit,
+            Fact::Hash { .. } => return Err(Failure::new("hearing the guest", "it knows of a file's digest")),
+        };
+        self.world.journal.append(&fact).context("recording a process")
+    }
+}
+
+fn out_of_turn(news: &News) -> Failure {
+    Failure::new("hearing the guest", words(&format!("{news:.60?} came out of turn")))
+}
+
+/// QEMU takes nothing on its own streams; what it says last is kept.
+fn listen_to_qemu(stdio: Stdio) -> Arc<Mutex<String>> {
+    let complaint = Arc::new(Mutex::new(String::new()));
+    if let Stdio::Pipes { errors, .. } = stdio {
+        let kept = complaint.clone();
+        std::thread::spawn(move || {
+            let (mut from, mut chunk) = (std::fs::File::from(errors), [0; 4096]);
+            while let Ok(length @ 1..) = from.read(&mut chunk) {
+                if let Ok(mut kept) = kept.lock() {
+                    *kept = String::from_utf8_lossy(&chunk[..length]).into_owned();
+                }
+            }
+        });
+    }
+    complaint
+}
+
+/// QEMU is the one program of its cell. A second one is an escape from the guest that went this far.
+#[derive(Default)]
+struct OneProgram {
+    started: bool,
+}
+
+impl Records for OneProgram {
+    fn append(&mut self, fact: &Fact) -> std::io::Result<()> {
+        let first = !std::mem::replace(&mut self.started, true);
+        match fact {
+            Fact::Launch { path, .. } if !first => {
+                Err(std::io::Error::other(format!("QEMU tried to start {}", words(path))))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn digest_of(&mut self, _: &std::fs::File, _: &str) -> Option<String> {
+        None
+    }
+
+    fn finish(&mut self) {}
+}
