@@ -48,9 +48,8 @@ export function prepareLaunch(request: LaunchRequest): PreparedLaunch {
   const adapter = adapterFor(agent)
   const home = takeHome({
     dir: agentHomesDir(request.paths),
-    agent: agent.name,
+    ...homeOwner(request, caller, owner.host),
     project: request.project,
-    owner: owner.host,
     mountpoints: mountpointsIn(request),
     seeds: () => ({ ...gitIdentity(request.home), ...adapter.seeds }),
   })
@@ -79,6 +78,20 @@ export function prepareLaunch(request: LaunchRequest): PreparedLaunch {
       extra: { ...adapter.files, ...gitOnPlainMounts(request.plan) },
     })
   return { spec, fillEtc }
+}
+
+/**
+ * Before a machine stands the view, which is the caller; root's agents elsewhere have a uid of their own, and so homes
+ * apart from these.
+ */
+function homeOwner({ cell, agent }: LaunchRequest, caller: Ids, host: Ids): { agent: string; owner: Ids } {
+  if (cell.kind !== 'vm' || caller.uid !== 0) return { agent: agent.name, owner: host }
+  return { agent: `${agent.name} in a machine`, owner: { uid: caller.uid, gid: caller.gid } }
+}
+
+interface Ids {
+  readonly uid: number
+  readonly gid: number
 }
 
 /** A machine has its image's system; of the host's it is told which roots this machine trusts. */

@@ -6,13 +6,25 @@ import { testImage } from './guest.ts'
 import { Stage, type StageOptions } from './stage.ts'
 import { account, type As } from './users.ts'
 
-const ISOLATION = { runtime: 'microvm', limits: 'partly', memory: '512MiB', processes: 128, wallclock: '3m' }
+export const ISOLATION = {
+  runtime: 'microvm',
+  limits: 'partly',
+  memory: '512MiB',
+  processes: 128,
+  wallclock: '3m',
+}
 
 export async function machineStage(as: As, options: StageOptions = {}): Promise<Stage> {
-  const { paths } = await testImage()
   const stage = new Stage(as, { ...options, spec: { isolation: ISOLATION, ...options.spec } })
+  await placeImage(stage)
+  return stage
+}
+
+/** Puts the image, and the key that signed it, where the stage's sessions look for them. */
+export async function placeImage(stage: Stage): Promise<void> {
+  const { paths } = await testImage()
   const own = { ...paths, state: join(stage.ambitHome, 'state') }
-  const { uid, gid } = account(as)
+  const { uid, gid } = account(stage.as)
   const give = (path: string): void => {
     if (process.getuid?.() === 0) chownSync(path, uid, gid)
   }
@@ -29,7 +41,6 @@ export async function machineStage(as: As, options: StageOptions = {}): Promise<
     copyFileSync(join(keysDir(paths), name), key)
     give(key)
   }
-  return stage
 }
 
 /** The root image has a hundred MiB. */

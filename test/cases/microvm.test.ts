@@ -1,0 +1,170 @@
+/** The microvm runtime: a machine for the agent, and all that os-sandbox gives around it. */
+import assert from 'node:assert/strict'
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { attackIn } from '../support/case.ts'
+import { cannotBoot } from '../support/guest.ts'
+import { labMissing } from '../support/lab.ts'
+import { ISOLATION, machineStage, placeImage } from '../support/machine-stage.ts'
+import { netStage, PUBLIC, rule, watching } from '../support/net-stage.ts'
+import { eventually } from '../support/processes.ts'
+import { describe, Stage } from '../support/stage.ts'
+import { atTerminal } from '../support/terminal.ts'
+import { type As, unavailable } from '../support/users.ts'
+
+const missing = cannotBoot || null
+const SECRET = 'the secret outside'
+const SPEC = { hide: ['**/.env'] }
+
+/** What no catalogued attack names. */
+function life(reason: string | null, title: string, as: As, body: () => Promise<unknown>): void {
+  test(`microvm: ${title}, as ${as}`, { skip: reason ?? unavailable(as) ?? false }, async () => {
+    await body()
+  })
+}
+
+const sh = (script: string): string[] => ['/bin/sh', '-c', script]
+const stageOf = (as: As): Promise<Stage> =>
+  machineStage(as, { files: { 'notes.txt': 'notes\n', '.env': SECRET }, spec: SPEC })
+
+for (const as of ['user', 'root'] as const)
+  life(missing, 'runs a command with its files, streams, record and exit code', as, async () => {
+    const stage = await stageOf(as)
+    const script = [
+      'cat notes.txt; cat; cat .env 2>/dev/null; echo out >&2',
+      'echo new > new.txt; echo kept > ~/kept; cat ~/kept; uname -r; id -u; exit 7',
+    ].join('\n')
+    const ran = await stage.session(sh(script), { input: 'typed\n' })
+    assert.equal(ran.code, 7, describe(ran))
+    const [notes, typed, kept, kernel, uid] = ran.stdout.split('\n')
+    assert.deepEqual([notes, typed, kept], ['notes', 'typed', 'kept'], describe(ran))
+    assert.notEqual(uid, '0')
+    assert.ok(!readFileSync('/proc/version', 'utf8').includes(kernel ?? ''), 'a kernel of its own')
+    assert.ok(!ran.stdout.includes(SECRET))
+    assert.match(ran.stderr, /^out$/m)
+    assert.equal(readFileSync(join(stage.project, 'new.txt'), 'utf8'), 'new\n')
+    const kinds = (await stage.events()).map((event) => event.ambit.kind as string)
+    const order = ['machine.image', 'session.enforced', 'process.launch', 'session.end']
+    assert.deepEqual(
+      order.map((kind) => kinds.indexOf(kind)).toSorted((a, b) => a - b),
+      order.map((kind) => kinds.indexOf(kind)),
+    )
+    assert.ok(kinds.includes('machine.image') && kinds.includes('file.denied'), kinds.join())
+  })
+
+life(missing, 'keeps changes for review', 'user', async () => {
+  const stage = await stageOf('user')
+  const ran = await stage.session(sh('echo changed > notes.txt; cat notes.txt'), {
+    spec: { files: [{ path: '${project}', access: 'review' }] },
+  })
+  assert.equal(ran.stdout, 'changed\n', describe(ran))
+  assert.equal(readFileSync(join(stage.project, 'notes.txt'), 'utf8'), 'notes\n')
+  const list = await stage.ambit(['review', ran.summary.session])
+  assert.match(list.stdout, /notes\.txt/, describe(list))
+})
+
+life(missing, 'gives a terminal', 'user', async () => {
+  const stage = await stageOf('user')
+  const asked = await atTerminal(stage, stage.profile(), sh('test -t 0 && test -t 1 && echo a-terminal'))
+  assert.match(asked.stdout, /^a-terminal/m)
+})
+
+life(missing, 'leaves nothing when it is killed', 'user', async () => {
+  const stage = await stageOf('user')
+  let pid = 0
+  const running = stage.session(sh('echo up; sleep 600'), { onStart: (started) => (pid = started) })
+  const launched = (): boolean => machinesOf(stage).length > 0
+  assert.ok(await eventually(launched, 30_000), 'control: QEMU runs')
+  process.kill(pid, 'SIGKILL')
+  await running
+  assert.ok(await eventually(() => !launched(), 10_000), 'QEMU is gone')
+})
+
+life(missing, 'refuses an image that was altered, and says how to get one', 'user', async () => {
+  const stage = await stageOf('user')
+  const line = join(stage.ambitHome, 'state/images/default/manifest.json')
+  const before = readFileSync(line, 'utf8')
+  const other = join(stage.ambitHome, 'state/images/other.json')
+  writeFileSync(other, before.replace('panic=-1', 'panic=-2'))
+  const swap = await stage.command(sh(`mv -f ${other} ${line}`))
+  assert.equal(swap.code, 0, describe(swap))
+  const altered = await stage.session(['/bin/true'])
+  assert.equal(altered.code, 125)
+  assert.match(altered.stderr, /will not start the image .*ambit image build/, describe(altered))
+  await stage.command(sh(`rm -rf ${join(stage.ambitHome, 'state/images')}`))
+  const none = await stage.session(['/bin/true'])
+  assert.match(none.stderr, /run: ambit image build \[ERR_RUNTIME_MISSING\]/, describe(none))
+})
+
+attackIn(missing ?? labMissing)(
+  'C-52',
+  'the machine reaches the gate and nothing else of the host',
+  async (as) => {
+    const stage = await netStage(as, { spec: { isolation: ISOLATION } })
+    await placeImage(stage)
+    const curl = 'curl -s -m 8 -o /dev/null -w "%{http_code}\\n"'
+    const script = [
+      `${curl} https://good.test/from-a-machine`,
+      `${curl} https://evil.test/ || true`,
+      ...['192.0.0.1:22', '192.0.0.1:6277', '10.0.2.2:6277', '127.0.0.1:6277'].map(
+        (place) => `curl -s -m 8 http://${place}/ | head -c 20; echo`,
+      ),
+      // AF_VSOCK, AF_PACKET: refused before there is a device that could answer.
+      `perl -e 'for (40, 17) { print socket(my $s, $_, 1, 0) ? "open\\n" : "refused\\n" }'`,
+      'ls /dev /dev/virtio-ports 2>/dev/null | grep -c -e vport -e vsock -e kvm -e hvc -e vda',
+    ].join('\n')
+    const seen = await watching(() =>
+      stage.session(sh(script), { spec: { network: [rule(stage, 'good.test')] } }),
+    )
+    const ran = seen.value
+    const [good, evil, ...rest] = ran.stdout.split('\n')
+    assert.equal(good, '200', describe(ran))
+    assert.notEqual(evil, '200')
+    assert.ok(!ran.stdout.includes('local service'), describe(ran))
+    assert.deepEqual(rest.slice(-4, -1), ['refused', 'refused', '0'], describe(ran))
+    assert.deepEqual([seen.arrived.length, seen.evil, seen.local], [1, 0, 0])
+    assert.ok(PUBLIC)
+    return 'one allowed request; gateway, user-net, vsock, packet sockets, ports: nothing'
+  },
+)
+
+attackIn(missing)('C-51', 'what is read-only is so on the host’s side', async (as) => {
+  const stage = await stageOf(as)
+  const tries = sh(
+    'mount -o remount,rw "$PWD" 2>/dev/null; echo x > notes.txt; echo x > x; rm -f notes.txt; ln -s a b; true',
+  )
+  const files = [{ path: '${project}', access: 'read' }]
+  const ran = await stage.session(tries, { spec: { files } })
+  assert.equal(ran.code, 0, describe(ran))
+  assert.deepEqual(readdirSync(stage.project).toSorted(), ['.env', 'notes.txt'])
+  assert.equal(readFileSync(join(stage.project, 'notes.txt'), 'utf8'), 'notes\n')
+  const denied = (await stage.events()).filter((event) => event.ambit.kind === 'file.denied')
+  assert.ok(denied.length > 0, 'the host’s side refused')
+  const control = await stage.session(sh('echo x > x'))
+  assert.equal(control.code, 0, 'control: where it may be written, it is')
+  assert.ok(readdirSync(stage.project).includes('x'))
+  return 'remount and writes refused by the view, on record'
+})
+
+/** QEMU processes of the stage's sessions. */
+function machinesOf(stage: Stage): string[] {
+  return readdirSync('/proc').filter((pid) => {
+    try {
+      if (!/^\d+$/.test(pid) || !readFileSync(`/proc/${pid}/comm`, 'utf8').startsWith('qemu-system'))
+        return false
+      return ofStage(pid, stage)
+    } catch {
+      return false
+    }
+  })
+}
+
+/** A process of a cell has no path of the stage in it; one of those above it does. */
+function ofStage(pid: string, stage: Stage): boolean {
+  for (let at = pid; at !== '1' && at !== '0'; ) {
+    if (readFileSync(`/proc/${at}/cmdline`, 'utf8').includes(stage.root)) return true
+    at = /^PPid:\t(\d+)$/m.exec(readFileSync(`/proc/${at}/status`, 'utf8'))?.[1] ?? '0'
+  }
+  return false
+}
