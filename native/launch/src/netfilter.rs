@@ -88,9 +88,7 @@ pub fn batch_for_machine(ports: Ports, gateway: Ipv4Addr) -> Vec<u8> {
     all.chain_at(LOCAL_IN, IPV4, REFUSE, "filter", 0, DROP);
     all.chain_at(FORWARDED, IPV4, FORWARD, "filter", 0, DROP);
     all.chain_at(LOCAL_OUT, IPV4, ANSWER, "filter", 0, DROP);
-    all.rule(IPV4, DELIVER, |rule| {
-        rule.if_to(gateway).if_protocol(TCP).if_port(ports.proxy).verdict(RETURN)
-    });
+    all.rule(IPV4, DELIVER, |rule| rule.if_to(gateway).if_protocol(TCP).if_port(ports.proxy).verdict(RETURN));
     all.rule(IPV4, DELIVER, |rule| rule.if_protocol(UDP).if_port(DNS).redirect(ports.dns));
     all.rule(IPV4, DELIVER, |rule| rule.if_protocol(TCP).if_port(DNS).redirect(ports.dns));
     all.rule(IPV4, DELIVER, |rule| rule.if_protocol(TCP).redirect(ports.tcp));

@@ -74,8 +74,7 @@ fn open(path: &Path, control: &Control) -> Result<World> {
         None => (net::wire(spec.ports)?, mount_view(&stage, &spec)?, None),
         Some(_) => {
             let (sockets, tap) = net::wire_machine(spec.ports)?;
-            let (outside, view) =
-                sys::socketpair(libc::SOCK_STREAM).context("making the view's stream")?;
+            let (outside, view) = sys::socketpair(libc::SOCK_STREAM).context("making the view's stream")?;
             (sockets, outside, Some(Wires { tap, view }))
         }
     };

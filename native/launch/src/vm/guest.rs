@@ -98,7 +98,7 @@ impl Guest {
     }
 
     /// The next whole line of what was read.
-    pub fn next(&mut self) -> Result<Option<News>> {
+    pub fn take(&mut self) -> Result<Option<News>> {
         let what = "hearing the guest";
         let end = self.buffer.iter().position(|&byte| byte == b'\n');
         if end.unwrap_or(self.buffer.len()) > LONGEST {
@@ -109,7 +109,9 @@ impl Guest {
         let news = serde_json::from_slice(&line)
             .map_err(|error| Failure::new(what, words(&format!("it sent what is no event: {error}"))))?;
         match news {
-            News::Failed { what, why } => Err(Failure::new(&format!("the guest: {}", words(&what)), words(&why))),
+            News::Failed { what, why } => {
+                Err(Failure::new(&format!("the guest: {}", words(&what)), words(&why)))
+            }
             news => Ok(Some(news)),
         }
     }
@@ -134,19 +136,21 @@ mod tests {
 
     #[test]
     fn takes_lines_one_by_one_and_refuses_what_is_no_event() {
-        let (mut guest, _there) = hear(b"{\"ev\":\"hello\",\"v\":1}\n{\"ev\":\"ended\",\"code\":3}\n{\"ev\":\"n");
-        assert!(matches!(guest.next(), Ok(Some(News::Hello { v: 1 }))));
-        assert!(matches!(guest.next(), Ok(Some(News::Ended { code: Some(3), signal: None }))));
-        assert!(matches!(guest.next(), Ok(None)));
+        let (mut guest, _there) =
+            hear(b"{\"ev\":\"hello\",\"v\":1}\n{\"ev\":\"ended\",\"code\":3}\n{\"ev\":\"n");
+        assert!(matches!(guest.take(), Ok(Some(News::Hello { v: 1 }))));
+        assert!(matches!(guest.take(), Ok(Some(News::Ended { code: Some(3), signal: None }))));
+        assert!(matches!(guest.take(), Ok(None)));
         for text in ["\n", "{}\n", "{\"ev\":\"open\"}\n", "{\"ev\":\"hello\"}\n"] {
-            assert!(hear(text.as_bytes()).0.next().is_err(), "{text:?}");
+            assert!(hear(text.as_bytes()).0.take().is_err(), "{text:?}");
         }
     }
 
     #[test]
     fn a_failure_comes_without_control_characters() {
-        let (mut guest, _there) = hear(b"{\"ev\":\"failed\",\"what\":\"x\\u001b[2J\",\"why\":\"y\",\"remedy\":null}\n");
-        let failure = guest.next().unwrap_err();
+        let (mut guest, _there) =
+            hear(b"{\"ev\":\"failed\",\"what\":\"x\\u001b[2J\",\"why\":\"y\",\"remedy\":null}\n");
+        let failure = guest.take().unwrap_err();
         assert_eq!((failure.what.as_str(), failure.why.as_str()), ("the guest: x?[2J", "y"));
     }
 
@@ -160,7 +164,7 @@ mod tests {
         while guest.buffer.len() <= LONGEST {
             guest.read().unwrap();
         }
-        assert!(guest.next().is_err());
+        assert!(guest.take().is_err());
         drop(guest);
         writer.join().unwrap();
     }

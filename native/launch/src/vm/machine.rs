@@ -31,11 +31,7 @@ const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 
 /// The image, for the stage.
 pub fn mounts(machine: &Machine) -> Vec<Mount> {
-    let files = [
-        (&machine.kernel, "kernel"),
-        (&machine.initramfs, "initramfs"),
-        (&machine.root, "root"),
-    ];
+    let files = [(&machine.kernel, "kernel"), (&machine.initramfs, "initramfs"), (&machine.root, "root")];
     files.map(|(source, name)| bind(source, &place(name))).into()
 }
 
@@ -93,8 +89,7 @@ pub fn build(world: &World, ends: Ends, control: &Control, orders: &mut Orders) 
         interfaces: vec!["lo".into(), tap::NAME.into()],
         outer: Config::namespaces(),
     };
-    let start =
-        |fds: &[i32]| bwrap::start(&world.spec, &stage, &world.tools, &[fds, &handed].concat());
+    let start = |fds: &[i32]| bwrap::start(&world.spec, &stage, &world.tools, &[fds, &handed].concat());
     cell_end::stand(&config, start, Some((control, orders)))
 }
 

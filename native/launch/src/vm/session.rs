@@ -45,7 +45,8 @@ pub fn run(mut world: World, control: &Control, mut orders: Orders) -> Result<()
     // QEMU has its own by now: its end must be the end of the view's stream.
     world.machine = None;
     let Stood { cell, stdio, listener } = built;
-    let listener = listener.ok_or_else(|| Failure::new("building the machine", "it came without its sensor"))?;
+    let listener =
+        listener.ok_or_else(|| Failure::new("building the machine", "it came without its sensor"))?;
     let sensor = Sensor::new(listener, OneProgram::default(), world.bell.clone())
         .context("starting the exec sensor")?;
     let sensor = std::thread::spawn(move || sensor.run());
@@ -85,8 +86,8 @@ impl Running<'_> {
 
     fn watch_limits(&self) -> Result<()> {
         let limits = machine::limits_of_qemu(self.machine, self.world.spec.limits);
-        let watchdog =
-            Watchdog::new(&[], limits, &self.world.spec.cell, self.cell.init_pid).context("starting the watchdog")?;
+        let watchdog = Watchdog::new(&[], limits, &self.world.spec.cell, self.cell.init_pid)
+            .context("starting the watchdog")?;
         let bell = self.world.bell.clone();
         std::thread::spawn(move || watchdog.run(&bell));
         Ok(())
@@ -124,7 +125,10 @@ impl Running<'_> {
             held("cpu-limit", format!("the machine has {} processors", machine::processors(limits))),
             held("disk-limit", "every file that outlives the session goes through the view's quota".into()),
             held("time-limit", format!("{} s, then the machine is killed", limits.wallclock / 1000)),
-            held("exec-sensor", "every execve in the guest waits until it is recorded, by its kernel's word".into()),
+            held(
+                "exec-sensor",
+                "every execve in the guest waits until it is recorded, by its kernel's word".into(),
+            ),
             ControlState::new("process-limit", processes, "the guest's own watchdog counts"),
         ]);
         let told = inside.into_iter().take(32).map(|control| ControlState {
@@ -139,12 +143,15 @@ impl Running<'_> {
     /// The guest's next word; `None` when the session was called off.
     fn next(&mut self, until: Instant) -> Result<Option<News>> {
         loop {
-            if let Some(news) = self.guest.next()? {
+            if let Some(news) = self.guest.take()? {
                 return Ok(Some(news));
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(Failure::new("booting the machine", format!("no answer within {} s", BOOT.as_secs())));
+                return Err(Failure::new(
+                    "booting the machine",
+                    format!("no answer within {} s", BOOT.as_secs()),
+                ));
             }
             let ready = self.poll(left)?;
             self.heed_alarms()?.map_or(Ok(()), |limit| Err(Failure::new("booting the machine", limit)))?;
@@ -201,7 +208,7 @@ impl Running<'_> {
 
     fn watch(&mut self, deadline: Instant) -> Result<End> {
         loop {
-            while let Some(news) = self.guest.next()? {
+            while let Some(news) = self.guest.take()? {
                 if let Some(end) = self.take(news)? {
                     return Ok(end);
                 }
@@ -234,7 +241,9 @@ impl Running<'_> {
                         self.guest.tell(&guest::Order::Time { time: start::now() })?;
                     }
                     Order::Signal { signal } => self.guest.tell(&guest::Order::Signal { signal })?,
-                    Order::Build | Order::Exec => return Err(Failure::new("reading an order", "out of turn")),
+                    Order::Build | Order::Exec => {
+                        return Err(Failure::new("reading an order", "out of turn"));
+                    }
                 }
             }
         }
@@ -275,7 +284,9 @@ impl Running<'_> {
                 truncated,
             },
             exit @ Fact::Exit { .. } => exit,
-            Fact::Hash { .. } => return Err(Failure::new("hearing the guest", "it knows of a file's digest")),
+            Fact::Hash { .. } => {
+                return Err(Failure::new("hearing the guest", "it knows of a file's digest"));
+            }
         };
         self.world.journal.append(&fact).context("recording a process")
     }

@@ -81,7 +81,8 @@ mod tests {
 
     #[test]
     fn takes_frames_apart_and_refuses_what_is_none() {
-        let said = [frame(1, b"out"), frame(2, b"err"), frame(1, b"more"), frame(1, b""), frame(2, b"")].concat();
+        let said =
+            [frame(1, b"out"), frame(2, b"err"), frame(1, b"more"), frame(1, b""), frame(2, b"")].concat();
         let (mut one, mut two) = (Vec::new(), Vec::new());
         receive(&said[..], &mut [Some(&mut one), Some(&mut two)]).unwrap();
         assert_eq!((&one[..], &two[..]), (&b"outmore"[..], &b"err"[..]));
