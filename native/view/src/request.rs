@@ -40,7 +40,7 @@ fn form(opcode: u32) -> Option<(usize, usize)> {
         23 => (8, 0),  // LISTXATTR
         24 => (0, 1),  // REMOVEXATTR
         25 => (24, 0), // FLUSH
-        26 => (16, 0), // INIT
+        INIT => (16, 0),
         35 => (16, 1), // CREATE
         36 => (8, 0),  // INTERRUPT
         38 => (0, 0),  // DESTROY
@@ -55,6 +55,9 @@ fn form(opcode: u32) -> Option<(usize, usize)> {
 const OPEN: u32 = 14;
 const WRITE: u32 = 16;
 const SETXATTR: u32 = 21;
+const INIT: u32 = 26;
+/// In INIT's flags: `struct fuse_init_in` goes on by 48 bytes.
+const INIT_EXT: u32 = 1 << 30;
 
 /// FORGET, INTERRUPT, NOTIFY_REPLY, BATCH_FORGET.
 const WITHOUT_ANSWER: [u32; 4] = [2, 36, 41, 42];
@@ -104,6 +107,7 @@ fn has_form(opcode: u32, body: &[u8], fixed: usize, texts: usize) -> bool {
             .iter()
             .position(|b| *b == 0)
             .is_some_and(|end| rest.len() - end - 1 == word(body, 0) as usize),
+        INIT => word(body, 12) & INIT_EXT == 0 || rest.len() >= 48,
         // The fields of later protocol versions may follow.
         _ if texts == 0 => true,
         _ => rest.last() == Some(&0) && rest.iter().filter(|b| **b == 0).count() == texts,
