@@ -136,10 +136,12 @@ const LOOK_MS = 1_000
 function whenExited(child: ChildProcess): Promise<Omit<ViewEnd, 'why'>> {
   return new Promise((resolve) => {
     let dead = 0
-    const look = setInterval(async () => {
-      const stat = await readFile(`/proc/${child.pid}/stat`, 'latin1').catch(() => '')
+    const seen = (stat: string): void => {
       // Twice: a process that just ended is seen like this, too.
       if (isDead(stat) && ++dead === 2) end(null, 'SIGKILL')
+    }
+    const look = setInterval(() => {
+      readFile(`/proc/${child.pid}/stat`, 'latin1').then(seen, () => undefined)
     }, LOOK_MS)
     const end = (code: number | null, signal: NodeJS.Signals | null): void => {
       clearInterval(look)
