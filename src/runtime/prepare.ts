@@ -11,7 +11,7 @@ import { isWithin } from './closure/guard.ts'
 import { boundSockets } from './closure/sockets.ts'
 import { gitIdentity } from './git-identity.ts'
 import { takeHome } from './home.ts'
-import type { LaunchSpec } from './launch-spec.ts'
+import type { LaunchCell, LaunchSpec } from './launch-spec.ts'
 import { sessionOwner } from './owner.ts'
 import { type HostSystem, inspectHost, makeEtc, writeEtc } from './system-files.ts'
 import { findTool } from './tools.ts'
@@ -75,7 +75,7 @@ export function prepareLaunch(request: LaunchRequest): PreparedLaunch {
       person,
       hostname: HOSTNAME,
       caPem,
-      extra: { ...adapter.files, ...gitOnPlainMounts(request.plan) },
+      extra: { ...adapter.files, ...gitOnPlainMounts(request.plan), ...preloadIn(request.cell) },
     })
   return { spec, fillEtc }
 }
@@ -111,6 +111,14 @@ const imageSystem = ({ roots }: HostSystem): HostSystem => ({
 function gitOnPlainMounts(plan: Plan): Record<string, string> {
   const plain = plan.roots.some((root) => root.via === 'mount')
   return plain ? { '/etc/gitconfig': '[core]\n\tcheckStat = minimal\n' } : {}
+}
+
+/**
+ * Versions of gVisor until 2023 refuse a flag with which `ls` and `stat` look at files: native/launch/compat/lib.rs. By
+ * a file, since agents (Codex is one) take LD_PRELOAD out of their environment.
+ */
+function preloadIn(cell: LaunchCell): Record<string, string> {
+  return cell.kind === 'gvisor' ? { '/etc/ld.so.preload': '/.ambit/compat.so\n' } : {}
 }
 
 /** In memory where there is some that is meant for it, else beside the spec. Both go with the session. */

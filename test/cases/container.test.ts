@@ -112,6 +112,36 @@ life('shows a guest the same files, and refuses it the same', async (as) => {
   return `as written: ${paths.length} launches recorded, hidden and outside files absent`
 })
 
+const LOOKS = `
+import ctypes, errno, os
+libc = ctypes.CDLL(None, use_errno=True)
+room = ctypes.create_string_buffer(256)
+number = {"x86_64": 332, "aarch64": 291}[os.uname().machine]
+for name, ask in ("kernel", lambda *words: libc.syscall(number, *words)), ("libc", libc.statx):
+    for flag in 0, 0x800, 0x10000000:
+        done = ask(-100, b"notes.txt", flag, 0x7ff, room)
+        print(name, hex(flag), "ok" if done == 0 else errno.errorcode[ctypes.get_errno()])
+    print(name, "size", int.from_bytes(room.raw[40:48], "little"))
+`
+
+life('shows files to ls and stat, whose flag old versions of gVisor refuse', async (as) => {
+  const commands = ['ls -la', 'stat -c %s notes.txt', 'stat nothing', 'env -i /bin/ls', 'python3 looks.py']
+  const stage = stageOf(as)
+  stage.put(stage.project, { 'looks.py': LOOKS })
+  const ran = await stage.session(['/bin/sh', '-c', commands.join('; echo "= $?"; ')])
+  const [long, size, nothing, bare, looks] = ran.stdout.split(/= \d+\n/)
+  assert.match(long ?? '', /^-rw\S+ .* 6 .* notes\.txt$/m, describe(ran))
+  assert.equal(size, '6\n', describe(ran))
+  assert.equal(nothing, '', describe(ran))
+  assert.match(ran.stderr, /nothing.*No such file or directory/)
+  assert.doesNotMatch(ran.stderr, /Invalid argument|preload/)
+  assert.match(bare ?? '', /^notes\.txt$/m, 'without an environment, too')
+  assert.match(looks ?? '', /^kernel 0x0 ok$/m, 'control: without the flag every version answers')
+  assert.match(looks ?? '', /^libc 0x0 ok\nlibc 0x800 ok\nlibc 0x10000000 EINVAL\nlibc size 6$/m, looks)
+  const refuses = /^kernel 0x800 EINVAL$/m.test(looks ?? '')
+  return `both work; this version's own kernel ${refuses ? 'refuses' : 'takes'} the flag`
+})
+
 network('lets a guest out by the gate alone', async (as) => {
   const stage = await netStage(as, { spec: { isolation: ISOLATION } })
   const fetch = (url: string): string => `curl -s -m 10 ${url} || echo "refused $?"`

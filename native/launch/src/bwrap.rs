@@ -68,14 +68,17 @@ impl Arguments {
                 self.path(target);
             }
             Mount::Symlink { target, link } => self.mount("--symlink", Path::new(link), target),
-            Mount::File { target, content, mode } => {
-                let file = sys::memfd(c"ambit-file", content.as_bytes())?;
-                let fd = file.as_raw_fd().to_string();
-                self.push(&["--perms", &format!("{mode:o}"), "--ro-bind-data", &fd]);
-                self.path(target);
-                self.files.push(file);
-            }
+            Mount::File { target, content, mode } => self.file(target, content.as_bytes(), *mode)?,
         }
+        Ok(())
+    }
+
+    fn file(&mut self, target: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+        let file = sys::memfd(c"ambit-file", content)?;
+        let fd = file.as_raw_fd().to_string();
+        self.push(&["--perms", &format!("{mode:o}"), "--ro-bind-data", &fd]);
+        self.path(target);
+        self.files.push(file);
         Ok(())
     }
 }
@@ -163,6 +166,7 @@ fn guest_arguments(all: &mut Arguments, spec: &LaunchSpec, stage: &Stage) -> io:
         all.add(&Mount::File { target: path, content: value.to_string(), mode: 0o400 }, stage)?;
     }
     all.mount("--ro-bind", &stage.launcher(), &bundle::placed(Path::new(bundle::GUEST_LAUNCHER)));
+    all.file(&bundle::placed(Path::new(bundle::GUEST_COMPAT)), bundle::COMPAT, 0o444)?;
     all.mount("--ro-bind", &stage.trace(), Path::new(bundle::SOCKET));
     // Of runsc's own: the state of one container, and the place from which the Sentry takes its empty root.
     for (target, size) in [(bundle::STATE, 4 << 20), ("/tmp", 4 << 20)] {

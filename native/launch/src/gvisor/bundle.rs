@@ -20,6 +20,11 @@ pub const TRACE: &str = "/.ambit/trace.json";
 pub const SOCKET: &str = "/.ambit/trace.sock";
 pub const GUEST_LAUNCHER: &str = "/.ambit/launch";
 pub const GUEST_CONFIG: &str = "/.ambit/guest.json";
+/// The guest's /etc/ld.so.preload names it: src/runtime/prepare.ts.
+pub const GUEST_COMPAT: &str = "/.ambit/compat.so";
+
+/// What is preloaded there: compat/lib.rs.
+pub const COMPAT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/compat.so"));
 
 /// Capabilities in the cell's user namespace, which owns no network: runsc makes mounts and roots with them, the Gofer
 /// keeps those that concern files, the Sentry none.
