@@ -11,7 +11,7 @@ import { run } from 'node:test'
 import { caseTable, missingCases } from './support/case-table.ts'
 import { OBSERVED, type Observation } from './support/case.ts'
 import { watch, type Outcome } from './support/results.ts'
-import { openFuse } from './support/users.ts'
+import { openDevices } from './support/users.ts'
 
 /** Files with failures that a busy machine may explain: more of them are broken, not disturbed. */
 const DISTURBED = 4
@@ -27,7 +27,7 @@ process.env[OBSERVED] = observed
 
 const started = performance.now()
 const complaints: string[] = []
-const note = openFuse()
+const note = openDevices()
 if (note) console.log(`· ${note}`)
 
 if (whole) {

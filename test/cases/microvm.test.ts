@@ -1,6 +1,6 @@
 /** The microvm runtime: a machine for the agent, and all that os-sandbox gives around it. */
 import assert from 'node:assert/strict'
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { attackIn } from '../support/case.ts'
@@ -13,7 +13,7 @@ import { describe, Stage } from '../support/stage.ts'
 import { atTerminal } from '../support/terminal.ts'
 import { type As, unavailable } from '../support/users.ts'
 
-const missing = cannotBoot || null
+const missing = cannotBoot || (existsSync('/dev/net/tun') ? null : 'no /dev/net/tun')
 const SECRET = 'the secret outside'
 const SPEC = { hide: ['**/.env'] }
 

@@ -59,9 +59,15 @@ function makeUser(): Account {
   return made
 }
 
-/** Ordinary users need /dev/fuse; distributions ship it 0666, some images do not. Returns a note if it was changed. */
-export function openFuse(): string | null {
-  if (!isRoot || !existsSync('/dev/fuse') || (statSync('/dev/fuse').mode & 0o006) === 0o006) return null
-  chmodSync('/dev/fuse', 0o666)
-  return 'made /dev/fuse readable and writable for all, as distributions ship it'
+/**
+ * Ordinary users need /dev/fuse, and machines /dev/net/tun; distributions ship both 0666, some images do not. Returns a
+ * note if one was changed.
+ */
+export function openDevices(): string | null {
+  const closed = ['/dev/fuse', '/dev/net/tun'].filter(
+    (device) => existsSync(device) && (statSync(device).mode & 0o006) !== 0o006,
+  )
+  if (!isRoot || closed.length === 0) return null
+  for (const device of closed) chmodSync(device, 0o666)
+  return `made ${closed.join(' and ')} readable and writable for all, as distributions ship them`
 }
