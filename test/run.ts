@@ -10,6 +10,7 @@ import { join } from 'node:path'
 import { run } from 'node:test'
 import { caseTable, missingCases } from './support/case-table.ts'
 import { OBSERVED, type Observation } from './support/case.ts'
+import { cannotBoot, testImage } from './support/guest.ts'
 import { watch, type Outcome } from './support/results.ts'
 import { openDevices } from './support/users.ts'
 
@@ -39,7 +40,9 @@ if (whole) {
     join(root, 'native'),
   )
 }
-const first = await runTests(chosenFiles(), 2)
+const files = chosenFiles()
+await prepareImage(files)
+const first = await runTests(files, 2)
 const { outcomes, unsteady } = whole ? await secondLook(first) : { outcomes: first, unsteady: [] }
 if (whole) regoTests()
 
@@ -75,6 +78,12 @@ function chosenFiles(): string[] {
     .filter((file) => whole || patterns.some((pattern) => file.includes(pattern)))
     .sort()
     .map((file) => join(root, file))
+}
+
+/** The image of a microVM comes from the network, which a test in a network of its own does not have. */
+async function prepareImage(files: readonly string[]): Promise<void> {
+  if (cannotBoot || !files.some((file) => /(microvm|guest)\.test\.ts$/.test(file))) return
+  await testImage().catch((error: unknown) => complaints.push(`no image for microVMs: ${String(error)}`))
 }
 
 /** Two files at a time: sessions mostly wait, but two cores is what CI has. */

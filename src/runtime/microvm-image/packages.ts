@@ -81,6 +81,9 @@ async function privateApt(dir: string): Promise<Apt> {
     'APT::Architecture': 'amd64',
     'Debug::NoLocking': 'true',
     'Acquire::Languages': 'none',
+    'Acquire::Retries': '3',
+    // Else apt takes an archive that does not answer for one without packages.
+    'APT::Update::Error-Mode': 'any',
   }
   const options = Object.entries(settings).flatMap(([name, value]) => ['-o', `${name}=${value}`])
   return (tool, args, cwd) => runTool(findTool(tool, 'apt'), [...options, ...args], cwd)
