@@ -22,11 +22,24 @@ const NATIVE: Readonly<Record<string, string>> = {
 }
 
 const { values, positionals } = parseArgs({
-  options: { seconds: { type: 'string', default: '60' }, seed: { type: 'string' } },
+  options: {
+    seconds: { type: 'string', default: '60' },
+    seed: { type: 'string' },
+    help: { type: 'boolean', short: 'h' },
+  },
   allowPositionals: true,
 })
 const seed = Number(values.seed ?? Date.now() % 2 ** 31)
 const ALL = [...Object.keys(TARGETS), ...Object.keys(LIVE_TARGETS), ...Object.keys(NATIVE)]
+if (values.help) {
+  console.log(`usage: ./dev fuzz [NAME…] [--seconds N] [--seed N]
+
+Each target runs for N seconds (60). Findings of TypeScript's targets are kept under fuzz/crashes; run again with the same
+seed for the same inputs.
+
+targets: ${ALL.join(', ')}`)
+  process.exit(0)
+}
 const names = positionals.length > 0 ? positionals : ALL
 let failed = false
 for (const name of names) {
