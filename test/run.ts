@@ -1,27 +1,36 @@
 /**
- * `./dev test [--all] [PATTERN…]`: lint, Rust, TypeScript and Rego tests, then the case table and one last line
- * `N passed, N failed, N skipped`. The exit status is non-zero on any failure, on zero tests, and when a case that
- * the product claims did not run.
+ * `./dev test [--all] [--runtime R] [PATTERN…]`: lint, Rust, TypeScript and Rego tests, then the case table, the table
+ * case × runtime and one last line `N passed, N failed, N skipped`. The exit status is non-zero on any failure, on zero
+ * tests, and when a case that the product claims did not run. `--runtime` runs only attack cases, with sessions of
+ * another runtime: all that it can have, or those of the files that a pattern names.
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, globSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { run } from 'node:test'
+import { parseArgs } from 'node:util'
 import { caseTable, missingCases } from './support/case-table.ts'
 import { OBSERVED, type Observation } from './support/case.ts'
 import { cannotBoot, testImage } from './support/guest.ts'
 import { watch, type Outcome } from './support/results.ts'
+import { caseOf, type RanOn, runtimeTable } from './support/runtime-table.ts'
+import { parseRuntime, RUNTIME_VARIABLE } from './support/runtime.ts'
+import { type Suite, suites } from './support/suites.ts'
 import { openDevices } from './support/users.ts'
 
 /** Files with failures that a busy machine may explain: more of them are broken, not disturbed. */
 const DISTURBED = 4
 
 const root = join(import.meta.dirname, '..')
-const args = process.argv.slice(2)
-const patterns = args.filter((arg) => !arg.startsWith('--'))
-const all = args.includes('--all')
-const whole = patterns.length === 0
+const { values, positionals: patterns } = parseArgs({
+  allowPositionals: true,
+  options: { all: { type: 'boolean', default: false }, runtime: { type: 'string' } },
+})
+const { all } = values
+const chosen = values.runtime === undefined ? null : parseRuntime(values.runtime)
+const runtime = chosen ?? 'os-sandbox'
+const whole = patterns.length === 0 && chosen === null
 const scratch = mkdtempSync(join(tmpdir(), 'ambit-test-'))
 const observed = join(scratch, 'observed')
 process.env[OBSERVED] = observed
@@ -40,28 +49,42 @@ if (whole) {
     join(root, 'native'),
   )
 }
-const files = chosenFiles()
-await prepareImage(files)
-const first = await runTests(files, 2)
-const { outcomes, unsteady } = whole ? await secondLook(first) : { outcomes: first, unsteady: [] }
+const ran: RanOn[] = []
+const unsteady: Outcome[] = []
+for (const suite of suites(root, { patterns, all, runtime: chosen })) {
+  if (suite.runtime !== runtime) console.log(`— cases on ${suite.runtime}`)
+  await prepareImage(suite)
+  const first = await runTests(suite, suite.files, 2)
+  const second = whole ? await secondLook(suite, first) : { outcomes: first, unsteady: [] }
+  ran.push(...second.outcomes.map((outcome) => ({ runtime: suite.runtime, outcome })))
+  unsteady.push(...second.unsteady)
+}
 if (whole) regoTests()
 
-const observations = readObservations()
+const outcomes = ran.map(({ outcome }) => outcome)
+const ownOutcomes = ran.filter((one) => one.runtime === runtime).map(({ outcome }) => outcome)
 const skipped = outcomes.filter((outcome) => outcome.state === 'skipped')
-if (whole || outcomes.some((outcome) => /^[A-Z]-\d\d /.test(outcome.name)))
-  console.log(`\n${caseTable(outcomes, observations)}`)
+if (whole || (chosen === null && outcomes.some((outcome) => caseOf(outcome.name) !== null)))
+  console.log(
+    `\n${caseTable(
+      ownOutcomes,
+      readObservations().filter((one) => one.runtime === runtime),
+    )}`,
+  )
+if (whole || chosen !== null) console.log(`\n${runtimeTable(ran, !whole)}`)
 if (skipped.length) {
   console.log('\nskipped:')
   for (const { name, reason } of skipped) console.log(`  ${name}: ${reason || 'no reason given'}`)
 }
-if (whole) for (const id of missingCases(outcomes)) complaints.push(`case ${id} did not run`)
+if (whole) for (const id of missingCases(ownOutcomes)) complaints.push(`case ${id} did not run`)
 if (outcomes.length === 0) complaints.push('no test ran')
 if (unsteady.length) {
   console.log('\nunsteady: failed beside another file, passed when their file ran again alone:')
   for (const { file, name } of unsteady) console.log(`  ${file}: ${name}`)
 }
-const failed = outcomes.filter((outcome) => outcome.state === 'failed')
-for (const { file, name } of failed) console.log(`✗ ${file}: ${name}`)
+const failed = ran.filter(({ outcome }) => outcome.state === 'failed')
+for (const { runtime: on, outcome } of failed)
+  console.log(`✗ ${outcome.file}: ${outcome.name}${on === runtime ? '' : ` (on ${on})`}`)
 for (const complaint of complaints) console.log(`✗ ${complaint}`)
 
 const count = (state: Outcome['state']): number => outcomes.filter((one) => one.state === state).length
@@ -71,26 +94,27 @@ console.log(`\n${Math.round((performance.now() - started) / 1000)} s`)
 console.log(`${count('passed')} passed, ${failures} failed, ${skipped.length} skipped`)
 process.exit(failures > 0 ? 1 : 0)
 
-function chosenFiles(): string[] {
-  return globSync('test/**/*.test.ts', { cwd: root })
-    .filter((file) => !file.includes('/fixtures/'))
-    .filter((file) => all || patterns.some((pattern) => file === pattern) || !file.endsWith('.all.test.ts'))
-    .filter((file) => whole || patterns.some((pattern) => file.includes(pattern)))
-    .sort()
-    .map((file) => join(root, file))
-}
-
 /** The image of a microVM comes from the network, which a test in a network of its own does not have. */
-async function prepareImage(files: readonly string[]): Promise<void> {
-  if (cannotBoot || !files.some((file) => /(microvm|guest)\.test\.ts$/.test(file))) return
+async function prepareImage({ runtime: on, files }: Suite): Promise<void> {
+  const wanted = on === 'microvm' || files.some((file) => /(microvm|guest)\.test\.ts$/.test(file))
+  if (cannotBoot || !wanted) return
   await testImage().catch((error: unknown) => complaints.push(`no image for microVMs: ${String(error)}`))
 }
 
-/** Two files at a time: sessions mostly wait, but two cores is what CI has. */
-async function runTests(files: string[], concurrency: number): Promise<readonly Outcome[]> {
+/** Two files at a time: sessions mostly wait, but two cores is what CI has. A machine without KVM keeps both busy. */
+async function runTests(suite: Suite, files: readonly string[], most: number): Promise<readonly Outcome[]> {
   if (files.length === 0) return []
+  process.env[RUNTIME_VARIABLE] = suite.runtime
+  const slow = all || suite.runtime !== 'os-sandbox'
   return await watch(
-    run({ files, cwd: root, concurrency, timeout: all ? 2_400_000 : 300_000, execArgv: [] }),
+    run({
+      files: files.map((file) => join(root, file)),
+      cwd: root,
+      concurrency: suite.runtime === 'microvm' ? 1 : most,
+      timeout: slow ? 2_400_000 : 300_000,
+      execArgv: [],
+      ...(suite.names && { testNamePatterns: [suite.names] }),
+    }),
     root,
   )
 }
@@ -100,16 +124,14 @@ async function runTests(files: string[], concurrency: number): Promise<readonly 
  * holds the processors; what is wrong fails again. What passed only then is listed by name, never silent.
  */
 async function secondLook(
+  suite: Suite,
   outcomes: readonly Outcome[],
 ): Promise<{ outcomes: readonly Outcome[]; unsteady: readonly Outcome[] }> {
   const failed = outcomes.filter((outcome) => outcome.state === 'failed')
   const files = [...new Set(failed.map((outcome) => outcome.file))]
   if (files.length === 0 || files.length > DISTURBED) return { outcomes, unsteady: [] }
   console.log(`— once more, alone: ${files.join(', ')}`)
-  const again = await runTests(
-    files.map((file) => join(root, file)),
-    1,
-  )
+  const again = await runTests(suite, files, 1)
   const stillFailed = new Set(again.filter((one) => one.state === 'failed').map((one) => one.file))
   return {
     outcomes: [...outcomes.filter((one) => !files.includes(one.file)), ...again],

@@ -1,6 +1,9 @@
 /** Tests of one catalogued attack, named so that the runner can make the case table from them. */
 import { appendFileSync } from 'node:fs'
 import { test } from 'node:test'
+import type { RuntimeName } from '../../src/profile/plan.ts'
+import { NOT_ON } from '../cases/runtimes.ts'
+import { RUNTIME, withoutRuntime } from './runtime.ts'
 import { type As, unavailable } from './users.ts'
 
 /** Environment variable with the file to which cases append what they saw; set by test/run.ts. */
@@ -11,6 +14,7 @@ const VARIANTS: readonly As[] = ['user', 'root']
 export interface Observation {
   readonly id: string
   readonly as: As
+  readonly runtime: RuntimeName
   readonly got: string
 }
 
@@ -20,12 +24,17 @@ export interface Observation {
  */
 export const attack = attackIn(null)
 
-/** The same for cases that need something of the machine: `missing` is the reason to skip them, or null. */
+/**
+ * The same for cases that need something of the machine: `missing` is the reason to skip them, or null. In a suite of
+ * another runtime, what cannot apply there is no test; the table case × runtime says why.
+ */
 export function attackIn(missing: string | null) {
+  const reason = missing ?? withoutRuntime(RUNTIME)
   return (id: string, title: string, body: (as: As) => Promise<string>): void => {
+    if (RUNTIME !== 'os-sandbox' && id in NOT_ON[RUNTIME]) return
     for (const as of VARIANTS)
-      test(`${id} ${as}: ${title}`, { skip: missing ?? unavailable(as) ?? false }, async () => {
-        observe({ id, as, got: await body(as) })
+      test(`${id} ${as}: ${title}`, { skip: reason ?? unavailable(as) ?? false }, async () => {
+        observe({ id, as, runtime: RUNTIME, got: await body(as) })
       })
   }
 }

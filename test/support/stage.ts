@@ -9,7 +9,9 @@ import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import type { Summary } from '../../src/session/end.ts'
 import { endProcesses } from './processes.ts'
+import { placeImage } from './place-image.ts'
 import { type Product, product } from './product.ts'
+import { onRuntime, PATIENCE, RUNTIME } from './runtime.ts'
 import { account, type As, identity } from './users.ts'
 
 export interface Ran {
@@ -47,7 +49,7 @@ export interface RunOptions {
   readonly input?: string
   readonly env?: Readonly<Record<string, string>>
   readonly cwd?: string
-  /** Milliseconds; the command is killed after it. */
+  /** Milliseconds on os-sandbox, more on slower runtimes; the command is killed after it. */
   readonly timeout?: number
   /** Descriptors beyond 2 to hand over, for tests of inheritance. */
   readonly extraFds?: readonly number[]
@@ -74,14 +76,6 @@ const SPEC = {
   isolation: { runtime: 'os-sandbox', limits: 'partly', memory: '4GiB', processes: 512, wallclock: '5m' },
   files: [{ path: '${project}', access: 'write' }],
   network: [],
-}
-
-/** `AMBIT_TEST_RUNTIME` runs every session of a test file on another runtime: one suite for all of them. */
-const RUNTIME = process.env.AMBIT_TEST_RUNTIME
-
-function onRuntime(spec: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {
-  if (RUNTIME === undefined) return spec
-  return { ...spec, isolation: { ...(spec.isolation as object | undefined), runtime: RUNTIME } }
 }
 
 // Every stage of a file cleans up when its process ends.
@@ -156,6 +150,7 @@ export class Stage {
 
   /** Runs any program, outside, as the stage's user with the stage's environment. */
   async command(argv: readonly string[], options: RunOptions = {}): Promise<Ran> {
+    if (RUNTIME === 'microvm') await placeImage(this)
     const started = performance.now()
     const child = spawn(argv[0] ?? '', argv.slice(1), {
       ...identity(this.as),
@@ -168,7 +163,7 @@ export class Stage {
     })
     child.stdin?.end(options.input ?? '')
     if (child.pid !== undefined) options.onStart?.(child.pid)
-    const timer = setTimeout(() => child.kill('SIGKILL'), options.timeout ?? 90_000)
+    const timer = setTimeout(() => child.kill('SIGKILL'), (options.timeout ?? 90_000) * PATIENCE)
     const output = [collect(child.stdout), collect(child.stderr)]
     const [code, signal] = await new Promise<[number | null, NodeJS.Signals | null]>((resolve, reject) => {
       child.once('error', reject)
@@ -191,11 +186,12 @@ export class Stage {
   /** Writes the profile, in YAML's JSON form, and returns its path. */
   profile(spec: Readonly<Record<string, unknown>> = {}): string {
     const path = join(this.root, `profile-${++this.#runs}.yaml`)
+    const merged: Readonly<Record<string, unknown>> = { ...SPEC, ...this.spec, ...spec }
     const document = {
       apiVersion: 'ambit/v1',
       kind: 'Profile',
       metadata: { name: 'case', title: 'A case of the test suite' },
-      spec: onRuntime({ ...SPEC, ...this.spec, ...spec }),
+      spec: { ...merged, isolation: onRuntime(merged.isolation) },
     }
     writeFileSync(path, JSON.stringify(document, null, 2))
     chmodSync(path, 0o644)

@@ -1,0 +1,40 @@
+/** The image of microVMs, made once for all tests, put where a stage's sessions look for it. */
+import { chownSync, copyFileSync, existsSync, linkSync, mkdirSync, readdirSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { imagesDir, keysDir } from '../../src/lib/paths.ts'
+import { testImage } from './guest.ts'
+import { account, type As } from './users.ts'
+
+/** Puts the image, and the key that signed it, into the state directory of a stage. */
+export async function placeImage(stage: { readonly as: As; readonly ambitHome: string }): Promise<void> {
+  const { paths } = await testImage()
+  const own = { ...paths, state: join(stage.ambitHome, 'state') }
+  const { uid, gid } = account(stage.as)
+  const give = (path: string): void => {
+    if (process.getuid?.() === 0) chownSync(path, uid, gid)
+  }
+  const makeDir = (path: string): void => {
+    if (existsSync(path)) return
+    mkdirSync(path, { mode: 0o700 })
+    give(path)
+  }
+  const to = join(imagesDir(own), 'default')
+  if (existsSync(to)) return
+  for (const dir of [own.state, dirname(to), to, keysDir(own)]) makeDir(dir)
+  const from = join(imagesDir(paths), 'default')
+  for (const name of readdirSync(from)) linkOrCopy(join(from, name), join(to, name))
+  for (const name of readdirSync(keysDir(paths))) {
+    const key = join(keysDir(own), name)
+    copyFileSync(join(keysDir(paths), name), key)
+    give(key)
+  }
+}
+
+/** The root image has a hundred MiB. */
+function linkOrCopy(from: string, to: string): void {
+  try {
+    linkSync(from, to)
+  } catch {
+    copyFileSync(from, to)
+  }
+}

@@ -1,0 +1,38 @@
+/** The runtime that the sessions of a test run have: `./dev test --runtime R` is the same suite on another one. */
+import { existsSync } from 'node:fs'
+import { type RuntimeName, RUNTIMES } from '../../src/profile/plan.ts'
+import { withoutPrograms } from './programs.ts'
+
+/** Environment variable that names it; set by test/run.ts. */
+export const RUNTIME_VARIABLE = 'AMBIT_TEST_RUNTIME'
+
+export const RUNTIME: RuntimeName = parseRuntime(process.env[RUNTIME_VARIABLE] ?? 'os-sandbox')
+
+/** @throws TypeError with the names that there are. */
+export function parseRuntime(name: string): RuntimeName {
+  const runtime = RUNTIMES.find((one) => one === name)
+  if (runtime) return runtime
+  throw new TypeError(`no runtime is named ${name}: it is one of ${RUNTIMES.join(', ')}`)
+}
+
+/** Why sessions of a runtime cannot be tested on this machine, or null. */
+export function withoutRuntime(runtime: RuntimeName): string | null {
+  if (runtime === 'container') return withoutPrograms('runsc')
+  if (runtime === 'os-sandbox') return null
+  if (process.arch !== 'x64') return 'the microvm machine is x86-64 only'
+  const missing = withoutPrograms('qemu-system-x86_64', 'mkfs.erofs', 'veritysetup', 'apt-get')
+  return missing ?? (existsSync('/dev/net/tun') ? null : 'no /dev/net/tun')
+}
+
+/** The isolation of a profile that does not name another runtime itself, for the runtime of this run. */
+export function onRuntime(isolation: unknown): unknown {
+  const own = (isolation ?? {}) as { readonly runtime?: unknown; readonly memory?: unknown }
+  const isPlain = own.runtime === undefined || own.runtime === 'os-sandbox'
+  if (RUNTIME === 'os-sandbox' || !isPlain) return isolation
+  // A machine has all its memory from the start, and a guest's tests need little of it.
+  const memory = RUNTIME === 'microvm' && own.memory === '4GiB' ? { memory: '512MiB' } : {}
+  return { ...own, ...memory, runtime: RUNTIME }
+}
+
+/** How much longer a command may take than on the host's own kernel before a test gives it up. */
+export const PATIENCE: number = { 'os-sandbox': 1, container: 2, microvm: 4 }[RUNTIME]
