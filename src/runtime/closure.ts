@@ -5,6 +5,7 @@ import { printable } from '../lib/printable.ts'
 import { adapterFor } from './agents.ts'
 import { digestCache, measureTrees } from './closure/digest.ts'
 import { isWithin } from './closure/guard.ts'
+import { outermost, type SystemProgram } from './closure/machine.ts'
 import { locate, type Lookup } from './closure/locate.ts'
 import { interpretersOf, isInRoot, type Program, programAt, type Surroundings } from './closure/program.ts'
 import { shownTrees } from './closure/shown-trees.ts'
@@ -28,6 +29,8 @@ export interface Agent {
   readonly mounts: readonly { readonly path: string }[]
   /** Links in BIN: the command and its interpreters, so that `env node` finds them. */
   readonly links: readonly { readonly name: string; readonly target: string }[]
+  /** Those of its programs that lie in the system's directories, which a machine does not share. */
+  readonly system: readonly SystemProgram[]
   /** Directories for PATH inside, first one first. */
   readonly pathDirs: readonly string[]
   /** SHA-256, hex, over the package trees and interpreters; null where they lie in the session's own roots or are too large. */
@@ -62,6 +65,7 @@ export function resolveAgent(command: string, around: Surroundings): Agent {
     links: programs
       .filter((program) => !isSystem(program.seen))
       .map((program) => ({ name: basename(program.seen), target: program.real })),
+    system: programs.filter(({ real }) => isSystem(real)).map(systemProgram),
     pathDirs: [...new Set(programs.map((program) => dirname(program.seen)))].filter(
       (dir) => isVisible(dir, visible) && !isSystem(dir),
     ),
@@ -73,16 +77,17 @@ export function resolveAgent(command: string, around: Surroundings): Agent {
   }
 }
 
+const systemProgram = ({ seen, real, trees }: Program): SystemProgram => ({
+  seen,
+  real,
+  trees: trees.filter(({ kind }) => kind !== 'system').map(({ path }) => path),
+})
+
 /** Parts of a tree that are mounted: all of it, but of a Homebrew prefix not `var` and only some of `etc`. */
 function mountPaths(tree: Tree): string[] {
   if (tree.kind !== 'brew') return [tree.path]
   const parts = ['Cellar', 'opt', 'bin', 'lib', 'libexec', 'share', 'etc/openssl@3', 'etc/ca-certificates']
   return parts.map((part) => `${tree.path}/${part}`).filter((path) => existsSync(path))
-}
-
-function outermost(paths: string[]): string[] {
-  const all = [...new Set(paths)].sort()
-  return all.filter((path) => !all.some((other) => other !== path && isWithin(path, other)))
 }
 
 const isVisible = (path: string, visible: readonly string[]): boolean =>

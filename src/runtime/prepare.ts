@@ -6,8 +6,10 @@ import { isMemory, makeMemoryDir } from '../lib/memory-dir.ts'
 import { agentHomesDir, type Paths } from '../lib/paths.ts'
 import { adapterFor } from './agents.ts'
 import { buildLaunchSpec, HOSTNAME, type LaunchInput } from './build-launch-spec.ts'
+import { type Agent, BIN } from './closure.ts'
 import type { Plan } from '../profile/plan.ts'
 import { isWithin } from './closure/guard.ts'
+import { inMachine } from './closure/machine.ts'
 import { boundSockets } from './closure/sockets.ts'
 import { gitIdentity } from './git-identity.ts'
 import { takeHome } from './home.ts'
@@ -40,7 +42,8 @@ export interface PreparedLaunch {
  * @throws AmbitError ERR_RUNTIME_MISSING when a tool is not installed, ERR_PATH_FORBIDDEN for a home that is no home.
  */
 export function prepareLaunch(request: LaunchRequest): PreparedLaunch {
-  const { agent, env } = request
+  const { env } = request
+  const agent = shownAgent(request)
   refuseSockets(request.plan)
   const tools = { bwrap: findTool('bwrap', 'bubblewrap') }
   const caller = userInfo()
@@ -61,6 +64,7 @@ export function prepareLaunch(request: LaunchRequest): PreparedLaunch {
   makeEtc(etc, host)
   const spec = buildLaunchSpec({
     ...request,
+    agent,
     adapter,
     home: { inside, outside: home.path },
     owner,
@@ -79,6 +83,9 @@ export function prepareLaunch(request: LaunchRequest): PreparedLaunch {
     })
   return { spec, fillEtc }
 }
+
+const shownAgent = ({ agent, cell }: LaunchRequest): Agent =>
+  cell.kind === 'vm' ? inMachine(agent, cell.programs, BIN) : agent
 
 /**
  * Before a machine stands the view, which is the caller; root's agents elsewhere have a uid of their own, and so homes

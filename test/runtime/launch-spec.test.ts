@@ -19,6 +19,7 @@ const agent: Agent = {
     { name: 'node', target: '/x/node' },
     { name: 'node', target: '/y/node' },
   ],
+  system: [],
   pathDirs: [`${HOME}/.nvm/versions/node/v22/bin`],
   digest: null,
   notes: [],
