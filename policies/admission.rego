@@ -1,6 +1,6 @@
 # Admission: may this user, device, agent and profile meet at all?
 #
-# The answer is `decision`. A module of your own in the same package may add reasons to `deny`:
+# The answer is `decision`. A module of your own in the same package may add reasons to `deny`, and to `raise`:
 #
 #     package ambit.admission
 #     import rego.v1
@@ -8,16 +8,23 @@
 #         startswith(input.user.name, "ext-")
 #         input.profile.name != "reader"
 #     }
+#     raise contains {"runtime": "container", "reason": "acme.contractors"} if startswith(input.user.name, "ext-")
+#
+# Neither can be taken back: the strongest runtime that anything asks for is the least that a session gets.
 #
 # Settings are read from `data.ambit.config`, the file policies/data.json of the configuration directory:
 #
 #     allowed_profiles   names of profiles; unset allows all
 #     allowed_users      names of users; unset allows all
 #     agents             digests of agents, SHA-256 hex; unset allows all
+#     known_agents       digests of agents, SHA-256 hex; any other agent gets at least a container. Unset: all are known
+#     high_risk_users    names of users whose sessions get a microVM, whatever the profile asks for
 #     trusted_origins    where profile files may come from: shipped, yours, file; unset allows all
-#     runtimes           least runtime by label, e.g. {"confidential": "container"}
+#     runtimes           least runtime by label, e.g. {"confidential": "container"}; regulated has microvm, no less
 #     mount_label        highest label that `via: mount` may show; default internal
 #     acceptance         "terminal": a person at a terminal accepts the sheet, never --yes
+#
+# A setting that is not one of these, or of another form, denies every session: a list that nobody reads protects nobody.
 package ambit.admission
 
 import rego.v1
@@ -26,6 +33,7 @@ decision := {
 	"effect": effect,
 	"reasons": sort([reason | some reason in deny]),
 	"runtime": runtime,
+	"raised": sort([asked | some asked in raise]),
 	"acceptance": acceptance,
 }
 
@@ -94,11 +102,58 @@ deny contains "config.unknown-runtime" if {
 	not known_runtime(label, name)
 }
 
-# The strongest of what the labels ask for; null leaves it to the profile.
+# Also for a module that raises to what nobody has.
+deny contains "raise.unknown-runtime" if {
+	some asked in raise
+	not known_raise(asked)
+}
+
+deny contains sprintf("config.unknown-setting:%s", [name]) if {
+	some name in (object.keys(config) - settings)
+}
+
+deny contains sprintf("config.malformed:%s", [name]) if {
+	some name in names_lists
+	name in object.keys(config)
+	not list_of_names(config[name])
+}
+
+deny contains "config.malformed:runtimes" if {
+	"runtimes" in object.keys(config)
+	not is_object(config.runtimes)
+}
+
+deny contains "config.malformed:mount_label" if not object.get(config, "mount_label", "internal") in object.keys(ranks)
+
+deny contains "config.malformed:acceptance" if object.get(config, "acceptance", "terminal") != "terminal"
+
+deny contains "config.malformed" if {
+	some value in [data.ambit.config]
+	not is_object(value)
+}
+
+# Each asks for at least this runtime, and says why.
+raise contains {"runtime": name, "reason": sprintf("label.%s", [label])} if {
+	some label, name in runtimes
+	rank(label) <= rank(input.profile.label)
+}
+
+raise contains {"runtime": "microvm", "reason": "label.regulated"} if rank(input.profile.label) >= rank("regulated")
+
+raise contains {"runtime": "microvm", "reason": "user.high-risk"} if input.user.name in config.high_risk_users
+
+# What is on the list of those admitted is known, too.
+raise contains {"runtime": "container", "reason": "agent.unknown"} if {
+	count(object.keys(config) & {"agents", "known_agents"}) > 0
+	not listed_agent
+	not known_agent
+}
+
+# The strongest of what is asked for; null leaves it to the profile.
 default runtime := null
 
 runtime := strongest if {
-	wanted := {strength[name] | some label, name in runtimes; rank(label) <= rank(input.profile.label)}
+	wanted := {strength[asked.runtime] | some asked in raise}
 	count(wanted) > 0
 	some strongest, value in strength
 	value == max(wanted)
@@ -125,13 +180,33 @@ listed_user if input.user.name in config.allowed_users
 
 listed_agent if input.agent.digest in config.agents
 
+known_agent if input.agent.digest in config.known_agents
+
 trusted_origin if input.profile.origin in config.trusted_origins
 
 default config := {}
 
-config := data.ambit.config
+config := data.ambit.config if is_object(data.ambit.config)
 
-runtimes := object.union({"regulated": "microvm"}, object.get(config, "runtimes", {}))
+default runtimes := {}
+
+runtimes := config.runtimes if is_object(config.runtimes)
+
+names_lists := {"allowed_profiles", "allowed_users", "agents", "known_agents", "high_risk_users", "trusted_origins"}
+
+settings := names_lists | {"runtimes", "mount_label", "acceptance"}
+
+list_of_names(value) if {
+	is_array(value)
+	every name in value {
+		is_string(name)
+	}
+}
+
+known_raise(asked) if {
+	asked.runtime in object.keys(strength)
+	is_string(asked.reason)
+}
 
 ranks := {"public": 0, "internal": 1, "confidential": 2, "regulated": 3}
 

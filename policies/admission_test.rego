@@ -23,10 +23,12 @@ with_profile(change) := object.union(writer, {"profile": object.union(writer.pro
 
 as_root(doc) := object.union(doc, {"user": {"name": "root", "uid": 0}})
 
+because(runtime, reason) := {"runtime": runtime, "reason": reason}
+
 root(change) := [object.union(writer.profile.roots[0], change)]
 
 test_allows_writer if {
-	admission.decision == {"effect": "allow", "reasons": [], "runtime": null, "acceptance": null} with input as writer
+	admission.decision == {"effect": "allow", "reasons": [], "runtime": null, "raised": [], "acceptance": null} with input as writer
 }
 
 test_allows_writer_as_root if admission.decision.effect == "allow" with input as as_root(writer)
@@ -107,7 +109,7 @@ test_uninspected_hosts_are_cleared_for_internal_at_most if {
 
 test_regulated_needs_microvm_and_a_terminal if {
 	d := admission.decision with input as with_profile({"label": "regulated"})
-	d == {"effect": "allow", "reasons": [], "runtime": "microvm", "acceptance": "terminal"}
+	d == {"effect": "allow", "reasons": [], "runtime": "microvm", "raised": [because("microvm", "label.regulated")], "acceptance": "terminal"}
 }
 
 test_runtime_by_label if {
@@ -120,6 +122,70 @@ test_runtime_by_label if {
 test_unknown_runtime_denies if {
 	admission.decision.effect == "deny" with input as writer with data.ambit.config as {"runtimes": {"internal": "jail"}}
 }
+
+test_regulated_has_microvm_and_no_less if {
+	config := {"runtimes": {"regulated": "os-sandbox"}}
+	d := admission.decision with input as with_profile({"label": "regulated"}) with data.ambit.config as config
+	d.runtime == "microvm"
+}
+
+test_high_risk_user_gets_microvm if {
+	config := {"high_risk_users": ["bob", "alice"]}
+	d := admission.decision with input as writer with data.ambit.config as config
+	d.effect == "allow"
+	d.runtime == "microvm"
+	d.raised == [because("microvm", "user.high-risk")]
+	admission.decision.runtime == null with input as writer with data.ambit.config as {"high_risk_users": ["bob"]}
+}
+
+test_unknown_agent_gets_container_where_a_list_is_configured if {
+	known := admission.decision with input as writer with data.ambit.config as {"known_agents": ["aa"]}
+	known.runtime == null
+	unknown := admission.decision with input as writer with data.ambit.config as {"known_agents": ["bb"]}
+	unknown.effect == "allow"
+	unknown.runtime == "container"
+	unknown.raised == [because("container", "agent.unknown")]
+	none := admission.decision with input as writer with data.ambit.config as {"known_agents": []}
+	none.runtime == "container"
+	admission.decision.runtime == null with input as writer
+}
+
+test_agent_without_digest_is_unknown if {
+	nameless := object.union(writer, {"agent": object.union(writer.agent, {"digest": null})})
+	admission.decision.runtime == "container" with input as nameless with data.ambit.config as {"known_agents": ["aa"]}
+}
+
+test_admitted_agent_is_known if {
+	admission.decision.runtime == null with input as writer with data.ambit.config as {"agents": ["aa"], "known_agents": []}
+}
+
+test_the_strongest_of_all_reasons if {
+	config := {"runtimes": {"internal": "container"}, "high_risk_users": ["alice"], "known_agents": []}
+	d := admission.decision with input as writer with data.ambit.config as config
+	d.runtime == "microvm"
+	d.raised == sort([because("container", "agent.unknown"), because("container", "label.internal"), because("microvm", "user.high-risk")])
+}
+
+# Whoever misspells a list must not believe that it protects.
+test_malformed_settings_deny if {
+	every config in malformed {
+		denies_with(config)
+	}
+}
+
+malformed := [
+	{"high_risk_user": ["alice"]},
+	{"high_risk_users": "alice"},
+	{"high_risk_users": [1]},
+	{"known_agents": null},
+	{"runtimes": ["microvm"]},
+	{"runtimes": {"secret": "microvm"}},
+	{"mount_label": "nonsense"},
+	{"acceptance": "terminals"},
+	"microvm",
+]
+
+denies_with(config) if admission.decision.effect == "deny" with input as writer with data.ambit.config as config
 
 test_acceptance_at_the_terminal if {
 	admission.decision.acceptance == null with input as writer

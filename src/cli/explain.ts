@@ -17,7 +17,10 @@ exit status: 0 when such a session could start, 126 when it is refused.
 example:
   ambit explain --profile reader --project ~/work/ledger -- codex
 `,
-  options: { ...SESSION_OPTIONS, json: { type: 'boolean', help: 'the sheet and the compiled plan as JSON' } },
+  options: {
+    ...SESSION_OPTIONS,
+    json: { type: 'boolean', help: 'sheet, digest of the agent and compiled plan as JSON' },
+  },
   run: async (args, context) => {
     const request = sessionRequest(command, args, context)
     const resolved = resolveSession({
@@ -26,12 +29,15 @@ example:
     })
     const sheet = sheetOf(resolved, context.color && Boolean(process.stdout.isTTY))
     if (!flag(args, 'json')) context.out(sheet.text)
-    else
+    else {
+      const { plan, runtime, raised } = resolved
+      const { name, version, digest, executable } = resolved.agent
+      const agent = { name, version, digest, executable }
+      const { digest: grant, lines } = sheet
       context.out(
-        printableJson(
-          JSON.stringify({ digest: sheet.digest, lines: sheet.lines, plan: resolved.plan }, null, 2),
-        ),
+        printableJson(JSON.stringify({ digest: grant, runtime, raised, agent, lines, plan }, null, 2)),
       )
+    }
     return 0
   },
 }

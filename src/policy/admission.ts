@@ -28,8 +28,17 @@ export interface Admission {
   readonly reasons: readonly string[]
   /** The least isolation that policy accepts; null leaves it to the profile. */
   readonly runtime: RuntimeName | null
+  /** Each runtime that a rule asks for as the least, and why. */
+  readonly raised: readonly Raised[]
   /** `terminal`: only a person at a terminal may accept the sheet, never `--yes`. */
   readonly acceptance: 'terminal' | null
+}
+
+/** One rule's least runtime. */
+export interface Raised {
+  readonly runtime: RuntimeName
+  /** Stable reason code, e.g. `label.regulated`; printable. */
+  readonly reason: string
 }
 
 const RULE = 'data.ambit.admission.decision'
@@ -38,6 +47,7 @@ const answer = z.strictObject({
   effect: z.enum(['allow', 'deny']),
   reasons: z.array(z.string().max(500)).max(100),
   runtime: z.enum(RUNTIMES).nullable(),
+  raised: z.array(z.strictObject({ runtime: z.enum(RUNTIMES), reason: z.string().min(1).max(500) })).max(100),
   acceptance: z.literal('terminal').nullable(),
 })
 
@@ -75,12 +85,14 @@ function parseAnswer(json: string): Admission {
   const reasons = parsed.data.reasons.map((reason) => printable(reason))
   // "allow" with reasons against is no answer.
   if (parsed.data.effect === 'allow' && reasons.length > 0) return denied('policy.malformed-decision')
-  return { ...parsed.data, reasons }
+  const raised = parsed.data.raised.map(({ runtime, reason }) => ({ runtime, reason: printable(reason) }))
+  return { ...parsed.data, reasons, raised }
 }
 
 const denied = (reason: string): Admission => ({
   effect: 'deny',
   reasons: [reason],
   runtime: null,
+  raised: [],
   acceptance: null,
 })

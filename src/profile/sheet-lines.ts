@@ -273,16 +273,39 @@ export function desktopLines(plan: Plan): SheetLine[] {
 
 /** What a runtime is, for a person. */
 const RUNTIME_WORDS: Readonly<Record<RuntimeName, string>> = {
-  'os-sandbox': 'os-sandbox',
+  'os-sandbox':
+    "os-sandbox (on this machine's own kernel, behind namespaces and a filter of what may be asked of it)",
   container: "container (gVisor: a kernel of its own, so that the host's is out of the agent's reach)",
-  microvm: 'microvm (a virtual machine of its own)',
+  microvm:
+    'microvm (a virtual machine of its own: a flaw in its kernel leads no further than into that machine)',
 }
 
-/** Runtime, limits, and whether they are enforced in full. */
-export function limitLines(plan: Plan, runtime: RuntimeName): SheetLine[] {
-  const { cpus, memory, processes, wallclock, disk, limits } = plan.isolation
-  const lines = [
+/** Reason codes of the shipped policy; another module's speak for themselves. */
+const RAISED_BY: Readonly<Record<string, string>> = {
+  'user.high-risk': 'policy counts you among the users at high risk',
+  'agent.unknown': "this agent's digest is on no list of policy's",
+  '--runtime': 'the command line asks for it',
+}
+
+/** Which runtime, what that means, and which rule made it more than the profile asks for. */
+export function runtimeLines(plan: Plan, { runtime, raised = [] }: SheetContext): SheetLine[] {
+  const { wallclock, runtime: asked } = plan.isolation
+  const words = (reason: string): string => {
+    const said = RAISED_BY[reason] ?? /^label\.(.+)$/.exec(reason)?.[1]?.concat(' data, or more, may be read')
+    return said === undefined ? reason : `${said} (${reason})`
+  }
+  return [
     line('fact', 'isolation', null, `in ${RUNTIME_WORDS[runtime]}, for at most ${formatDuration(wallclock)}`),
+    ...raised.map((reason) =>
+      line('fact', 'isolation', null, `in ${runtime} where the profile asks for ${asked}: ${words(reason)}`),
+    ),
+  ]
+}
+
+/** Limits, and whether they are enforced in full. */
+export function limitLines(plan: Plan): SheetLine[] {
+  const { cpus, memory, processes, disk, limits } = plan.isolation
+  const lines = [
     line(
       'fact',
       'isolation',

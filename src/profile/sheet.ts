@@ -13,6 +13,7 @@ import {
   fileLines,
   limitLines,
   networkLines,
+  runtimeLines,
   trackedLines,
 } from './sheet-lines.ts'
 
@@ -41,6 +42,8 @@ export interface SheetContext {
   readonly argv: readonly string[]
   /** The runtime that will be used: at least the profile's. */
   readonly runtime: RuntimeName
+  /** Why it is more than the profile's: reason codes of policy, `--runtime`. */
+  readonly raised?: readonly string[]
   readonly color: boolean
   /** `hiddenButTracked(plan)`; a machine's state, so no part of the digest. */
   readonly tracked?: readonly string[]
@@ -70,7 +73,8 @@ export function renderSheet(plan: Plan, context: SheetContext): Sheet {
     ...networkLines(plan),
     ...environmentLines(plan),
     ...desktopLines(plan),
-    ...limitLines(plan, context.runtime),
+    ...runtimeLines(plan, context),
+    ...limitLines(plan),
   ]
   const lines = unsorted
     .toSorted((a, b) => ORDER.indexOf(a.weight) - ORDER.indexOf(b.weight))

@@ -47,6 +47,7 @@ export function registerSession(resolved: Resolved, acceptance: Acceptance): Reg
     for (const name of ['view', 'launch']) layJournal(join(journals, `${name}.wal`))
     const journal = Journal.open(join(journals, 'run.wal'))
     journal.append(startOf(resolved, acceptance))
+    recordIsolation(journal, resolved)
     recordConfiguration(journal, acceptance)
     const told = openArguments(resolved, id, dir, startedAt)
     const recorded = recordStart(journal, connecting, told)
@@ -108,6 +109,19 @@ function leave(connecting: Promise<DaemonClient>): void {
     (daemon) => daemon.close(),
     () => undefined,
   )
+}
+
+/** Which rule made the isolation stronger than the profile asks for. */
+function recordIsolation(journal: Journal, { runtime, raised }: Resolved): void {
+  for (const reason of raised)
+    journal.append({
+      k: 'decision',
+      action: 'session.isolate',
+      effect: 'allow',
+      reason,
+      rule: null,
+      target: runtime,
+    })
 }
 
 /** Files of a changed configuration that go on record one by one. */

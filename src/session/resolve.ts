@@ -6,18 +6,17 @@ import { AmbitError } from '../lib/errors.ts'
 import { type Admission, decideAdmission } from '../policy/admission.ts'
 import { compilePlan } from '../profile/compile.ts'
 import { loadProfile } from '../profile/load.ts'
-import { type Plan, RUNTIMES, type RuntimeName } from '../profile/plan.ts'
+import type { Plan } from '../profile/plan.ts'
 import { type Agent, resolveAgent } from '../runtime/closure.ts'
 import { refuseUnavailable } from '../runtime/unavailable.ts'
+import { type Isolation, isolationOf } from './isolation.ts'
 import type { SessionRequest } from './request.ts'
 
-export interface Resolved {
+export interface Resolved extends Isolation {
   readonly request: SessionRequest
   readonly agent: Agent
   readonly plan: Plan
   readonly admission: Admission
-  /** The strongest of profile, policy and command line. */
-  readonly runtime: RuntimeName
   readonly workspace: string
   readonly user: { readonly name: string; readonly uid: number }
 }
@@ -61,8 +60,8 @@ export function resolveSession(request: SessionRequest): Resolved {
       'ask whoever keeps the policy, or choose another profile',
     )
   }
-  const needed = [plan.isolation.runtime, admission.runtime, request.runtime].filter((name) => name !== null)
-  return { request, agent, plan, admission, runtime: strongest(needed), workspace, user }
+  const isolation = isolationOf(plan.isolation.runtime, admission, request.runtime)
+  return { request, agent, plan, admission, ...isolation, workspace, user }
 }
 
 export const homeOf = (request: SessionRequest): string => request.env.HOME || userInfo().homedir
@@ -72,6 +71,3 @@ function defaultWorkspace(request: SessionRequest): string {
   const mark = createHash('sha256').update(request.project).digest('hex').slice(0, 6)
   return join(homeOf(request), 'ambit', `${basename(request.project) || 'root'}-${mark}`)
 }
-
-const strongest = (names: readonly RuntimeName[]): RuntimeName =>
-  RUNTIMES[Math.max(...names.map((name) => RUNTIMES.indexOf(name)))] ?? 'microvm'

@@ -20,6 +20,7 @@ export function sheetOf(
     agent: resolved.agent,
     argv: resolved.request.argv,
     runtime: resolved.runtime,
+    raised: resolved.raised,
     tracked: hiddenButTracked(resolved.plan),
     configuration,
     color,

@@ -43,8 +43,7 @@ export interface Wired {
  */
 export async function wireSession(session: Registered, front: Front): Promise<Wired> {
   const runtime = runtimeNamed(session.runtime)
-  const note = (fact: FactBody): void => session.journal.append(fact)
-  const cell = await runtime.cell({ paths: session.request.paths, plan: session.plan, note })
+  const cell = await cellFor(session, runtime)
   const state = new LiveState()
   // Reads of a plain mount pass no view and raise no label: what it holds counts as read.
   for (const root of session.plan.roots) if (root.via === 'mount') state.raiseLabel(root.label)
@@ -83,6 +82,18 @@ export async function wireSession(session: Registered, front: Front): Promise<Wi
     await world?.gone
     labels.close()
     throw error
+  }
+}
+
+/** A runtime that policy asks for and this machine lacks is no reason for a weaker one; the message says which rule. */
+async function cellFor(session: Registered, runtime: Runtime): Promise<LaunchCell> {
+  const note = (fact: FactBody): void => session.journal.append(fact)
+  try {
+    return await runtime.cell({ paths: session.request.paths, plan: session.plan, note })
+  } catch (error) {
+    if (!(error instanceof AmbitError) || session.raised.length === 0) throw error
+    const why = `${error.why} (needed for ${session.raised.join(', ')})`
+    throw new AmbitError(error.code, error.what, why, error.remedy, { cause: error })
   }
 }
 

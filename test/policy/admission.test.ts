@@ -31,7 +31,13 @@ const MODULE = 'package ambit.admission\nimport rego.v1\n'
 test('the shipped policy admits the shipped profiles', () => {
   using world = new World()
   for (const name of ['reader', 'writer', 'cloud']) {
-    assert.deepEqual(decideIn(world, name), { effect: 'allow', reasons: [], runtime: null, acceptance: null })
+    assert.deepEqual(decideIn(world, name), {
+      effect: 'allow',
+      reasons: [],
+      runtime: null,
+      raised: [],
+      acceptance: null,
+    })
   }
 })
 
@@ -43,6 +49,7 @@ test('settings in data.json decide', () => {
     effect: 'deny',
     reasons: ['profile.not-allowed'],
     runtime: null,
+    raised: [],
     acceptance: 'terminal',
   })
   assert.equal(decideIn(world, 'reader').effect, 'allow')
@@ -55,6 +62,7 @@ test('a label raises the runtime', () => {
     effect: 'allow',
     reasons: [],
     runtime: 'microvm',
+    raised: [{ runtime: 'microvm', reason: 'label.regulated' }],
     acceptance: 'terminal',
   })
 })
@@ -67,11 +75,27 @@ test("a user's module adds reasons to deny, and cannot take one away", () => {
   assert.equal(decideIn(world, 'reader').effect, 'allow')
   using other = withPolicy({
     'data.json': '{"ambit":{"config":{"allowed_profiles":[]}}}',
-    'loose.rego': `${MODULE}decision := {"effect": "allow", "reasons": [], "runtime": null, "acceptance": null}\n`,
+    'loose.rego': `${MODULE}decision := {"effect": "allow", "reasons": [], "runtime": null, "raised": [], "acceptance": null}\n`,
   })
   const admission = decideIn(other)
   assert.equal(admission.effect, 'deny')
   assert.match(admission.reasons.join(), /policy\.failed/)
+})
+
+test("a user's module raises the runtime, and cannot lower it", () => {
+  const raise = (runtime: string): string =>
+    `raise contains {"runtime": "${runtime}", "reason": "acme.rule"}\n`
+  using world = withPolicy({ 'acme.rego': MODULE + raise('container') })
+  const { effect, runtime, raised } = decideIn(world)
+  assert.deepEqual(
+    { effect, runtime, raised },
+    { effect: 'allow', runtime: 'container', raised: [{ runtime: 'container', reason: 'acme.rule' }] },
+  )
+  using risky = withPolicy({
+    'acme.rego': MODULE + raise('os-sandbox'),
+    'data.json': '{"ambit":{"config":{"high_risk_users":["alice"]}}}',
+  })
+  assert.equal(decideIn(risky).runtime, 'microvm')
 })
 
 for (const [what, text, reason] of [
@@ -81,6 +105,11 @@ for (const [what, text, reason] of [
     /^policy\.failed: .*broken\.rego:3:\d+/,
   ],
   ['contradicts itself', 'effect := "allow"\neffect := "deny"\n', /^policy\.failed/],
+  [
+    'raises to what nobody has',
+    'raise contains {"runtime": "jail", "reason": "x"}\n',
+    /^(policy\.malformed-decision|raise\.unknown-runtime)$/,
+  ],
   ['gives reasons that are no text', 'deny contains {"a": 1}\n', /^policy\.malformed-decision$/],
   [
     'takes for ever',
@@ -148,7 +177,7 @@ test('reasons are escaped', () => {
 test('`ambit policy test` runs the shipped tests and reports a failing one', () => {
   using world = new World()
   const shipped = runPolicyTests(world.paths)
-  assert.ok(shipped.length >= 25)
+  assert.ok(shipped.length >= 30)
   assert.deepEqual(
     shipped.filter((result) => !result.passed),
     [],

@@ -13,9 +13,11 @@ import { type Random, xorshift } from '../../fuzz/fuzz.ts'
 import { isAddress, matchesHost, parseHost } from '../../src/lib/host.ts'
 import { native } from '../../src/lib/native.ts'
 import { matchesPath } from '../../src/lib/url-path.ts'
+import { decideAdmission } from '../../src/policy/admission.ts'
 import { decide } from '../../src/policy/decide.ts'
 import { openRuntimePolicy } from '../../src/policy/runtime.ts'
-import { LABELS, type Label, type Plan } from '../../src/profile/plan.ts'
+import { LABELS, type Label, type Plan, RUNTIMES, type RuntimeName } from '../../src/profile/plan.ts'
+import { isolationOf } from '../../src/session/isolation.ts'
 import { startUpstream } from '../fixtures/servers/upstream.ts'
 import { type Bench, startBench, testCa } from '../gate/harness.ts'
 import { header, World } from '../profile/support.ts'
@@ -347,6 +349,85 @@ test('what `ambit explain` shows is the plan that decides', {
       )
     }
   }
+})
+
+interface Setting {
+  readonly label: Label
+  readonly profile: RuntimeName
+  readonly asked: RuntimeName | null
+  readonly digest: string | null
+  readonly config: {
+    readonly known_agents?: readonly string[]
+    readonly agents?: readonly string[]
+    readonly high_risk_users?: readonly string[]
+    readonly runtimes?: Readonly<Partial<Record<Label, RuntimeName>>>
+  }
+}
+
+function randomSetting(random: Random): Setting {
+  const pick = pickOf(random)
+  const maybe = <K extends string, V>(key: K, value: V) =>
+    random(2) === 0 ? ({ [key]: value } as { [P in K]: V }) : {}
+  return {
+    label: pick(LABELS),
+    profile: pick(['os-sandbox', 'os-sandbox', ...RUNTIMES]),
+    asked: pick([null, null, ...RUNTIMES]),
+    digest: pick(['aa', 'bb', null]),
+    config: {
+      ...maybe('known_agents', pick([['aa'], ['bb', 'cc'], []])),
+      ...(random(4) === 0 ? { agents: ['aa', 'bb'] } : {}),
+      ...(random(4) === 0 ? { high_risk_users: pick([['alice'], ['bob'], []]) } : {}),
+      ...maybe('runtimes', { [pick(LABELS)]: pick(RUNTIMES), [pick(LABELS)]: pick(RUNTIMES) }),
+    },
+  }
+}
+
+/** From docs/operations.md alone. Null: no session. */
+function oracleRuntime({ label, profile, asked, digest, config }: Setting): RuntimeName | null {
+  const { agents, known_agents: known, high_risk_users: risky } = config
+  if (agents && (digest === null || !agents.includes(digest))) return null
+  const wanted: RuntimeName[] = [profile]
+  if (asked) wanted.push(asked)
+  if (label === 'regulated' || risky?.includes('alice')) wanted.push('microvm')
+  const listed = [...(agents ?? []), ...(known ?? [])]
+  if ((agents || known) && (digest === null || !listed.includes(digest))) wanted.push('container')
+  for (const from of LABELS) {
+    const least = config.runtimes?.[from]
+    if (least && LABELS.indexOf(from) <= LABELS.indexOf(label)) wanted.push(least)
+  }
+  return RUNTIMES.findLast((name) => wanted.includes(name)) ?? null
+}
+
+test('the runtime is the strongest that profile, policy and command line ask for', () => {
+  const random = xorshift(SEED)
+  const seen = new Set<string>()
+  for (let round = 0; round < 150; round++) {
+    const setting = randomSetting(random)
+    const { label, profile, asked, digest, config } = setting
+    world.write('ambit/config/policies/data.json', JSON.stringify({ ambit: { config } }))
+    const plan = world.plan(
+      `  isolation: { runtime: ${profile} }\n  files: [{ path: "\${project}", access: read, label: ${label} }]\n`,
+    )
+    const admission = decideAdmission(
+      {
+        user: { name: 'alice', uid: 1000 },
+        device: { hostname: 'h', os: 'linux' },
+        agent: { name: 'codex', version: null, digest, path: '/opt/codex' },
+        plan,
+        accepted: true,
+      },
+      world.paths,
+    )
+    const got = isolationOf(profile, admission, asked)
+    const what = `seed ${SEED}: ${JSON.stringify({ setting, admission, got })}`
+    const expected = oracleRuntime(setting)
+    assert.equal(admission.effect === 'allow' ? got.runtime : null, expected, what)
+    if (expected === null) continue
+    assert.equal(got.raised.length > 0, got.runtime !== profile, what)
+    if (got.raised.some((reason) => reason !== '--runtime')) seen.add(got.runtime)
+  }
+  world.write('ambit/config/policies/data.json', '{}')
+  assert.deepEqual(seen, new Set(['container', 'microvm']), 'control: policy raised to both')
 })
 
 test('an approval holds for the very host that it names', () => {

@@ -88,6 +88,14 @@ function admissionCases(): Case[] {
     {},
     { allowed_profiles: ['reader'], allowed_users: ['alice'], agents: ['aa'] },
     { allowed_profiles: null, runtimes: { internal: 'container' }, acceptance: 'terminal' },
+    { high_risk_users: ['alice'], known_agents: ['aa'], runtimes: { regulated: 'os-sandbox' } },
+    { known_agents: [], agents: ['aa'] },
+    { known_agents: ['bb'], runtimes: { public: 'container', confidential: 'microvm' } },
+    { known_agents: 'aa', high_risk_users: [7] },
+    { high_risk_user: ['alice'], mount_label: 'nonsense', acceptance: 'no' },
+    { runtimes: ['microvm'] },
+    'microvm',
+    null,
     { runtimes: { secret: 'microvm' }, trusted_origins: ['yours'], mount_label: 'confidential' },
   ]
   const odd = [{}, [], null, 'x', 1, { profile: [] }]
@@ -184,6 +192,10 @@ test('OPA and Ambit give equal answers', { skip: 'missing' in found && found.mis
   }
   const effects = new Set(ours.map((answer) => (answer as { effect?: string } | null)?.effect))
   assert.deepEqual(effects, new Set(['allow', 'deny', 'ask']), 'the table must reach every effect')
+  const raised = ours.flatMap((answer) => (answer as { raised?: { reason: string }[] } | null)?.raised ?? [])
+  const reasons = new Set(raised.map(({ reason }) => reason))
+  for (const reason of ['label.regulated', 'label.public', 'user.high-risk', 'agent.unknown'])
+    assert.ok(reasons.has(reason), `the table must reach ${reason}`)
 })
 
 test('OPA runs the shipped tests and accepts the modules under --strict', {

@@ -136,6 +136,27 @@ test('the same grant has the same digest; another one, agent or runtime has not'
   assert.equal(new Set([first, ...others]).size, 4)
 })
 
+test('the sheet names the runtime, what it means, and which rule raised it', () => {
+  using world = new World()
+  const plan = world.plan('  files: [{ path: "${project}", access: read }]\n')
+  const about = (change: Partial<SheetContext>): string =>
+    renderSheet(plan, { ...CONTEXT, ...change })
+      .lines.filter(({ section }) => section === 'isolation')
+      .map(({ text }) => text)
+      .join('\n')
+  assert.match(about({}), /^in os-sandbox \(.*kernel.*\)/m)
+  assert.doesNotMatch(about({}), /where the profile asks/)
+  const raised = about({ runtime: 'microvm', raised: ['label.regulated', 'user.high-risk', 'acme.rule'] })
+  assert.match(raised, /^in microvm \(a virtual machine of its own/m)
+  assert.match(
+    raised,
+    /in microvm where the profile asks for os-sandbox: regulated data.*\(label\.regulated\)/,
+  )
+  assert.match(raised, /users at high risk \(user\.high-risk\)/)
+  assert.match(raised, /os-sandbox: acme\.rule$/m)
+  assert.match(about({ runtime: 'container', raised: ['agent.unknown'] }), /no list.*\(agent\.unknown\)/)
+})
+
 test('nothing that others wrote reaches the terminal unescaped', () => {
   using world = new World()
   const plan = world.plan('  environment: { set: { NOTE: "x\u202ey\u200b" } }\n')
