@@ -105,13 +105,14 @@ async function prepareImage({ runtime: on, files }: Suite): Promise<void> {
 async function runTests(suite: Suite, files: readonly string[], most: number): Promise<readonly Outcome[]> {
   if (files.length === 0) return []
   process.env[RUNTIME_VARIABLE] = suite.runtime
-  const slow = all || suite.runtime !== 'os-sandbox'
+  // An hour and what belongs to it (test/life/hour.all.test.ts); machines start slowly.
+  const timeout = all ? 5_400_000 : suite.runtime === 'os-sandbox' ? 300_000 : 2_400_000
   return await watch(
     run({
       files: files.map((file) => join(root, file)),
       cwd: root,
       concurrency: suite.runtime === 'microvm' ? 1 : most,
-      timeout: slow ? 2_400_000 : 300_000,
+      timeout,
       execArgv: [],
       ...(suite.names && { testNamePatterns: [suite.names] }),
     }),

@@ -10,6 +10,7 @@ import { agents, installShared } from '../support/caches.ts'
 import { claimAddress, labMissing } from '../support/lab.ts'
 import { once } from '../support/case.ts'
 import { recordDns } from '../support/dns.ts'
+import { codexArguments, completion, responses } from '../support/scripted-model.ts'
 import { describe, Stage } from '../support/stage.ts'
 import { type Seen, serveHttps } from '../support/upstream.ts'
 import { type As, unavailable } from '../support/users.ts'
@@ -41,85 +42,16 @@ const world = once(async () => {
   return { dns, server }
 })
 
-/** OpenAI Responses, streamed: one call of Codex's shell tool, or a last word. */
-function responses(command: string | undefined): string[] {
-  const id = `resp_${Math.random()}`
-  const item =
-    command === undefined
-      ? {
-          type: 'message',
-          role: 'assistant',
-          id: 'msg_1',
-          content: [{ type: 'output_text', text: 'all done' }],
-        }
-      : {
-          type: 'function_call',
-          id: 'fc_1',
-          call_id: `call_${id}`,
-          name: 'exec_command',
-          arguments: JSON.stringify({ cmd: command, login: false, yield_time_ms: 20_000 }),
-        }
-  const usage = {
-    input_tokens: 1,
-    input_tokens_details: null,
-    output_tokens: 1,
-    output_tokens_details: null,
-    total_tokens: 2,
-  }
-  return [
-    { type: 'response.created', response: { id } },
-    { type: 'response.output_item.added', output_index: 0, item },
-    { type: 'response.output_item.done', output_index: 0, item },
-    { type: 'response.completed', response: { id, usage } },
-  ].map((event) => `event: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`)
-}
-
-/** Chat Completions, streamed: one call of pi's bash tool, or a last word. */
-function completion(command: string | undefined): string[] {
-  const call = {
-    index: 0,
-    id: `call_${Math.random()}`,
-    type: 'function',
-    function: { name: 'bash', arguments: JSON.stringify({ command }) },
-  }
-  const delta =
-    command === undefined
-      ? { role: 'assistant', content: 'all done' }
-      : { role: 'assistant', tool_calls: [call] }
-  const finish = command === undefined ? 'stop' : 'tool_calls'
-  const chunk = (choice: object): string =>
-    `data: ${JSON.stringify({ id: 'c', object: 'chat.completion.chunk', created: 1, model: 'scripted', choices: [{ index: 0, ...choice }] })}\n\n`
-  return [
-    chunk({ delta, finish_reason: null }),
-    chunk({ delta: {}, finish_reason: finish }),
-    'data: [DONE]\n\n',
-  ]
-}
-
 interface AgentCase {
   readonly name: 'codex' | 'pi'
   readonly arguments: readonly string[]
   readonly environment: (stage: Stage) => Record<string, string>
 }
 
-const PROVIDER =
-  '{name="test",base_url="https://model.test/v1",env_key="MODEL_KEY",wire_api="responses",request_max_retries=0,stream_max_retries=0}'
 const CASES: readonly AgentCase[] = [
   {
     name: 'codex',
-    arguments: [
-      'exec',
-      '--skip-git-repo-check',
-      '--disable',
-      'plugins',
-      '-c',
-      'model_provider=test',
-      '-c',
-      `model_providers.test=${PROVIDER}`,
-      '-m',
-      'scripted',
-      'do your task',
-    ],
+    arguments: codexArguments('model.test', 'do your task'),
     environment: () => ({}),
   },
   {

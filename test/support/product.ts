@@ -4,7 +4,17 @@
  */
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { chmodSync, cpSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs'
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+  utimesSync,
+} from 'node:fs'
 import { homedir } from 'node:os'
 import { dirname, join } from 'node:path'
 
@@ -101,6 +111,11 @@ function dropOld(folder: string): void {
     if (name.startsWith('product-') && Date.now() - made > 3_600_000)
       rmSync(path, { recursive: true, force: true })
   }
+}
+
+/** Tells other test runs that this copy is still in use; for tests that come near the hour. */
+export function keepProduct({ root }: Product): void {
+  utimesSync(root, new Date(), new Date())
 }
 
 /** Static, so that it needs nothing of what the sandbox shows. */

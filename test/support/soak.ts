@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Footprint, footprintOf, mountCount, sizeBelow } from './footprint.ts'
 import { commandOf, processesWith } from './processes.ts'
+import { keepProduct } from './product.ts'
 import { describe, type Stage } from './stage.ts'
 
 /** Files written, read, renamed and removed; a program started; a request made; again and again. */
@@ -36,7 +37,11 @@ void round()
 
 const PARTS = ['supervisor', 'view', 'launch', 'ambitd'] as const
 type Part = (typeof PARTS)[number]
-type Sample = Readonly<Record<Part, Footprint>> & { readonly processes: number; readonly mounts: number }
+/** What a stage's oldest session and its daemon cost at one time. */
+export type Sample = Readonly<Record<Part, Footprint>> & {
+  readonly processes: number
+  readonly mounts: number
+}
 
 /** How much a part may grow after the warm-up: garbage of the runtime, an allocator's rounding. No descriptor. */
 const GROWTH_KIB = 24 * 1024
@@ -79,7 +84,7 @@ export async function soak(
 }
 
 /** Compares the quarter after the warm-up with the last one, each by its smallest: garbage comes and goes. */
-function checkGrowth(samples: readonly Sample[]): string {
+export function checkGrowth(samples: readonly Sample[]): string {
   const quarter = Math.max(1, Math.floor(samples.length / 4))
   const least = (from: number, of: (sample: Sample) => number): number =>
     Math.min(...samples.slice(from, from + quarter).map(of))
@@ -96,7 +101,9 @@ function checkGrowth(samples: readonly Sample[]): string {
   return told.join('; ')
 }
 
-function sampleOf(stage: Stage, run: number): Sample {
+/** @param run the process of `ambit run`, for where no other supervises the session */
+export function sampleOf(stage: Stage, run: number): Sample {
+  keepProduct(stage.product)
   const commands = new Map(processesWith(stage.root).map((pid) => [pid, commandOf(pid)]))
   const find = (test: (command: string, pid: number) => boolean): number =>
     [...commands].find(([pid, command]) => test(command, pid))?.[0] ?? 0

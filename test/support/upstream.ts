@@ -58,7 +58,7 @@ export async function serveHttps(
   const now = Math.floor(Date.now() / 1000)
   const ca = native().createCa('Ambit test upstream', now - hour, now + 24 * hour)
   const certificates = new Map(
-    hosts.map((host) => [host, native().createLeaf(ca, host, now - hour, now + hour)]),
+    hosts.map((host) => [host, native().createLeaf(ca, host, now - hour, now + 24 * hour)]),
   )
   const [first] = certificates.values()
   if (!first) throw new TypeError('an upstream needs a host')
