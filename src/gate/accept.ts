@@ -1,14 +1,16 @@
 /** From an accepted connection to HTTP: whom is it for, what does it speak, who shall terminate it. */
 import type { Socket } from 'node:net'
 import { type SecureContext, TLSSocket } from 'node:tls'
-import { type Host, parseHost } from '../lib/host.ts'
+import { type Host, matchesHost, parseHost } from '../lib/host.ts'
+import type { NetworkRule } from '../profile/plan.ts'
 import { type ClientHello, parseClientHello } from './client-hello.ts'
 import type { GateContext } from './context.ts'
 import { carry, Flow, type FlowTarget, lingerOnClose } from './flow.ts'
 import { serveHttp1 } from './http-servers.ts'
 import { isSynthetic } from './names.ts'
 import { type OtherProtocol, recognise, serverFirst, SPEAK_FIRST_MS } from './other-protocols.ts'
-import { openTunnel } from './tunnel.ts'
+import { problemText, refusal } from './refuse.ts'
+import { openRaw, openTunnel } from './tunnel.ts'
 
 /** More first bytes than any hello has. */
 const MOST_FIRST_BYTES = 65_536
@@ -32,6 +34,8 @@ export function serveConnection(gate: GateContext, target: FlowTarget, socket: S
   socket.on('error', () => socket.destroy())
   socket.once('close', () => flow.end())
   lingerOnClose(socket)
+  const raw = limit === null ? rawRule(gate, flow) : undefined
+  if (raw) return serveRaw(gate, flow, raw, socket)
   firstBytes(socket, gate.monitor.deadlines.head, serverFirst(target.port), (opening) => {
     if (opening.kind === 'tls') serveTls(gate, flow, opening.hello, socket)
     else if (opening.kind === 'http') servePlain(gate, flow, socket)
@@ -109,10 +113,40 @@ function classify(bytes: Buffer): Opening | null {
 /** Its own kind of no; what the client still sends is read and thrown away, and not for long. */
 function refuseOther(flow: Flow, protocol: OtherProtocol, socket: Socket, ms: number): void {
   flow.denied(protocol.reason)
+  answerOther(protocol, socket, ms)
+}
+
+function answerOther(protocol: OtherProtocol, socket: Socket, ms: number, why?: string): void {
   socket.setTimeout(ms, () => socket.destroy())
-  protocol.refuse(socket)
+  protocol.refuse(socket, why)
   socket.once('finish', () => socket.destroySoon())
   socket.resume()
+}
+
+/** The rule by which anything passes to this port; whether it does now is another question. */
+const rawRule = (gate: GateContext, { host, port }: Flow): NetworkRule | undefined =>
+  gate.monitor.plan.network.find(
+    (rule) => rule.raw && rule.ports.includes(port) && matchesHost(rule.host, host),
+  )
+
+function serveRaw(gate: GateContext, flow: Flow, rule: NetworkRule, socket: Socket): void {
+  const { host, port } = flow
+  const refuse = (reason: string): void => refuseRaw(gate, flow, rule, reason, socket)
+  const decision = gate.monitor.decide({ kind: 'net.connect', host, port, tls: false })
+  if (decision.effect !== 'allow' || decision.rule !== rule.id) refuse(decision.reason)
+  else void openRaw(gate, flow, rule, socket, refuse)
+}
+
+/** In the words of the protocol that the client turns out to speak, if it is one that we know. */
+function refuseRaw(gate: GateContext, flow: Flow, rule: NetworkRule, reason: string, socket: Socket): void {
+  const { monitor } = gate
+  const context = { profile: monitor.plan.profile.name, host: flow.host }
+  const why = problemText(refusal(reason, rule.id), context).toString().trim()
+  flow.denied(reason, rule.id)
+  firstBytes(socket, monitor.deadlines.head, serverFirst(flow.port), (opening) => {
+    if (opening.kind === 'other') answerOther(opening.protocol, socket, monitor.deadlines.head, why)
+    else socket.destroy()
+  })
 }
 
 /** HTTP in the clear. Only rules that say so admit it; the others' refusals are readable this way too. */

@@ -10,18 +10,17 @@ export const SPEAK_FIRST_MS = 500
 export interface OtherProtocol {
   /** As recorded. */
   readonly reason: string
-  /** Answers and ends. */
-  refuse(socket: Socket): void
+  /** Answers and ends. `why`: other words than that the protocol does not pass. */
+  refuse(socket: Socket, why?: string): void
 }
 
 const SAYS = {
   ssh: 'SSH does not pass out of this session. For git use the https:// address of the repository',
   postgres:
-    'PostgreSQL passes only inside TLS from its first byte (sslnegotiation=direct) to a host that a rule names with inspect: false',
+    'PostgreSQL passes to a host that a rule pins (ports: ["5432/tcp"] with connect), or inside TLS from its first byte (sslnegotiation=direct) to one with inspect: false',
   redis:
-    'Redis passes only inside TLS (rediss://, --tls --sni HOST) to a host that a rule names with inspect: false',
-  mysql:
-    'MySQL does not pass out of this session: its servers speak first, before TLS, so nobody could check whom it reaches',
+    'Redis passes to a host that a rule pins (ports: ["6379/tcp"] with connect), or inside TLS (rediss://, --tls --sni HOST) to one with inspect: false',
+  mysql: 'MySQL passes only to a host that a rule pins (ports: ["3306/tcp"] with connect)',
   mail: 'mail does not pass out of this session',
   ftp: 'FTP does not pass out of this session: use https',
 } as const
@@ -29,39 +28,47 @@ const SAYS = {
 type Name = keyof typeof SAYS
 const text = (name: Name): string => `Refused by Ambit: ${SAYS[name]}. (\`ambit why\` says more)`
 
-const other = (name: Name, answer: (socket: Socket) => void): OtherProtocol => ({
+const other = (name: Name, answer: (socket: Socket, words: string) => void): OtherProtocol => ({
   reason: `net.protocol-${name}`,
-  refuse: answer,
+  refuse: (socket, why) => answer(socket, why ?? text(name)),
 })
-const saying = (name: Name, bytes: string | Buffer): OtherProtocol =>
-  other(name, (socket) => socket.end(bytes))
+const saying = (name: Name, bytes: (words: string) => string | Buffer): OtherProtocol =>
+  other(name, (socket, words) => socket.end(bytes(words)))
+
+const SSH = saying('ssh', sshDisconnect)
+const REDIS = saying('redis', (words) => `-ERR ${words}\r\n`)
+const POSTGRES = saying('postgres', postgresError)
+const POSTGRES_ENCRYPTED = other('postgres', refuseAfterStartup)
+const MYSQL = saying('mysql', mysqlError)
+const FTP = saying('ftp', (words) => `421 ${words}\r\n`)
+const SMTP = saying('mail', (words) => `554 ${words}\r\n`)
+const POP = saying('mail', (words) => `-ERR ${words}\r\n`)
+const IMAP = saying('mail', (words) => `* BYE ${words}\r\n`)
 
 /** By the first bytes; null when they are none of these. */
 export function recognise(bytes: Buffer): OtherProtocol | null {
   const head = bytes.toString('latin1', 0, 16)
-  if (/^SSH-[12]\./.test(head)) return saying('ssh', sshDisconnect(text('ssh')))
-  if (/^\*\d{1,6}\r\n\$/.test(head)) return saying('redis', `-ERR ${text('redis')}\r\n`)
+  if (/^SSH-[12]\./.test(head)) return SSH
+  if (/^\*\d{1,6}\r\n\$/.test(head)) return REDIS
   const startup = postgresCode(bytes)
-  if (startup === STARTUP) return saying('postgres', postgresError(text('postgres')))
-  if (startup !== null) return other('postgres', refuseAfterStartup)
-  return null
+  if (startup === STARTUP) return POSTGRES
+  return startup === null ? null : POSTGRES_ENCRYPTED
 }
 
 /** By the port, for protocols whose clients wait for the server's word; null for all other ports. */
 export function serverFirst(port: number): OtherProtocol | null {
-  const refused = text('mail')
   switch (port) {
     case 21:
-      return saying('ftp', `421 ${text('ftp')}\r\n`)
+      return FTP
     case 25:
     case 587:
-      return saying('mail', `554 ${refused}\r\n`)
+      return SMTP
     case 110:
-      return saying('mail', `-ERR ${refused}\r\n`)
+      return POP
     case 143:
-      return saying('mail', `* BYE ${refused}\r\n`)
+      return IMAP
     case 3306:
-      return saying('mysql', mysqlError(text('mysql')))
+      return MYSQL
     default:
       return null
   }
@@ -94,11 +101,11 @@ function postgresCode(bytes: Buffer): number | null {
 }
 
 /** Clients show an error only in answer to a start-up packet, so offers of encryption are declined first. */
-function refuseAfterStartup(socket: Socket): void {
+function refuseAfterStartup(socket: Socket, words: string): void {
   let answers = 0
   socket.on('data', (chunk: Buffer) => {
     const code = postgresCode(chunk)
-    if (code === STARTUP || code === null || ++answers > 2) socket.end(postgresError(text('postgres')))
+    if (code === STARTUP || code === null || ++answers > 2) socket.end(postgresError(words))
     else socket.write('N')
   })
   socket.resume()

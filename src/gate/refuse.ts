@@ -45,6 +45,8 @@ const DETAIL: Readonly<Record<string, string>> = {
   'network.port-not-allowed':
     'The rule for % does not cover this port. A person can add the port to the rule.',
   'network.plain-not-allowed': 'Plain HTTP to % is not allowed; use https.',
+  'network.raw-only':
+    'The rule for % is for bare TCP on this port; requests by the proxy are not. Connect to it directly.',
   'network.clearance-exceeded':
     'This session has read data with a higher label than % is cleared for. A person can raise the clearance of the rule.',
   'network.method-not-allowed': 'The rule for % does not allow this method. A person can add it to the rule.',

@@ -1,4 +1,7 @@
-/** Rules with `inspect: false`: TLS passes unopened, after its name and the server's certificate were checked. */
+/**
+ * What passes unread: TLS of rules with `inspect: false`, after its name and the server's certificate were checked, and
+ * anything to the pinned address of a PORT/tcp rule.
+ */
 import type { Socket } from 'node:net'
 import type { NetworkRule } from '../profile/plan.ts'
 import { UploadMeter } from './budget.ts'
@@ -12,6 +15,12 @@ import { type Dialled, targetOf, UpstreamError } from './upstream.ts'
 /** Certificates verified in this session, by target and address. */
 const verified = new WeakMap<GateContext, Map<string, Dialled>>()
 
+/** A connection to the server, and what is recorded of it. */
+interface Way {
+  readonly upstream: Socket
+  readonly dialled: Dialled | undefined
+}
+
 /** Joins `client`, whose first bytes wait in its buffer, with the server. Never rejects. */
 export async function openTunnel(
   gate: GateContext,
@@ -20,8 +29,43 @@ export async function openTunnel(
   hello: ClientHello,
   client: Socket,
 ): Promise<void> {
+  const dial = async (): Promise<Way> => {
+    const dialled = await verify(gate, flow, rule, protocolsOf(hello))
+    const target = targetOf(rule, flow.host, flow.port, true)
+    const connect = rule.connect ?? pinned(dialled)
+    return { upstream: await gate.dialler.dial({ ...target, rule: { ...rule, connect } }), dialled }
+  }
+  await open(gate, flow, rule, client, dial, (reason) => {
+    flow.denied(reason, rule.id)
+    flow.end()
+    client.destroy()
+  })
+}
+
+/** Joins `client` with the address that a PORT/tcp rule pins; `refuse` answers when that fails. Never rejects. */
+export async function openRaw(
+  gate: GateContext,
+  flow: Flow,
+  rule: NetworkRule,
+  client: Socket,
+  refuse: (reason: string) => void,
+): Promise<void> {
+  const dial = async (): Promise<Way> => {
+    const upstream = await gate.dialler.dial(targetOf(rule, flow.host, flow.port, false))
+    return { upstream, dialled: gate.dialler.factsOf(upstream) }
+  }
+  await open(gate, flow, rule, client, dial, refuse)
+}
+
+async function open(
+  gate: GateContext,
+  flow: Flow,
+  rule: NetworkRule,
+  client: Socket,
+  dial: () => Promise<Way>,
+  refuse: (reason: string) => void,
+): Promise<void> {
   const { monitor } = gate
-  const target = targetOf(rule, flow.host, flow.port, true)
   try {
     const id = monitor.request(flow.host)
     monitor.record({
@@ -39,17 +83,11 @@ export async function openTunnel(
     })
     await monitor.commit()
     if (monitor.stopped) throw new UpstreamError('session.stopped')
-    const dialled = await verify(gate, flow, rule, protocolsOf(hello))
-    const upstream = await gate.dialler.dial({
-      ...target,
-      rule: { ...rule, connect: rule.connect ?? pinned(dialled) },
-    })
+    const { upstream, dialled } = await dial()
     flow.opened(dialled, rule.id)
     new Tunnel(gate, flow, rule, client, upstream)
   } catch (error) {
-    flow.denied(error instanceof UpstreamError ? error.reason : 'gate.unrecordable', rule.id)
-    flow.end()
-    client.destroy()
+    refuse(error instanceof UpstreamError ? error.reason : 'gate.unrecordable')
   }
 }
 
@@ -101,7 +139,7 @@ class Tunnel implements Watched {
           kind: 'net.connect',
           host: flow.host,
           port: flow.port,
-          tls: true,
+          tls: flow.tls,
         })
         return decision.effect === 'allow' ? meter.charge(bytes) : decision.reason
       },

@@ -38,6 +38,7 @@ const CLOSENESS = [
   'network.no-matching-rule',
   'network.port-not-allowed',
   'network.plain-not-allowed',
+  'network.raw-only',
   'network.clearance-exceeded',
   'credential.plain',
   'http.method-unknown',
@@ -64,7 +65,7 @@ function decideByRule(plan: Plan, refusalOf: (rule: NetworkRule) => Refusal | nu
 function connectRefusal(rule: NetworkRule, action: Connect, state: SessionState): Refusal | null {
   if (!matchesHost(rule.host, action.host)) return 'network.no-matching-rule'
   if (!rule.ports.includes(action.port)) return 'network.port-not-allowed'
-  if (!action.tls && !rule.plain) return 'network.plain-not-allowed'
+  if (!action.tls && !rule.plain && !rule.raw) return 'network.plain-not-allowed'
   if (LABELS.indexOf(state.label) > LABELS.indexOf(rule.clearance)) return 'network.clearance-exceeded'
   // A credential never crosses a wire in the clear (N-33).
   if (!action.tls && rule.credential !== null) return 'credential.plain'
@@ -78,6 +79,8 @@ const NEVER = new Set(['TRACE', 'TRACK', 'CONNECT'])
 function requestRefusal(rule: NetworkRule, action: Request, state: SessionState): Refusal | null {
   const connect = connectRefusal(rule, action, state)
   if (connect !== null) return connect
+  // What passes there is read by nobody, so no request may claim that it was.
+  if (rule.raw) return 'network.raw-only'
   const named = rule.methods?.includes(action.method) ?? false
   if (NEVER.has(action.method) || (!named && !METHODS.has(action.method))) return 'http.method-unknown'
   if (rule.methods !== null && !named) return 'network.method-not-allowed'

@@ -29,6 +29,7 @@ export function planFacts(plan: Plan) {
       credential: rule.credential,
       inspect: rule.inspect,
       plain: rule.plain,
+      raw: rule.raw,
       pinned: rule.connect !== null,
     })),
     upload: plan.upload,

@@ -12,7 +12,7 @@ type Place = (path: Path) => string
 
 /**
  * Each entry becomes one rule, or two with the same id where it names both TLS and plain ports: `plain` holds for all
- * ports of a rule.
+ * ports of a rule, and so does `raw`, whose port stands alone.
  *
  * @throws AmbitError ERR_PROFILE_INVALID
  */
@@ -61,6 +61,7 @@ function compileRule(
     credential: entry.credential ?? null,
     inspect: entry.inspect ?? true,
     plain: false,
+    raw: false,
     connect,
     ca: entry.ca ?? null,
   }
@@ -69,9 +70,11 @@ function compileRule(
 function splitByPlain(rule: NetworkRule, entry: RuleEntry): NetworkRule[] {
   const tls: number[] = []
   const plain: number[] = []
+  const raw = entry.ports?.find(isRaw)
+  if (raw !== undefined) return [{ ...rule, ports: [numberOf(raw)], inspect: false, raw: true }]
   for (const port of entry.ports ?? DEFAULT_PORTS) {
     if (typeof port === 'number') tls.push(port)
-    else plain.push(Number(port.slice(0, port.indexOf('/'))))
+    else plain.push(numberOf(port))
   }
   const both = [
     { ...rule, ports: unique(tls) },
@@ -82,6 +85,8 @@ function splitByPlain(rule: NetworkRule, entry: RuleEntry): NetworkRule[] {
   return used.length > 0 ? used : both.slice(0, 1)
 }
 
+const isRaw = (port: string | number): port is string => String(port).endsWith('/tcp')
+const numberOf = (port: string): number => Number(port.slice(0, port.indexOf('/')))
 const unique = (ports: readonly number[]): number[] => [...new Set(ports)].toSorted((a, b) => a - b)
 
 /** What an uninspected connection cannot be held to must not be promised. */
@@ -89,6 +94,7 @@ function checkTogether(entry: RuleEntry, at: (key: keyof RuleEntry) => string): 
   const plainPort = entry.ports?.find((port) => typeof port === 'string')
   if (plainPort !== undefined && Number.parseInt(String(plainPort), 10) > 65535)
     throw invalid(at('ports'), 'has a port above 65535')
+  if (entry.ports?.some(isRaw)) return checkRaw(entry, at)
   if (entry.inspect === false) {
     for (const key of ['methods', 'paths', 'credential'] as const) {
       if (entry[key] !== undefined)
@@ -102,6 +108,23 @@ function checkTogether(entry: RuleEntry, at: (key: keyof RuleEntry) => string): 
   if (plainPort !== undefined && entry.credential !== undefined) {
     throw invalid(at('credential'), 'would travel in clear over plain HTTP')
   }
+}
+
+/**
+ * Nothing is read on such a port, no name and no certificate, so whom it reaches is said by the address alone: one
+ * that a person wrote.
+ */
+function checkRaw(entry: RuleEntry, at: (key: keyof RuleEntry) => string): void {
+  if (entry.ports?.length !== 1) throw invalid(at('ports'), 'PORT/tcp stands alone in a rule of its own')
+  if (entry.connect === undefined)
+    throw invalid(at('ports'), 'PORT/tcp needs connect: "ADDRESS:PORT", for nobody checks whom it reaches')
+  for (const key of ['methods', 'paths', 'credential', 'ca'] as const) {
+    if (entry[key] !== undefined) throw invalid(at(key), 'is of HTTP and TLS; nothing is read on PORT/tcp')
+  }
+  if (entry.inspect === true) throw invalid(at('inspect'), 'nothing is read on PORT/tcp')
+  const model = modelHostWithin(parseHostPattern(entry.host))
+  if (model !== null)
+    throw invalid(at('ports'), `reaches ${model}, a model endpoint: those must be inspected`)
 }
 
 function parseConnect(text: string, place: string): { address: string; port: number } {

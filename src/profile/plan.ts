@@ -89,6 +89,8 @@ export interface NetworkRule {
   readonly inspect: boolean
   /** True when the rule admits plain HTTP on its ports. */
   readonly plain: boolean
+  /** True when anything passes on its ports, unread: databases without TLS. Only with `connect`. */
+  readonly raw: boolean
   /** Pins the address dialled: the only way to a loopback or private one. */
   readonly connect: { readonly address: string; readonly port: number } | null
   /** PEM of extra roots for this rule. */

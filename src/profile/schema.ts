@@ -58,17 +58,16 @@ const file = z.strictObject({
   review: globs.optional(),
 })
 
-const port = z.union([z.int().min(1).max(65535), z.string().regex(/^[1-9]\d{0,4}\/http$/)], {
-  error: 'a port, or PORT/http for plain HTTP',
+const port = z.union([z.int().min(1).max(65535), z.string().regex(/^[1-9]\d{0,4}\/(?:http|tcp)$/)], {
+  error: 'a port, PORT/http for plain HTTP, or PORT/tcp for anything',
 })
 
 const rule = z.strictObject({
   host: text(255).meta({ description: 'A host name, *.name for its strict subdomains, or an IP address' }),
-  ports: z
-    .array(port)
-    .max(32)
-    .optional()
-    .meta({ description: 'Omitted: 443. PORT/http allows plain HTTP on that port' }),
+  ports: z.array(port).max(32).optional().meta({
+    description:
+      'Omitted: 443. PORT/http allows plain HTTP on that port; PORT/tcp, alone and with connect, anything unread',
+  }),
   methods: z
     .array(z.string().regex(/^[A-Z]{1,20}$/, 'an upper-case HTTP method'))
     .max(20)

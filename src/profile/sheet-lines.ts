@@ -182,7 +182,8 @@ export function networkLines(plan: Plan): SheetLine[] {
 
 function ruleLines(rule: NetworkRule, plan: Plan): SheetLine[] {
   const risks = ruleRisks(rule, plan)
-  const what = `reaches ${destination(rule)}: ${methods(rule)} ${paths(rule)}, data up to ${rule.clearance}${credentialOf(rule, plan)}`
+  const means = rule.raw ? 'anything' : `${methods(rule)} ${paths(rule)}`
+  const what = `reaches ${destination(rule)}: ${means}, data up to ${rule.clearance}${credentialOf(rule, plan)}`
   if (risks.length > 0) return [line('risk', 'network', rule.id, `${what} (${risks.join('; ')})`)]
   return [line('fact', 'network', rule.id, what)]
 }
@@ -223,8 +224,9 @@ function ruleRisks(rule: NetworkRule, plan: Plan): string[] {
   const changing = rule.methods?.filter((method) => CHANGING.has(method)) ?? []
   return [
     wild ? 'any host of that domain' : '',
-    rule.methods === null ? 'methods are not limited' : '',
-    rule.paths === null ? 'paths are not limited' : '',
+    rule.methods === null && !rule.raw ? 'methods are not limited' : '',
+    rule.paths === null && !rule.raw ? 'paths are not limited' : '',
+    rule.raw ? 'over bare TCP: nobody checks who answers' : '',
     changing.length > 0 && !known && !wild && rule.methods !== null
       ? `it can change things there: ${changing.join(', ')}`
       : '',

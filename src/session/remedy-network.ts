@@ -30,6 +30,8 @@ export function adviseNetwork(fact: Denied, attempt: Attempt, plan: Plan, label:
 const WHY_NOT: Readonly<Record<string, string>> = {
   'network.path-spelling': 'Servers read this spelling of a path differently: use the plain one.',
   'network.plain-not-allowed': 'Use https; a rule opens plain HTTP by a port such as 8080/http.',
+  'network.raw-only':
+    'The rule is for bare TCP (PORT/tcp); no proxy is asked for that: connect to the host itself.',
   'credential.plain': 'The rule injects a credential, which never travels over plain HTTP: use https.',
   'credential.foreign': 'The key is not of this session: remove it and use the one from the environment.',
   'credential.misplaced': 'A placeholder went to a host that its credential is not for: send it to its own.',
@@ -47,16 +49,17 @@ const WHY_NOT: Readonly<Record<string, string>> = {
     'The TLS client sends no server name, so nobody can say where it goes: use another client.',
   'tls.name-mismatch': 'The TLS server name is another host than the one connected to: an evasion, or a bug.',
   'net.unknown-protocol':
-    'Neither HTTP nor TLS was spoken: only those pass. What speaks TLS from its first byte passes to a host whose rule says `inspect: false`.',
+    'Neither HTTP nor TLS was spoken: only those pass. What speaks TLS from its first byte passes to a host whose rule says `inspect: false`; anything passes to the address that a rule with `ports: ["PORT/tcp"]` and `connect: "ADDRESS:PORT"` pins.',
   'net.silent':
     'The client waited for the server to speak first. Only HTTP and TLS pass, where the client does.',
   'net.protocol-ssh':
     'SSH does not pass: nobody could check what goes through it. For git, use the https:// address.',
   'net.protocol-postgres':
-    'PostgreSQL passes only inside TLS from its first byte (sslnegotiation=direct, PostgreSQL 17): add a rule for the host with its port and `inspect: false`.',
+    'PostgreSQL passes to a host that a rule pins: `ports: ["5432/tcp"]` with `connect: "ADDRESS:5432"`. Or inside TLS from its first byte (sslnegotiation=direct, PostgreSQL 17): a rule for the host with its port and `inspect: false`.',
   'net.protocol-redis':
-    'Redis passes only inside TLS (rediss://, redis-cli --tls --sni HOST): add a rule for the host with its port and `inspect: false`.',
-  'net.protocol-mysql': 'MySQL does not pass: its servers speak first, before TLS.',
+    'Redis passes to a host that a rule pins: `ports: ["6379/tcp"]` with `connect: "ADDRESS:6379"`. Or inside TLS (rediss://, redis-cli --tls --sni HOST): a rule for the host with its port and `inspect: false`.',
+  'net.protocol-mysql':
+    'MySQL servers speak first, before TLS, so it passes only to a host that a rule pins: `ports: ["3306/tcp"]` with `connect: "ADDRESS:3306"`.',
   'net.protocol-mail': 'Mail does not pass.',
   'net.protocol-ftp': 'FTP does not pass: use https.',
   'upstream.unresolvable': 'The profile allows it; the name does not resolve.',
@@ -202,7 +205,7 @@ function advisePorts(tried: readonly number[], plan: Plan, rule: NetworkRule): A
     return none(`Another rule has this port under ${rule.host}: name the hosts one by one.`)
   const known = plan.network
     .filter(({ id }) => id === rule.id)
-    .flatMap((half) => half.ports.map((number) => (half.plain ? `"${number}/http"` : number)))
+    .flatMap((half) => half.ports.map((number) => spelled(half, number)))
   const ports = flow([...known, ...tried.map((port) => (port === 80 ? '"80/http"' : port))])
   return {
     changes: [{ place: rule.id, yaml: `ports: ${ports}` }],
@@ -212,6 +215,9 @@ function advisePorts(tried: readonly number[], plan: Plan, rule: NetworkRule): A
       : `Opens another service of ${rule.host}.`,
   }
 }
+
+const spelled = ({ plain, raw }: NetworkRule, port: number): string | number =>
+  plain ? `"${port}/http"` : raw ? `"${port}/tcp"` : port
 
 /** The plan's own text, a person's; quoted all the same. */
 function adviseSource(plan: Plan, rule: NetworkRule): Advice | null {

@@ -26,6 +26,7 @@ export function rule(fields: Partial<NetworkRule> & { host: string }): NetworkRu
     credential: null,
     inspect: true,
     plain: false,
+    raw: false,
     connect: null,
     ca: testCa.cert,
     ...fields,

@@ -91,19 +91,19 @@ const TRIES: readonly Try[] = [
     name: 'psql',
     needs: 'psql',
     script: 'psql -h db.test -U someone -c "select 1"',
-    says: /FATAL: {2}Refused by Ambit: PostgreSQL passes only inside TLS/,
+    says: /FATAL: {2}Refused by Ambit: PostgreSQL passes to a host that a rule pins/,
     why: ['db.test:5432', 'net.protocol-postgres', /inspect: false/],
   },
   {
     name: 'Redis',
     script: raw('redis.test', 6379, '*1\\r\\n$4\\r\\nPING\\r\\n'),
-    says: /-ERR Refused by Ambit: Redis passes only inside TLS/,
+    says: /-ERR Refused by Ambit: Redis passes to a host that a rule pins/,
     why: ['redis.test:6379', 'net.protocol-redis', /inspect: false/],
   },
   {
     name: 'MySQL',
     script: raw('mysql.test', 3306, ''),
-    says: /Refused by Ambit: MySQL does not pass/,
+    says: /Refused by Ambit: MySQL passes only to a host that a rule pins/,
     why: ['mysql.test:3306', 'net.protocol-mysql', /speak first/],
   },
   {

@@ -102,6 +102,11 @@ for (const [what, spec, message] of [
     /network\[0\]\.paths/,
   ],
   ['a higher clearance', `  network: [{ ${RULE}, clearance: regulated }]\n`, /network\[0\]\.clearance/],
+  [
+    'bare TCP',
+    '  network: [{ host: other.example, ports: [5432/tcp], connect: "127.0.0.1:1" }]\n',
+    /network\[0\]\.ports/,
+  ],
   ['no inspection', '  network: [{ host: other.example, inspect: false }]\n', /network\[0\]\.inspect/],
   [
     'an address to dial',

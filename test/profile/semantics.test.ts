@@ -253,6 +253,36 @@ const NETWORK: readonly Row[] = [
     },
   ],
   [
+    'bare TCP passes to a pinned address, by a rule of its own, and no request does',
+    (world) => {
+      const at = (more: string) => `  network: [{ host: db.example, ports: [5432/tcp]${more} }]\n`
+      const pin = ', connect: "127.0.0.1:6000"'
+      const plan = world.plan(at(pin))
+      const [rule] = plan.network
+      assert.deepEqual([rule?.ports, rule?.raw, rule?.inspect, rule?.plain], [[5432], true, false, false])
+      for (const tls of [true, false]) {
+        const action = { kind: 'net.connect', host: 'db.example', port: 5432, tls } as const
+        assert.equal(decide(action, plan, { label: 'public', stopped: null }).effect, 'allow')
+        assert.equal(
+          decide({ ...action, port: 443 }, plan, { label: 'public', stopped: null }).effect,
+          'deny',
+        )
+        assert.equal(decide(action, plan, { label: 'regulated', stopped: null }).effect, 'deny')
+        assert.equal(effect(plan, 'db.example', '/', 'GET', 5432, tls), 'deny')
+      }
+      refuses(INVALID, /needs connect/, () => world.plan(at('')))
+      for (const [more, message] of [
+        [', methods: [GET]', /methods: is of HTTP/],
+        [', paths: ["/x"]', /paths: is of HTTP/],
+        [', inspect: true', /nothing is read/],
+      ] as const)
+        refuses(INVALID, message, () => world.plan(at(pin + more)))
+      refuses(INVALID, /stands alone/, () => world.plan(at(pin).replace('5432/tcp', '443, 5432/tcp')))
+      refuses(INVALID, /must be inspected/, () => world.plan(at(pin).replace('db.example', 'api.openai.com')))
+      refuses(INVALID, /above 65535/, () => world.plan(at(pin).replace('5432/', '65536/')))
+    },
+  ],
+  [
     'model hosts must be inspected',
     (world) => {
       for (const host of [

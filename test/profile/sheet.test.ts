@@ -46,6 +46,11 @@ for (const [what, spec, message] of [
     '  network: [{ host: "*.a.example", methods: [GET], paths: ["/x"] }]\n',
     /any host of that domain/,
   ],
+  [
+    'bare TCP',
+    '  network: [{ host: a.example, ports: [5432/tcp], connect: "127.0.0.1:5432" }]\n',
+    /reaches a\.example at port 5432.*: anything, .*nobody checks who answers/,
+  ],
   ['no inspection', '  network: [{ host: a.example, inspect: false }]\n', /not inspected/],
   [
     'plain HTTP',
