@@ -105,7 +105,7 @@ async function prepareImage({ runtime: on, files }: Suite): Promise<void> {
 async function runTests(suite: Suite, files: readonly string[], most: number): Promise<readonly Outcome[]> {
   if (files.length === 0) return []
   process.env[RUNTIME_VARIABLE] = suite.runtime
-  // An hour and what belongs to it (test/life/hour.all.test.ts); machines start slowly.
+  // An hour (test/life/hour.all.test.ts) has a beginning and an end, too; machines start slowly.
   const timeout = all ? 5_400_000 : suite.runtime === 'os-sandbox' ? 300_000 : 2_400_000
   return await watch(
     run({
