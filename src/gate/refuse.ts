@@ -26,6 +26,9 @@ const STATUS: Readonly<Record<string, number>> = {
   'upload.per-session': 413,
   'upstream.unresolvable': 502,
   'upstream.unreachable': 502,
+  'upstream.proxy-unreachable': 502,
+  'upstream.proxy-credentials': 502,
+  'upstream.proxy-refused': 502,
   'upstream.certificate': 502,
   'upstream.failed': 502,
   'upstream.swollen': 502,
@@ -78,6 +81,11 @@ const DETAIL: Readonly<Record<string, string>> = {
   'upstream.certificate': 'The certificate that % presents is not valid for it.',
   'upstream.unresolvable': 'The name % does not resolve.',
   'upstream.unreachable': '% could not be reached.',
+  'upstream.proxy-unreachable':
+    'The proxy that leads out of this network could not be reached, so % was not either. A person can check AMBIT_UPSTREAM_PROXY.',
+  'upstream.proxy-credentials':
+    'The proxy that leads out of this network wants other credentials to reach %. A person can set them in AMBIT_UPSTREAM_PROXY.',
+  'upstream.proxy-refused': 'The proxy that leads out of this network refuses %.',
   'upstream.timeout': '% did not answer in time.',
   'upstream.failed': '% broke off or answered with invalid HTTP.',
   'upstream.swollen': 'What % answered opens to hundreds of times its size.',

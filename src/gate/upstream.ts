@@ -15,7 +15,7 @@ import { formatAuthority, isAddress } from '../lib/host.ts'
 import type { NetworkRule } from '../profile/plan.ts'
 import { isPublicAddress } from './address.ts'
 import { tlsFacts } from './certificate-facts.ts'
-import { connectThroughProxy } from './corporate-proxy.ts'
+import { connectThroughProxy, ProxyRefusal } from './corporate-proxy.ts'
 import { withDeadline } from './deadline.ts'
 import type { Deadlines, GateOptions } from './options.ts'
 
@@ -129,11 +129,13 @@ export class Dialler {
     if (isAddress(target.host) && !isPublicAddress(target.host))
       throw new UpstreamError('upstream.address-forbidden')
     try {
-      const socket = await connectThroughProxy(proxy, target.host, target.port, this.#deadlines.connect)
+      const { connect } = this.#deadlines
+      const roots = (): SecureContext => this.#contextFor(null)
+      const socket = await connectThroughProxy(proxy, target.host, target.port, connect, roots)
       this.#facts.set(socket, { address: `proxy:${new URL(proxy).host}`, port: target.port, tls: null })
       return socket
     } catch (error) {
-      throw new UpstreamError(isTimeout(error) ? 'upstream.timeout' : 'upstream.unreachable', error)
+      throw new UpstreamError(proxyFailure(error), error)
     }
   }
 
@@ -247,6 +249,15 @@ function tlsFailure(error: unknown): UpstreamError {
 
 /** An error is followed by `close`, which whoever uses the socket listens to. */
 const ignored = (): undefined => undefined
+
+/** Which of the two let us down: the proxy, or what lies behind it (its 5xx). */
+function proxyFailure(error: unknown): string {
+  if (isTimeout(error)) return 'upstream.timeout'
+  if (!(error instanceof ProxyRefusal)) return 'upstream.proxy-unreachable'
+  // 407 as RFC 9110 has it; tinyproxy says 401 to a wrong password.
+  if (error.status === 407 || error.status === 401) return 'upstream.proxy-credentials'
+  return error.status >= 500 ? 'upstream.unreachable' : 'upstream.proxy-refused'
+}
 
 const isTimeout = (error: unknown): boolean => error instanceof Error && error.name === 'TimeoutError'
 

@@ -64,6 +64,11 @@ const WHY_NOT: Readonly<Record<string, string>> = {
   'net.protocol-ftp': 'FTP does not pass: use https.',
   'upstream.unresolvable': 'The profile allows it; the name does not resolve.',
   'upstream.unreachable': 'The profile allows it; the server could not be reached.',
+  'upstream.proxy-unreachable':
+    "The profile allows it; the organisation's proxy could not be reached: see AMBIT_UPSTREAM_PROXY, as it was when ambit run started.",
+  'upstream.proxy-credentials':
+    "The profile allows it; the organisation's proxy wants other credentials: set AMBIT_UPSTREAM_PROXY=http://USER:PASSWORD@HOST:PORT.",
+  'upstream.proxy-refused': "The profile allows it; the organisation's proxy refuses this host.",
   'upstream.timeout': 'The profile allows it; the server did not answer in time.',
   'upstream.failed': 'The profile allows it; the server broke off or answered with invalid HTTP.',
   'upstream.swollen':

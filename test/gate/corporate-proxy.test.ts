@@ -67,7 +67,9 @@ test('tunnels without inspection go through it as well', async () => {
 })
 
 test('its refusal is a 502, and no other way is tried', async () => {
-  assert.equal((await bench.curl('https://refused.example.com/')).status, 502)
+  const { status, body } = await bench.curl('https://refused.example.com/')
+  assert.equal(status, 502)
+  assert.match(body, /upstream\.proxy-credentials.*wants other credentials/)
   assert.equal(asked, 0)
 })
 
