@@ -148,7 +148,7 @@ test(
   options,
   async () => {
     const copy = join(dir, 'copy')
-    const names = ['vmlinuz', 'initramfs.cpio', 'root.erofs', 'manifest.json', 'manifest.json.minisig']
+    const names = ['vmlinux', 'initramfs.cpio', 'root.erofs', 'manifest.json', 'manifest.json.minisig']
     const refusals: string[] = []
     for (const name of names) {
       cpSync(image.dir, copy, { recursive: true })

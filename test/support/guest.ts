@@ -5,7 +5,16 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { existsSync, globSync, mkdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs'
+import {
+  existsSync,
+  globSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  utimesSync,
+} from 'node:fs'
 import { createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -21,7 +30,7 @@ const cache = join(root, '.build/test-cache')
 /** Why no machine can be booted here, or false. */
 export const cannotBoot: string | false =
   process.arch === 'x64'
-    ? (withoutPrograms('qemu-system-x86_64', 'mkfs.erofs', 'veritysetup', 'apt-get') ?? false)
+    ? (withoutPrograms('qemu-system-x86_64', 'mkfs.erofs', 'veritysetup', 'lz4', 'apt-get') ?? false)
     : 'the microvm machine is x86-64 only'
 
 /** An image of this tree's guest agent, built once and kept; what it was fetched from, too. */
@@ -42,26 +51,29 @@ export async function testImage(): Promise<{ image: Image; paths: Paths }> {
   if (!existsSync(home)) {
     const aside = `${home}.${process.pid}`
     mkdirSync(aside, { recursive: true })
-    dropOld()
     const say = (line: string): void => console.error(`guest image: ${line}`)
     await buildImage({ out: place(aside), cache: join(cache, 'microvm-packages'), paths: paths(aside), say })
     try {
       renameSync(aside, home)
+      dropOld()
     } catch {
       // Another test run was quicker.
       rmSync(aside, { recursive: true, force: true })
     }
   }
+  utimesSync(home, new Date(), new Date())
   return { image: await verifyImage(place(home), paths(home)), paths: paths(home) }
 }
 
-/** Images of guest agents that are not of today; another tree may be using a newer one. */
+/** Keeps the two images that were used last, and what another tree's tests may be using. */
 function dropOld(): void {
-  const day = 24 * 3600 * 1000
-  for (const name of globSync('microvm-????????????????', { cwd: cache })) {
+  const hour = 3600 * 1000
+  const images = globSync('microvm-????????????????', { cwd: cache }).map((name) => {
     const path = join(cache, name)
-    if (Date.now() - statSync(path).mtimeMs > day) rmSync(path, { recursive: true, force: true })
-  }
+    return { path, used: statSync(path).mtimeMs }
+  })
+  for (const { path, used } of images.toSorted((a, b) => b.used - a.used).slice(2))
+    if (Date.now() - used > hour) rmSync(path, { recursive: true, force: true })
 }
 
 export interface GuestOptions {
@@ -299,7 +311,7 @@ function machine(image: GuestOptions['image'], dir: string, quiet: boolean): str
     '-device',
     `virtserialport,chardev=${name},name=ambit.${name}`,
   ])
-  const line = `${image.commandLine} tsc_early_khz=${execFileSync(nativeBinary('ambit-launch'), ['tsc']).toString().trim()}`
+  const line = `${image.commandLine} tsc_early_khz=${execFileSync(nativeBinary('ambit-launch'), ['tsc']).toString().trim()} mitigations=off`
   return [
     ['-M', 'microvm,rtc=on,isa-serial=' + (quiet ? 'off' : 'on'), '-accel', 'tcg', '-cpu', 'max'],
     ['-m', '512', '-smp', '1', '-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot'],

@@ -8,6 +8,7 @@ mod modules;
 mod mounts;
 mod network;
 mod port;
+mod processors;
 mod seed;
 mod session;
 mod spec;

@@ -15,7 +15,7 @@ use ambit_launch::watchdog::Watchdog;
 use crate::channel::{Channel, Event};
 use crate::spec::{Order, Shape, Start, VERSION};
 use crate::streams::Streams;
-use crate::{cell, network, port, seed, verity, view};
+use crate::{cell, network, port, processors, seed, verity, view};
 
 /// How the command's part came to its end.
 enum End {
@@ -39,6 +39,7 @@ fn live(channel: &Channel, (streams, view): (File, File)) -> Result<()> {
     };
     seed::clock(start.time)?;
     seed::random(&start.entropy)?;
+    let processors = std::thread::spawn(processors::start);
     network::raise(start.net)?;
     view::mount(view, start.inside, &bell)?;
     let Stood { mut cell, stdio, listener } = build(&start)?;
@@ -49,6 +50,7 @@ fn live(channel: &Channel, (streams, view): (File, File)) -> Result<()> {
     let sensor = std::thread::spawn(move || sensor.run());
     watch_limits(&start, &cell, &bell)?;
     cell.controls.extend(controls(&start));
+    processors.join().map_err(|_| Failure::new("starting the processors", "it broke off"))??;
     channel.tell(&Event::Ready { controls: &cell.controls });
     match channel.wait()? {
         Order::Exec => {}
