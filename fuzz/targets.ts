@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { openCheckpoint } from '../src/audit/checkpoint.ts'
 import { MAGIC, readFacts } from '../src/audit/journal-reader.ts'
 import { frame } from '../src/audit/journal.ts'
+import { EventEncoder, encodeEvent, toEvent } from '../src/audit/ocsf.ts'
 import { openNote, parseVerifierKey } from '../src/audit/note.ts'
 import { parseFact } from '../src/audit/parse-fact.ts'
 import { parseBundle } from '../src/audit/tiles.ts'
@@ -24,6 +25,14 @@ import { printable } from '../src/lib/printable.ts'
 import { compilePlan } from '../src/profile/compile.ts'
 import { loadProfile } from '../src/profile/load.ts'
 import { parseEvent } from '../src/runtime/launch-channel.ts'
+
+const CONTEXT = { device: { uid: 'd', hostname: 'h' }, start: null }
+const ENCODER = new EventEncoder(CONTEXT, 's')
+const FREQUENT = [
+  '{"k":"http.request","flow":17,"request":1,"method":"POST","host":"a.example","port":443,"path":"/v1?b=\\"","rule":"n","credential":null,"label":"internal","bytes":9,"t":1,"m":2}',
+  '{"k":"http.response","flow":17,"request":1,"status":200,"bytesOut":9,"bytesIn":900,"ms":80,"scrubbed":0,"t":1,"m":2}',
+  '{"k":"file.open","path":"/w/\\u001b\u00e9\ud83d\ude00","mode":"read","size":12,"sha256":null,"label":"public","t":1,"m":2}',
+].map((text) => Buffer.from(text))
 
 export interface Target {
   readonly seeds: readonly Buffer[]
@@ -215,6 +224,17 @@ export const TARGETS: Readonly<Record<string, Target>> = {
         // Its refusal is a plain error that becomes a `gap` fact.
         if (!String(error).startsWith('Error: not a fact')) throw error
       }
+    },
+  },
+  'frequent-fact': {
+    seeds: FREQUENT,
+    run: (input) => {
+      if (input.length === 0) return
+      const room = Buffer.alloc(1 << 17)
+      const { count, written } = ENCODER.frequent('run').encode(frame(input), 8, room, 0, 1, 1, Infinity)
+      if (count === 0) return
+      const event = toEvent(parseFact(input), { session: 's', journal: 'run', offset: 8 }, CONTEXT, 1)
+      demand(encodeEvent(event).equals(room.subarray(2, written)), 'native code encodes as TypeScript does')
     },
   },
   'daemon-frames': {

@@ -1,6 +1,7 @@
 /** The right edge of the tree: all that appending needs, whatever the size of the log. */
 import { native } from '../lib/native.ts'
-import { HASH, WIDTH, frameEntries, hashesAt, partialTiles, splitTile, tilePath } from './tiles.ts'
+import type { EntryBatch } from './entry-batch.ts'
+import { HASH, WIDTH, hashesAt, partialTiles, splitTile, tilePath } from './tiles.ts'
 import { type Hash, type HashReader, foldHashes, treeRoot } from './tlog.ts'
 
 export interface Edge {
@@ -13,17 +14,15 @@ export interface Edge {
 
 export const EMPTY_EDGE: Edge = { size: 0, bundle: new Uint8Array(0), tiles: [] }
 
-/** Appends `entries`: the new edge, and the files that make it so. Pure. */
-export function extendEdge(
-  edge: Edge,
-  entries: readonly Uint8Array[],
-): { edge: Edge; files: Map<string, Uint8Array> } {
+/** Appends `entries`, which follow the edge: the new edge, and the files that make it so. Pure. */
+export function extendEdge(edge: Edge, entries: EntryBatch): { edge: Edge; files: Map<string, Uint8Array> } {
+  if (entries.start !== edge.size) throw new TypeError('entries for another size of the log')
   const files = new Map<string, Uint8Array>()
-  const size = edge.size + entries.length
-  const framed = frameEntries(entries)
-  const bundle = cutBundles(edge, entries, framed, files)
+  const size = entries.next
+  const bundle = cutBundles(edge, entries, files)
   const tiles = [...edge.tiles]
-  cutTiles(tiles, 0, native().leafHashes(framed), edge.size, files)
+  const hashes = entries.bundles.map((framed) => native().leafHashes(framed))
+  cutTiles(tiles, 0, Buffer.concat(hashes), edge.size, files)
   for (const { level, index, width } of partialTiles(size)) {
     const bytes = level === 'entries' ? bundle : tiles[level]
     if (bytes && changed(level === 'entries' ? 0 : level, edge.size, size))
@@ -32,25 +31,17 @@ export function extendEdge(
   return { edge: { size, bundle, tiles }, files }
 }
 
-/** Adds the bundles that `entries`, which lie in `framed`, fill; gives the partial one behind them. */
-function cutBundles(
-  { size, bundle }: Edge,
-  entries: readonly Uint8Array[],
-  framed: Uint8Array,
-  files: Map<string, Uint8Array>,
-): Uint8Array {
-  let start = 0
-  let end = 0
-  let before = bundle
-  for (const [i, entry] of entries.entries()) {
-    end += 2 + entry.length
-    if ((size + i + 1) % WIDTH !== 0) continue
-    const path = tilePath('entries', (size + i + 1) / WIDTH - 1, WIDTH)
-    files.set(path, Buffer.concat([before, framed.subarray(start, end)]))
-    before = EMPTY_EDGE.bundle
-    start = end
-  }
-  return Buffer.concat([before, framed.subarray(start)])
+/** Adds the bundles that `entries` fill; gives the partial one behind them. */
+function cutBundles({ size, bundle }: Edge, entries: EntryBatch, files: Map<string, Uint8Array>): Uint8Array {
+  const [first, ...others] = entries.bundles
+  if (!first) return bundle
+  const bundles = [bundle.length === 0 ? first : Buffer.concat([bundle, first]), ...others]
+  const from = Math.floor(size / WIDTH)
+  const full = Math.floor(entries.next / WIDTH) - from
+  for (const [i, bytes] of bundles.slice(0, full).entries())
+    files.set(tilePath('entries', from + i, WIDTH), bytes)
+  // A copy: the edge lives on and must not hold on to the batch.
+  return Buffer.from(bundles[full] ?? EMPTY_EDGE.bundle)
 }
 
 /** Appends `hashes` to the partial tile of `level`, which reaches to leaf `size`; full tiles go to `files` and upwards. */

@@ -2,7 +2,7 @@
 import * as fs from 'node:fs'
 import { errnoOf, messageOf } from '../lib/errors.ts'
 import type { Fact } from './fact.ts'
-import { type JournalEnd, openJournal, readFacts } from './journal-reader.ts'
+import { type Clocks, type JournalEnd, RecordReader, openJournal, understand } from './journal-reader.ts'
 import type { Cursor } from './log-state.ts'
 
 /** A fact, where it lies, and the cursor that has passed it. */
@@ -10,6 +10,12 @@ export interface Followed {
   readonly fact: Fact
   readonly offset: number
   readonly after: Cursor
+}
+
+/** Bytes of a journal from a record's begin on. */
+export interface Ahead {
+  readonly bytes: Buffer
+  readonly offset: number
 }
 
 /** How long a wrong record may be a write half done. */
@@ -23,12 +29,18 @@ export class Follower {
   #fd: number | undefined
   /** Where and since when a wrong record lies: the first look may have met a write half done. */
   #suspect = { offset: -1, since: 0 }
-  #clocks = { t: 0, m: 0 }
+  #clocks: Clocks = { t: 0, m: 0 }
+  #records: RecordReader | null = null
+  #passed: Cursor
+  /** A loss that was clear before anything was read. */
+  #gap: Followed | null = null
+  #final = false
 
   constructor(path: string, name: string, cursor: Cursor) {
     this.#path = path
     this.name = name
     this.#cursor = cursor
+    this.#passed = cursor
   }
 
   get cursor(): Cursor {
@@ -41,27 +53,58 @@ export class Follower {
   }
 
   /**
-   * What was written beyond the cursor. `final`: nobody writes any more, so an unfinished record is a loss. A loss
-   * comes as one `gap` fact, after which the journal is dead: nothing behind a gap can be trusted to follow it.
+   * Begins to read what was written beyond the cursor. `final`: nobody writes any more, so an unfinished record is a
+   * loss.
    */
-  *read(final: boolean): Generator<Followed> {
+  begin(final: boolean): void {
+    this.#passed = this.#cursor
+    this.#records = null
+    this.#gap = null
+    this.#final = final
     if (this.#cursor.dead !== null) return
-    const opened = this.#open()
-    if (opened !== null) return yield this.#gap(opened)
-    if (this.#fd === undefined) return
-    let after = this.#cursor
-    const facts = readFacts(this.#fd, this.name, after.offset)
-    for (let step = facts.next(); ; step = facts.next()) {
-      if (step.done) {
-        const loss = this.#lossAt(step.value, final)
-        if (loss !== null) yield this.#gap(loss, after.offset)
-        return
-      }
-      const { fact, offset, next } = step.value
-      this.#clocks = { t: fact.t, m: fact.m }
-      after = { offset: next, dead: null }
-      yield { fact, offset, after }
+    const loss = this.#open()
+    if (loss !== null) this.#gap = this.#lost(loss)
+    else if (this.#fd !== undefined) this.#records = new RecordReader(this.#fd, this.#cursor.offset)
+  }
+
+  /** The cursor behind what was read. */
+  get passed(): Cursor {
+    return this.#passed
+  }
+
+  /**
+   * The next fact, which it passes; null where there is none yet. A loss comes as one `gap` fact, after which the
+   * journal is dead: nothing behind a gap can be trusted to follow it.
+   */
+  next(): Followed | null {
+    const record = this.#records?.next()
+    if (!record || 'why' in record) {
+      const gap = record ? this.#gapAt(record) : this.#gap
+      this.#records = null
+      this.#gap = null
+      if (gap) this.#passed = gap.after
+      return gap
     }
+    const fact = understand(record, this.name, this.#clocks)
+    this.#pass(record.next, fact)
+    return { fact, offset: record.offset, after: this.#passed }
+  }
+
+  /** The bytes at hand of the records that come next and where they lie; null where the next one is not whole. */
+  ahead(): Ahead | null {
+    const bytes = this.#records?.ahead()
+    return this.#records && bytes?.length ? { bytes, offset: this.#records.offset } : null
+  }
+
+  /** Passes `bytes` of `ahead`, whose last fact has `clocks`. */
+  skip(bytes: number, clocks: Clocks): void {
+    this.#records?.pass(bytes)
+    this.#pass(this.#records?.offset ?? 0, clocks)
+  }
+
+  #pass(offset: number, { t, m }: Clocks): void {
+    this.#passed = { offset, dead: null }
+    this.#clocks = { t, m }
   }
 
   close(): void {
@@ -83,7 +126,13 @@ export class Follower {
     }
   }
 
-  #lossAt({ offset, why }: JournalEnd, final: boolean): string | null {
+  #gapAt(end: JournalEnd): Followed | null {
+    const loss = this.#lossAt(end)
+    return loss === null ? null : this.#lost(loss, this.#passed.offset)
+  }
+
+  #lossAt({ offset, why }: JournalEnd): string | null {
+    const final = this.#final
     const wrong = why === 'corrupt' || why === 'foreign'
     if (!wrong) this.#suspect = { offset: -1, since: 0 }
     else if (this.#suspect.offset !== offset) this.#suspect = { offset, since: performance.now() }
@@ -96,7 +145,7 @@ export class Follower {
     return gone ? `removed after byte ${offset}` : null
   }
 
-  #gap(reason: string, offset = this.#cursor.offset): Followed {
+  #lost(reason: string, offset = this.#cursor.offset): Followed {
     const fact: Fact = { k: 'gap', journal: this.name, reason, ...this.#clocks }
     return { fact: { ...fact, t: fact.t || Date.now() }, offset, after: { offset, dead: reason } }
   }

@@ -12,16 +12,18 @@ export const MAGIC: Uint8Array = Buffer.from('AMBITJ1\n')
 export const MAX_PAYLOAD = 1 << 20
 const HEAD = 8
 const CHUNK = 1 << 18
+const EMPTY = Buffer.alloc(0)
 
 /** One whole record: `[offset, next)` of the file. */
-interface RawRecord {
+export interface RawRecord {
   readonly offset: number
   readonly next: number
+  /** Valid until its reader goes on. */
   readonly payload: Buffer
 }
 
 /** A record that is whole but says nothing this version understands reads as a `gap` fact: never skipped in silence. */
-export interface JournalRecord extends RawRecord {
+export interface JournalRecord extends Omit<RawRecord, 'payload'> {
   readonly fact: Fact
 }
 
@@ -34,35 +36,71 @@ export interface JournalEnd {
   readonly why: 'end' | 'torn' | 'corrupt' | 'foreign'
 }
 
-/** Reads whole records of an open journal from byte `from` (0 or the `next` of a record). */
-function* scanJournal(fd: number, from = 0): Generator<RawRecord, JournalEnd> {
-  const source = new Window(fd)
-  if (from < MAGIC.length) {
-    const head = source.take(0, MAGIC.length)
-    if (!head.equals(MAGIC.subarray(0, head.length))) return { offset: 0, why: 'foreign' }
-    if (head.length < MAGIC.length) return { offset: 0, why: head.length ? 'torn' : 'end' }
+/** Reads whole records of an open journal, one after the other. */
+export class RecordReader {
+  readonly #source: Window
+  #at: number
+
+  /** `from`: 0 or the `next` of a record. */
+  constructor(fd: number, from = 0) {
+    this.#source = new Window(fd)
+    this.#at = from
   }
-  for (let at = Math.max(from, MAGIC.length); ; ) {
-    const head = source.take(at, HEAD)
-    if (head.length < HEAD) return { offset: at, why: head.length ? 'torn' : 'end' }
+
+  /** Where the next record begins. */
+  get offset(): number {
+    return this.#at
+  }
+
+  /** The next record, which it passes, or why there is none. */
+  next(): RawRecord | JournalEnd {
+    const wrong = this.#passMagic()
+    if (wrong) return wrong
+    const offset = this.#at
+    const head = this.#source.take(offset, HEAD)
+    if (head.length < HEAD) return { offset, why: head.length ? 'torn' : 'end' }
     const length = head.readUInt32LE(0)
     const sum = head.readUInt32LE(4)
-    if (length === 0 || length > MAX_PAYLOAD) return { offset: at, why: 'corrupt' }
-    const payload = source.take(at + HEAD, length)
-    if (payload.length < length) return { offset: at, why: 'torn' }
-    if (crc32(payload) !== sum) return { offset: at, why: 'corrupt' }
-    const next = at + HEAD + length
-    yield { offset: at, next, payload }
-    at = next
+    if (length === 0 || length > MAX_PAYLOAD) return { offset, why: 'corrupt' }
+    const payload = this.#source.take(offset + HEAD, length)
+    if (payload.length < length) return { offset, why: 'torn' }
+    if (crc32(payload) !== sum) return { offset, why: 'corrupt' }
+    this.#at = offset + HEAD + length
+    return { offset, next: this.#at, payload }
+  }
+
+  /** What is at hand from here on: the next record whole, if it is, and others; nothing where there is none. */
+  ahead(): Buffer {
+    if (this.#passMagic()) return EMPTY
+    const head = this.#source.take(this.#at, HEAD)
+    const length = head.length < HEAD ? 0 : head.readUInt32LE(0)
+    if (length === 0 || length > MAX_PAYLOAD) return EMPTY
+    const { length: whole } = this.#source.take(this.#at, HEAD + length)
+    return whole < HEAD + length ? EMPTY : this.#source.from(this.#at)
+  }
+
+  /** Passes `bytes` of what is at hand: whole records that its caller has read. */
+  pass(bytes: number): void {
+    this.#at += bytes
+  }
+
+  #passMagic(): JournalEnd | null {
+    if (this.#at >= MAGIC.length) return null
+    const head = this.#source.take(0, MAGIC.length)
+    if (!head.equals(MAGIC.subarray(0, head.length))) return { offset: 0, why: 'foreign' }
+    if (head.length < MAGIC.length) return { offset: 0, why: head.length ? 'torn' : 'end' }
+    this.#at = MAGIC.length
+    return null
   }
 }
 
 /** Length of the longest valid prefix; 0 for an empty or torn header. Throws ERR_JOURNAL_CORRUPT for another file. */
 export function endOfJournal(fd: number): number {
-  const scan = scanJournal(fd)
-  for (let step = scan.next(); ; step = scan.next()) {
-    if (!step.done) continue
-    if (step.value.why !== 'foreign') return step.value.offset
+  const records = new RecordReader(fd)
+  for (;;) {
+    const step = records.next()
+    if (!('why' in step)) continue
+    if (step.why !== 'foreign') return step.offset
     throw new AmbitError(
       'ERR_JOURNAL_CORRUPT',
       'could not open a journal',
@@ -86,17 +124,26 @@ export function* readJournal(path: string, from = 0): Generator<JournalRecord, J
 
 /** The same of an open journal; `journal` is its name in `gap` facts. */
 export function* readFacts(fd: number, journal: string, from = 0): Generator<JournalRecord, JournalEnd> {
-  const scan = scanJournal(fd, from)
-  let clocks = { t: 0, m: 0 }
-  for (let step = scan.next(); ; step = scan.next()) {
-    if (step.done) return step.value
-    const fact = understand(step.value, journal, clocks)
+  const records = new RecordReader(fd, from)
+  let clocks: Clocks = { t: 0, m: 0 }
+  for (;;) {
+    const record = records.next()
+    if ('why' in record) return record
+    const fact = understand(record, journal, clocks)
     clocks = { t: fact.t, m: fact.m }
-    yield { ...step.value, fact }
+    const { offset, next } = record
+    yield { offset, next, fact }
   }
 }
 
-function understand(record: RawRecord, journal: string, clocks: { t: number; m: number }): Fact {
+/** When a fact was recorded, by both clocks. */
+export interface Clocks {
+  readonly t: number
+  readonly m: number
+}
+
+/** The fact of `record`; a `gap` with `clocks`, those of the fact before it, where it says nothing that we know. */
+export function understand(record: RawRecord, journal: string, clocks: Clocks): Fact {
   try {
     return parseFact(record.payload)
   } catch (error) {
@@ -112,25 +159,31 @@ export const openJournal = (path: string): number =>
 class Window {
   readonly #fd: number
   #start = 0
-  #bytes: Buffer = Buffer.alloc(0)
+  #chunk = EMPTY
+  #bytes = EMPTY
 
   constructor(fd: number) {
     this.#fd = fd
   }
 
-  /** Up to `length` bytes at `at`; fewer only at the end of the file. Valid beyond the next call. */
+  /** Up to `length` bytes at `at`; fewer only at the end of the file. Valid until the next call. */
   take(at: number, length: number): Buffer {
     const inside = at >= this.#start && at + length <= this.#start + this.#bytes.length
     if (!inside) this.#fill(at, Math.max(length, CHUNK))
     return this.#bytes.subarray(at - this.#start, at - this.#start + length)
   }
 
+  /** What it holds from `at`, which it has, to its end. Valid until the next call of `take`. */
+  from(at: number): Buffer {
+    return this.#bytes.subarray(at - this.#start)
+  }
+
   #fill(at: number, length: number): void {
-    const bytes = Buffer.allocUnsafe(length)
+    if (this.#chunk.length < length) this.#chunk = Buffer.allocUnsafe(length)
     let got = 0
     for (let n = 1; got < length && n > 0; got += n)
-      n = fs.readSync(this.#fd, bytes, got, length - got, at + got)
+      n = fs.readSync(this.#fd, this.#chunk, got, length - got, at + got)
     this.#start = at
-    this.#bytes = bytes.subarray(0, got)
+    this.#bytes = this.#chunk.subarray(0, got)
   }
 }

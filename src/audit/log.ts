@@ -10,6 +10,7 @@ import { join } from 'node:path'
 import { AmbitError, errnoOf } from '../lib/errors.ts'
 import { native } from '../lib/native.ts'
 import { type Checkpoint, openCheckpoint, signCheckpoint } from './checkpoint.ts'
+import type { EntryBatch } from './entry-batch.ts'
 import { EMPTY_EDGE, type Edge, edgeRoot, extendEdge } from './edge.ts'
 import {
   FileWriter,
@@ -114,12 +115,12 @@ export class Log {
   }
 
   /**
-   * Appends `entries` (each at most 65,535 bytes) and sets `cursors`, both or neither. When it rejects with
+   * Appends `entries`, which begin at `size`, and sets `cursors`, both or neither. When it rejects with
    * ERR_LOG_FAILED nothing is committed; it may be called again unless a sync failed, which ends this Log. `sign`: the
    * checkpoint is made with it, so that `publish`, called next, has only to name it.
    */
   async appendBatch(
-    entries: readonly Uint8Array[],
+    entries: EntryBatch,
     cursors: Cursors,
     { sign = false }: { readonly sign?: boolean } = {},
   ): Promise<void> {

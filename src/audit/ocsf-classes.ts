@@ -2,6 +2,7 @@
  * What each kind of fact is in OCSF 1.8.0. Classes: file_activity 1001, process_activity 1007, network_activity 4001,
  * http_activity 4002, dns_activity 4003, application_lifecycle 6002 (the session itself, and gaps in its record),
  * api_activity 6003 (decisions of the monitor, uses of credentials: operations of Ambit upon a resource).
+ * The frequent kinds have a second form, native/node/src/events/event.rs; a test holds both to the same bytes.
  */
 import type { Effect, Fact } from './fact.ts'
 import { AGENT, TCP, endpoint, fileObject, processObject, sha256Hash, tlsObject } from './ocsf-objects.ts'
@@ -81,17 +82,17 @@ const named = (activity: number | string, attributes: object): Pick<Mapped, 'act
     : { activity_id: OTHER, attributes: { activity_name: activity, ...attributes } }
 
 /** Methods that OCSF has a number for. */
-export const HTTP_ACTIVITY: Readonly<Record<string, number>> = {
-  CONNECT: 1,
-  DELETE: 2,
-  GET: 3,
-  HEAD: 4,
-  OPTIONS: 5,
-  POST: 6,
-  PUT: 7,
-  TRACE: 8,
-  PATCH: 9,
-}
+const HTTP_ACTIVITY: ReadonlyMap<string, number> = new Map([
+  ['CONNECT', 1],
+  ['DELETE', 2],
+  ['GET', 3],
+  ['HEAD', 4],
+  ['OPTIONS', 5],
+  ['POST', 6],
+  ['PUT', 7],
+  ['TRACE', 8],
+  ['PATCH', 9],
+])
 
 interface Requested {
   readonly method: string
@@ -113,7 +114,7 @@ function http(
     class_uid: 4002,
     message: `${method} ${host}${path}`,
     ...more,
-    ...named(HTTP_ACTIVITY[method] ?? (method || 'Unknown'), {
+    ...named(HTTP_ACTIVITY.get(method) ?? (method || 'Unknown'), {
       http_request,
       dst_endpoint: endpoint(host, undefined, port),
       src_endpoint: AGENT,
@@ -128,28 +129,28 @@ function splitOnce(text: string, mark: string): [string, string | undefined] {
 }
 
 /** Operations of the view that a refusal may name, as file activities. */
-const FILE_ACTIVITY: Readonly<Record<string, number>> = {
-  create: 1,
-  mkdir: 1,
-  mknod: 1,
-  symlink: 1,
-  link: 1,
-  read: 2,
-  write: 3,
-  truncate: 3,
-  unlink: 4,
-  rmdir: 4,
-  delete: 4,
-  rename: 5,
-  setattr: 6,
-  attributes: 6,
-  setxattr: 6,
-  removexattr: 6,
-  lookup: 14,
-  open: 14,
-  opendir: 14,
-  readdir: 14,
-}
+const FILE_ACTIVITY: ReadonlyMap<string, number> = new Map([
+  ['create', 1],
+  ['mkdir', 1],
+  ['mknod', 1],
+  ['symlink', 1],
+  ['link', 1],
+  ['read', 2],
+  ['write', 3],
+  ['truncate', 3],
+  ['unlink', 4],
+  ['rmdir', 4],
+  ['delete', 4],
+  ['rename', 5],
+  ['setattr', 6],
+  ['attributes', 6],
+  ['setxattr', 6],
+  ['removexattr', 6],
+  ['lookup', 14],
+  ['open', 14],
+  ['opendir', 14],
+  ['readdir', 14],
+])
 
 const MAPPERS: Mapper = {
   'session.start': ({ agent, planDigest, sheetDigest, runtime, argv, cwd }) =>
@@ -250,7 +251,13 @@ const MAPPERS: Mapper = {
   },
   'file.attributes': ({ path }) => file(6, `change attributes of ${path}`, path, {}, {}),
   'file.failed': ({ path, to, op, reason }) => {
-    const mapped = file(FILE_ACTIVITY[op] ?? op, `${op} ${path} failed: ${reason}`, path, {}, { op, reason })
+    const mapped = file(
+      FILE_ACTIVITY.get(op) ?? op,
+      `${op} ${path} failed: ${reason}`,
+      path,
+      {},
+      { op, reason },
+    )
     const result = to === undefined ? null : { file_result: fileObject(to) }
     return { ...mapped, status: 'failure', attributes: { ...mapped.attributes, ...result } }
   },
@@ -258,7 +265,7 @@ const MAPPERS: Mapper = {
     file('Hash', `hash ${path}`, path, { size, ...sha256Hash(sha256) }, {}),
   'file.denied': ({ path, op, reason, rule, count }) => {
     const mapped = file(
-      FILE_ACTIVITY[op] ?? op,
+      FILE_ACTIVITY.get(op) ?? op,
       `${op} ${path} refused: ${reason}`,
       path,
       {},

@@ -5,9 +5,9 @@
  * What OCSF has no attribute for stands under the top-level key `ambit`, never under `unmapped`.
  */
 import { createHash } from 'node:crypto'
+import { type EventFrame, type FactEncoder, native } from '../lib/native.ts'
 import type { Fact } from './fact.ts'
 import { type Mapped, mapFact } from './ocsf-classes.ts'
-import { type Written, writeQuick } from './ocsf-quick.ts'
 import { PRODUCT } from './product.ts'
 import { MAX_ENTRY } from './tiles.ts'
 
@@ -114,52 +114,67 @@ const policyOf = ({ start }: EventContext): Record<string, unknown> =>
   start ? { policy: { name: start.profile, uid: start.planDigest } } : {}
 
 /**
- * The bytes of `encodeEvent(toEvent(…))`, several times as fast: what is the same for all facts of a session is made
- * once, and what has a known form is not walked. Built for one session with its `start`.
+ * The bytes of `encodeEvent(toEvent(…))`, in half the time: what is the same for all facts of a session is made once.
+ * Built for one session with its `start`.
  */
 export class EventEncoder {
   readonly #context: EventContext
   readonly #session: string
   readonly #party: string
-  readonly #profile: string
+  readonly #journals = new Map<string, { readonly frame: EventFrame; native?: FactEncoder }>()
 
   constructor(context: EventContext, session: string) {
     this.#context = context
-    this.#session = JSON.stringify(session).slice(1, -1)
+    this.#session = session
     const party = { actor: actorOf(context, session), device: deviceOf(context), ...policyOf(context) }
-    this.#party = JSON.stringify(party).slice(1, -1)
-    this.#profile = JSON.stringify(context.start?.profile ?? null)
+    this.#party = `,${inner(party)},`
   }
 
   /** `journal` is one of ours and `offset` and `index` are whole numbers: they need no escaping. */
   encode(fact: Fact, { journal, offset }: Omit<Origin, 'session'>, index: number): Buffer {
-    const { event, rule, decision, ambit } = writeQuick(fact) ?? write(fact)
-    const session = this.#session
+    const mapped = mapFact(fact)
+    const { effect, ambit } = mapped
+    const { party, origin, session, journal: place, profile } = this.#of(journal).frame
+    const event = JSON.stringify(whatHappened(mapped, fact.t)).slice(0, -1)
+    const rule = ambit.rule ? `"firewall_rule":{"uid":${JSON.stringify(ambit.rule)}},` : ''
+    const own = inner(ambit)
     const bytes = Buffer.from(
-      `${event},${this.#party},${rule ? `"firewall_rule":{"uid":${rule}},` : ''}"metadata":{"version":"1.8.0",${CONSTANT},` +
-        `"uid":"${session}:${journal}:${offset}","sequence":${index},"correlation_uid":"${session}"},` +
-        `"ambit":{"session":"${session}","kind":"${fact.k}","journal":"${journal}","offset":${offset},` +
-        `"monotonic":${fact.m},"profile":${this.#profile},"decision":${decision}${ambit === '' ? '' : ','}${ambit}}}`,
+      `${event}${party}${rule}${origin}${offset}","sequence":${index}${session}${fact.k}${place}${offset}` +
+        `,"monotonic":${fact.m}${profile}${effect ? `"${effect}"` : 'null'}${own === '' ? '' : ','}${own}}}`,
     )
     if (bytes.length <= MAX_ENTRY) return bytes
-    return encodeEvent(
-      toEvent(fact, { session: JSON.parse(`"${session}"`) as string, journal, offset }, this.#context, index),
-    )
+    return encodeEvent(toEvent(fact, { session: this.#session, journal, offset }, this.#context, index))
+  }
+
+  /** The same for the frequent kinds of fact, by the run. */
+  frequent(journal: string): FactEncoder {
+    const of = this.#of(journal)
+    of.native ??= new (native().FactEncoder)(of.frame)
+    return of.native
+  }
+
+  #of(journal: string): { readonly frame: EventFrame; native?: FactEncoder } {
+    const known = this.#journals.get(journal)
+    if (known) return known
+    const session = JSON.stringify(this.#session).slice(1, -1)
+    const made = {
+      frame: {
+        party: this.#party,
+        origin: `"metadata":{"version":"1.8.0",${CONSTANT},"uid":"${session}:${journal}:`,
+        session: `,"correlation_uid":"${session}"},"ambit":{"session":"${session}","kind":"`,
+        journal: `","journal":"${journal}","offset":`,
+        profile: `,"profile":${JSON.stringify(this.#context.start?.profile ?? null)},"decision":`,
+      },
+    }
+    this.#journals.set(journal, made)
+    return made
   }
 }
 
-function write(fact: Fact): Written {
-  const mapped = mapFact(fact)
-  const { effect, ambit } = mapped
-  return {
-    event: JSON.stringify(whatHappened(mapped, fact.t)).slice(0, -1),
-    rule: ambit.rule ? JSON.stringify(ambit.rule) : null,
-    decision: effect ? `"${effect}"` : 'null',
-    ambit: JSON.stringify(ambit).slice(1, -1),
-  }
-}
+/** JSON of an object without its braces. */
+const inner = (object: object): string => JSON.stringify(object).slice(1, -1)
 
-const CONSTANT = JSON.stringify({ product: PRODUCT, profiles: ['security_control', 'host'] }).slice(1, -1)
+const CONSTANT = inner({ product: PRODUCT, profiles: ['security_control', 'host'] })
 
 /**
  * The event's bytes as a log entry. One that is too long keeps its structure and loses the ends of its longest texts

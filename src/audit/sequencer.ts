@@ -2,33 +2,22 @@
  * Brings the journals of sessions into the log, each record once. Cursors commit with the entries, so that whatever
  * kills this process, the next one goes on exactly behind what the log holds.
  */
-import { existsSync, readFileSync, statSync } from 'node:fs'
+import { readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import * as z from 'zod'
 import { errnoOf } from '../lib/errors.ts'
-import type { Fact } from './fact.ts'
-import { type Followed, Follower } from './follow.ts'
-import { MAGIC, readJournal } from './journal-reader.ts'
+import { EntryBatch } from './entry-batch.ts'
+import { FollowedSession, JOURNALS, type Outcome, START } from './followed-session.ts'
+import { type Pace, Part, type Stream, gather } from './gather.ts'
+import { MAGIC } from './journal-reader.ts'
 import type { Head, Log } from './log.ts'
 import { replaceFile } from './log-files.ts'
 import type { Cursor, Cursors } from './log-state.ts'
-import { type EventContext, EventEncoder } from './ocsf.ts'
+import type { EventContext } from './ocsf.ts'
 
-/** Journals of a session; `daemon` is written by ambitd about sessions that could not speak for themselves. */
-export const JOURNALS = ['run', 'view', 'launch', 'daemon'] as const
-/** Facts, and bytes of journals, of one commit: enough to share its flushes, little enough to hold in memory. */
-const MAX_BATCH = 8192
-const MAX_BATCH_BYTES = 16 * 2 ** 20
-/**
- * A session's requests wait for the same processors: without haste a share of facts (some milliseconds of work) is
- * followed by a pause, so that no burst stands before them; smaller shares cost more for each fact, since what a
- * processor had at hand is gone after each pause. A full batch, which is a lag of about a second, ends the pauses until
- * all is sequenced.
- */
-const SHARE = 256
+/** See `Pace.pause`: until the first full batch, which is a lag of about a second. */
 const PAUSE_MS = 20
-const START: Cursor = { offset: 0, dead: null }
 const SEALED = 'sealed.json'
 
 export interface SequencerOptions {
@@ -125,13 +114,15 @@ export class Sequencer {
     pace: Pace,
   ): Promise<void> {
     const { log, device } = this.#options
+    const entries = new EntryBatch(log.size)
     for (let { pause } = pace; ; pause = rest) {
+      entries.restart(log.size)
       const parts = sessions.map((session) => new Part(session, device, session === final))
       const streams = parts.flatMap((part) => part.streams)
-      const entries = await takeBatch(streams, log.size, { ...pace, pause })
-      if (entries.length === 0) return
-      // What is not full is most likely the last one: its checkpoint shares its syncs.
-      await log.appendBatch(entries, this.#cursorsAfter(streams), { sign: entries.length < MAX_BATCH })
+      const more = await gather(streams, entries, { ...pace, pause })
+      if (entries.count === 0) return
+      // Where nothing more is due it is most likely the last one: its checkpoint shares its syncs.
+      await log.appendBatch(entries, this.#cursorsAfter(streams), { sign: !more })
       for (const part of parts) part.pass()
       this.#drop.clear()
     }
@@ -174,12 +165,6 @@ export class Sequencer {
   }
 }
 
-interface Pace {
-  /** Between two shares of a batch. */
-  readonly pause: () => Promise<void>
-  /** Facts after this (monotonic microseconds) wait for the next call, or pauses would part what lies side by side. */
-  readonly until: number
-}
 const rest = (): Promise<void> => Promise.resolve()
 const AT_ONCE: Pace = { pause: rest, until: Number.POSITIVE_INFINITY }
 
@@ -189,167 +174,9 @@ export interface SessionEnd {
   readonly outcome: Outcome | null
 }
 
-type Outcome = Extract<Fact, { k: 'session.end' }>['outcome']
-
 /** Waits for all, also when one fails: nothing of a step may be under way when the next one begins. */
 async function together(work: readonly Promise<unknown>[]): Promise<void> {
   for (const one of await Promise.allSettled(work)) if (one.status === 'rejected') throw one.reason
-}
-
-/** What some facts say of their session. */
-class Tally {
-  readonly counters: Record<string, number> = {}
-  start: EventContext['start'] = null
-  outcome: Outcome | null = null
-
-  add(fact: Fact): void {
-    if (fact.k === 'session.start') this.start ??= fact
-    if (fact.k === 'session.end') this.outcome = fact.outcome
-    this.counters[fact.k] = (this.counters[fact.k] ?? 0) + 1
-  }
-
-  join({ counters, start, outcome }: Tally): void {
-    this.start ??= start
-    this.outcome = outcome ?? this.outcome
-    for (const [kind, count] of Object.entries(counters))
-      this.counters[kind] = (this.counters[kind] ?? 0) + count
-  }
-}
-
-/** A session's share of one batch. */
-class Part {
-  readonly session: FollowedSession
-  readonly streams: readonly Stream[]
-  readonly #tally = new Tally()
-  readonly #device: EventContext['device']
-  #encoder: EventEncoder
-
-  constructor(session: FollowedSession, device: EventContext['device'], final: boolean) {
-    this.session = session
-    this.#device = device
-    this.#encoder = new EventEncoder({ device, start: session.start }, session.id)
-    this.streams = session.followers.map((follower) => new Stream(this, follower, final))
-  }
-
-  encode(fact: Fact, place: { journal: string; offset: number }, index: number): Buffer {
-    if (fact.k === 'session.start' && !this.session.start && !this.#tally.start)
-      this.#encoder = new EventEncoder({ device: this.#device, start: fact }, this.session.id)
-    this.#tally.add(fact)
-    return this.#encoder.encode(fact, place, index)
-  }
-
-  /** The log has what was taken. */
-  pass(): void {
-    this.session.learn(this.#tally)
-    for (const { follower, after } of this.streams) if (after) follower.advance(after)
-  }
-}
-
-/** One journal's share of one batch, fact by fact: kept until the batch is whole, facts would crowd the heap. */
-class Stream {
-  readonly part: Part
-  readonly follower: Follower
-  readonly #facts: Generator<Followed>
-  head: Followed | undefined
-  /** Behind the last fact that was taken; null before the first. */
-  after: Cursor | null = null
-
-  constructor(part: Part, follower: Follower, final: boolean) {
-    this.part = part
-    this.follower = follower
-    this.#facts = follower.read(final)
-    this.#next()
-  }
-
-  /** The entry that the head becomes; the next fact is the head. */
-  take({ fact, offset, after }: Followed, index: number): Buffer {
-    const entry = this.part.encode(fact, { journal: this.follower.name, offset }, index)
-    this.after = after
-    this.#next()
-    return entry
-  }
-
-  #next(): void {
-    const step = this.#facts.next()
-    this.head = step.done ? undefined : step.value
-  }
-}
-
-class FollowedSession {
-  readonly id: string
-  readonly dir: string
-  readonly followers: readonly Follower[]
-  readonly #known = new Tally()
-
-  constructor(id: string, dir: string, cursors: Readonly<Record<string, Cursor>>) {
-    this.id = id
-    this.dir = dir
-    this.followers = JOURNALS.map((name) => {
-      const cursor = cursors[name] ?? START
-      const path = join(dir, 'journal', `${name}.wal`)
-      this.#recall(path, cursor.offset)
-      return new Follower(path, name, cursor)
-    })
-  }
-
-  get start(): EventContext['start'] {
-    return this.#known.start
-  }
-
-  get counters(): Readonly<Record<string, number>> {
-    return this.#known.counters
-  }
-
-  get outcome(): Outcome | null {
-    return this.#known.outcome
-  }
-
-  get cursors(): Record<string, Cursor> {
-    return Object.fromEntries(this.followers.map(({ name, cursor }) => [name, cursor]))
-  }
-
-  /** The log has it. */
-  learn(tally: Tally): void {
-    this.#known.join(tally)
-  }
-
-  close(): void {
-    for (const follower of this.followers) follower.close()
-  }
-
-  /** What an earlier sequencer knew of the part that is in the log already. */
-  #recall(path: string, end: number): void {
-    if (end === 0 || !existsSync(path)) return
-    for (const { fact, next } of readJournal(path)) {
-      if (next > end) return
-      this.#known.add(fact)
-    }
-  }
-}
-
-/**
- * The next facts of all sessions as entries from `size` on, merged by their monotonic clock; each journal keeps its own
- * order. Clocks of different boots do not compare: recovery therefore drains one session at a time.
- */
-async function takeBatch(
-  streams: readonly Stream[],
-  size: number,
-  { pause, until }: Pace,
-): Promise<Buffer[]> {
-  const entries: Buffer[] = []
-  let bytes = 0
-  while (entries.length < MAX_BATCH && bytes < MAX_BATCH_BYTES) {
-    let first: Stream | undefined
-    for (const stream of streams) {
-      if (stream.head && (!first?.head || stream.head.fact.m < first.head.fact.m)) first = stream
-    }
-    if (!first?.head || first.head.fact.m > until) break
-    const { offset, after } = first.head
-    entries.push(first.take(first.head, size + entries.length))
-    bytes += after.offset - offset
-    if (entries.length % SHARE === 0) await pause()
-  }
-  return entries
 }
 
 function cursorsOf(cursors: Cursors, id: string): Record<string, Cursor> {

@@ -1,8 +1,8 @@
 /** The last refusals of a session, from its journals. */
 import { join } from 'node:path'
 import type { Fact } from '../audit/fact.ts'
+import { JOURNALS } from '../audit/followed-session.ts'
 import { readJournal } from '../audit/journal.ts'
-import { JOURNALS } from '../audit/sequencer.ts'
 import { errnoOf } from '../lib/errors.ts'
 import { type Paths, journalDir } from '../lib/paths.ts'
 import type { Refusal } from './messages.ts'

@@ -32,8 +32,56 @@ export interface Native {
   leafHashes(framed: Uint8Array): Uint8Array
   /** The RFC 6962 root over 2^n hashes, 32 bytes each. */
   subtreeRoot(hashes: Uint8Array): Uint8Array
+  /** Kinds of fact that `FactEncoder` takes. */
+  frequentKinds(): string[]
+  FactEncoder: new (frame: EventFrame) => FactEncoder
   /** In-process Rego (regorus). */
   RegoEngine: new () => RegoEngine
+}
+
+/** The parts of an event that are the same for all facts of a journal, as JSON (src/audit/ocsf.ts). */
+export interface EventFrame {
+  readonly party: string
+  readonly origin: string
+  readonly session: string
+  readonly journal: string
+  readonly profile: string
+}
+
+/** From a journal's records to entries of the log (native/node/src/events.rs). */
+export interface FactEncoder {
+  /**
+   * Frames the events of the records that begin `records`, which lie at `offset` of their journal, into `room` from
+   * byte `used` on: at most `most`, none later than `until`, the first as entry `index`. Stops at whatever is not a
+   * frequent fact in its usual form; `room` must not overlap `records`.
+   */
+  encode(
+    records: Uint8Array,
+    offset: number,
+    room: Uint8Array,
+    used: number,
+    index: number,
+    most: number,
+    until: number,
+  ): FactRun
+}
+
+/** What one call took. */
+export interface FactRun {
+  readonly count: number
+  /** Bytes of records. */
+  readonly read: number
+  /** Bytes of framed entries. */
+  readonly written: number
+  /** The next entry needs more room. */
+  readonly full: boolean
+  /** Facts of each kind, in the order of `frequentKinds`. */
+  readonly kinds: readonly number[]
+  /** Clocks of the last one. */
+  readonly t: number
+  readonly m: number
+  /** Monotonic clock of the first that was not taken, where it is a frequent one. */
+  readonly next?: number
 }
 
 export interface RegoEngine {

@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process'
 import * as fs from 'node:fs'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
+import { EntryBatch } from '../../src/audit/entry-batch.ts'
 import { Log } from '../../src/audit/log.ts'
 import type { LogFiles } from '../../src/audit/log-files.ts'
 import type { Cursors } from '../../src/audit/log-state.ts'
@@ -40,7 +41,7 @@ function entriesOf(dir: string, size: number): string[] {
 async function build(dir: string, ends: readonly number[]): Promise<void> {
   const log = await open(dir)
   for (const end of ends) {
-    await log.appendBatch(range(log.size, end), cursorAt(end))
+    await log.appendBatch(EntryBatch.of(log.size, range(log.size, end)), cursorAt(end))
     await log.publish()
   }
   log.close()
@@ -51,7 +52,7 @@ test('verifies at every size around tile borders, however it was cut into batche
   const ends = [1, 2, 255, 256, 257, 511, 512, 513, 900]
   const log = await open(dir)
   for (const end of ends) {
-    await log.appendBatch(range(log.size, end), cursorAt(end))
+    await log.appendBatch(EntryBatch.of(log.size, range(log.size, end)), cursorAt(end))
     await log.publish()
     const result = await verifyLog(dir, signer.vkey)
     assert.deepEqual(result, { ok: true, size: end, root: Buffer.from(log.head.root).toString('base64') })
@@ -92,7 +93,7 @@ async function live(
   try {
     for (const count of [200, 130]) {
       const size = log.size + count
-      await log.appendBatch(range(log.size, size), cursorAt(size * 10))
+      await log.appendBatch(EntryBatch.of(log.size, range(log.size, size)), cursorAt(size * 10))
       acknowledged.size = size
       await log.publish()
     }
@@ -108,7 +109,7 @@ async function assertRecovers(dir: string, acknowledged: number, message: string
   assert.ok(size >= acknowledged, `${message}: ${size} of ${acknowledged}`)
   assert.ok([0, 150, 350, 480].includes(size), `${message}: half a batch, ${size}`)
   assert.deepEqual(log.cursors, size === 0 ? {} : cursorAt(size === 150 ? 150 : size * 10), message)
-  await log.appendBatch(range(size, 520), cursorAt(5200))
+  await log.appendBatch(EntryBatch.of(log.size, range(size, 520)), cursorAt(5200))
   await log.publish()
   log.close()
   assert.equal((await verifyLog(dir, signer.vkey)).ok, true, message)
@@ -180,7 +181,7 @@ test('A-03: the model of the power cut notices a directory that is not synced', 
   const files = new FaultFiles(dir)
   files.syncDir = async () => undefined
   const log = await open(dir, files)
-  await log.appendBatch(range(0, 10), cursorAt(10))
+  await log.appendBatch(EntryBatch.of(log.size, range(0, 10)), cursorAt(10))
   log.close()
   const after = tempDir(t)
   files.materialize(after, () => false)
@@ -219,7 +220,9 @@ for (const fault of ['ENOSPC', 'EIO'] as const satisfies readonly Fault[]) {
       for (const end of [350, 480]) {
         if (log.failure) break
         await attempt(async () =>
-          log.size < end ? await log.appendBatch(range(log.size, end), cursorAt(end * 10)) : undefined,
+          log.size < end
+            ? await log.appendBatch(EntryBatch.of(log.size, range(log.size, end)), cursorAt(end * 10))
+            : undefined,
         )
         if (!log.failure) await attempt(() => log.publish())
       }
@@ -304,11 +307,12 @@ test('A-08: refuses a state older than its own checkpoint', async (t) => {
   await assert.rejects(open(dir), { code: 'ERR_LOG_INCONSISTENT' })
 })
 
-test('refuses an entry over 65,535 bytes and appends none of its batch', async (t) => {
+test('refuses an entry over 65,535 bytes, and entries made for another place', async (t) => {
   const dir = tempDir(t)
   const log = await open(dir)
-  await log.appendBatch([Buffer.alloc(65_535)], {})
-  await assert.rejects(log.appendBatch([Buffer.alloc(1), Buffer.alloc(65_536)], {}))
+  await log.appendBatch(EntryBatch.of(log.size, [Buffer.alloc(65_535)]), {})
+  assert.throws(() => EntryBatch.of(log.size, [Buffer.alloc(1), Buffer.alloc(65_536)]), TypeError)
+  await assert.rejects(log.appendBatch(EntryBatch.of(log.size + 1, [Buffer.alloc(1)]), {}))
   await log.publish()
   log.close()
   assert.equal(((await verifyLog(dir, signer.vkey)) as { size: number }).size, 1)

@@ -96,6 +96,12 @@ test('no fact loses a field on its way: each value is found in the event', () =>
   }
 })
 
+test('a word that every JavaScript object knows is a word like any other', () => {
+  const denied = SAMPLES.find(({ k }) => k === 'http.denied') as Extract<Fact, { k: 'http.denied' }>
+  const event = eventOf({ ...denied, method: 'constructor' })
+  assert.deepEqual([event.activity_id, event.activity_name, faults(event)], [99, 'constructor', ''])
+})
+
 test('H-04, A-15: hostile texts stay one JSON line and are kept as they are', () => {
   const fact = SAMPLES.find(({ k }) => k === 'file.open') as Extract<Fact, { k: 'file.open' }>
   const bytes = encodeEvent(eventOf(fact))
@@ -103,7 +109,7 @@ test('H-04, A-15: hostile texts stay one JSON line and are kept as they are', ()
   assert.equal(JSON.parse(bytes.toString()).file.path, fact.path)
 })
 
-test('the quick encoder gives the same bytes as the plain one, for every kind of fact', () => {
+test('the encoder of a session gives the same bytes as the plain one, for every kind of fact', () => {
   const many: Fact[] = [
     ...SAMPLES,
     ...SAMPLES.filter((fact) => fact.k === 'file.denied').map((fact) => ({ ...fact, count: 12 })),

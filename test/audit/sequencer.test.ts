@@ -5,10 +5,11 @@ import * as fs from 'node:fs'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Journal } from '../../src/audit/journal.ts'
+import { Journal, frame, readJournal } from '../../src/audit/journal.ts'
 import { Log } from '../../src/audit/log.ts'
 import type { LogFiles } from '../../src/audit/log-files.ts'
 import { formatSignerKey, parseSignerKey } from '../../src/audit/note.ts'
+import { type EventContext, encodeEvent, toEvent } from '../../src/audit/ocsf.ts'
 import { readEvents } from '../../src/audit/read.ts'
 import { Sequencer, isSealed, readSeal } from '../../src/audit/sequencer.ts'
 import { verifyLog } from '../../src/audit/verify.ts'
@@ -111,6 +112,59 @@ test('without haste it pauses, keeps what comes meanwhile in its order, and hurr
   )
   log.close()
 })
+
+test('however facts are spread over journals, the log holds the same as by the plain way', async (t) => {
+  const w = world(t)
+  const below = numbers(7)
+  const names = ['run', 'view', 'launch'] as const
+  const facts = names.map(() => {
+    let m = 0
+    // Equal clocks, some that go back, runs of one kind, texts that are not in their usual form, a long one.
+    return Array.from({ length: 700 + below(300) }, () => {
+      m += [0, 0, 1, 1, 2, 40, -3][below(7)]!
+      const fact = SAMPLES[below(4) === 0 ? below(SAMPLES.length) : 10 + below(4)]!
+      const path = ['/usual', '/\ud83d lone', `/${'long'.repeat(20_000 * Number(below(90) === 0))}`][below(3)]
+      return { ...fact, ...('path' in fact ? { path } : null), t: 1_763_800_000_000 + m, m: Math.max(0, m) }
+    })
+  })
+  for (const [i, name] of names.entries()) {
+    w.journal('s-a', name).close()
+    for (const fact of facts[i]!)
+      fs.appendFileSync(w.wal('s-a', name), frame(Buffer.from(JSON.stringify(fact))))
+  }
+  const { log, sequencer } = await w.open()
+  sequencer.follow('s-a')
+  await sequencer.sequence()
+  const kinds = facts.flat().map(({ k }) => k)
+  assert.deepEqual(
+    sequencer.counters('s-a'),
+    Object.fromEntries([...new Set(kinds)].map((kind) => [kind, kinds.filter((k) => k === kind).length])),
+  )
+  log.close()
+  const queues = names.map((name) => [...readJournal(w.wal('s-a', name))])
+  let start: EventContext['start'] = null
+  let index = 0
+  for (const { json } of readEvents(w.log)) {
+    const from = queues.reduce(
+      (best, [head], i) => (head && head.fact.m < (queues[best]?.[0]?.fact.m ?? Infinity) ? i : best),
+      queues.findIndex(([head]) => head),
+    )
+    const { fact, offset } = queues[from]!.shift()!
+    if (fact.k === 'session.start') start ??= fact
+    const event = toEvent(fact, { session: 's-a', journal: names[from]!, offset }, { device, start }, index++)
+    assert.equal(json, String(encodeEvent(event)))
+  }
+  assert.deepEqual(queues, [[], [], []])
+})
+
+/** Numbers below a bound, the same ones each time. */
+function numbers(seed: number): (bound: number) => number {
+  let state = seed
+  return (bound) => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
+    return Math.floor((state / 2 ** 32) * bound)
+  }
+}
 
 test('goes on behind what the log holds, knowing what it knew', async (t) => {
   const w = world(t)

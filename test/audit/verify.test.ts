@@ -4,6 +4,7 @@ import * as fs from 'node:fs'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { signCheckpoint } from '../../src/audit/checkpoint.ts'
+import { EntryBatch } from '../../src/audit/entry-batch.ts'
 import { Log } from '../../src/audit/log.ts'
 import { formatSignerKey, parseSignerKey } from '../../src/audit/note.ts'
 import { proveEntry, verifyProof } from '../../src/audit/prove.ts'
@@ -18,13 +19,19 @@ const SIZE = 600
 const event = (i: number): Buffer =>
   Buffer.from(JSON.stringify({ time: i, message: `m${i}`, ambit: { session: `s${i % 2}`, kind: 'gap' } }))
 
+const append = (log: Log, from: number, to: number): Promise<void> =>
+  log.appendBatch(
+    EntryBatch.of(
+      log.size,
+      Array.from({ length: to - from }, (_, i) => event(from + i)),
+    ),
+    {},
+  )
+
 async function makeLog(t: TestContext): Promise<string> {
   const dir = tempDir(t)
   const log = await Log.open({ dir, signer, lock: () => true })
-  await log.appendBatch(
-    Array.from({ length: SIZE }, (_, i) => event(i)),
-    {},
-  )
+  await append(log, 0, SIZE)
   await log.publish()
   log.close()
   return dir
@@ -152,7 +159,7 @@ test('A-10: names the first bad index, whatever is changed', async (t) => {
 test('A-10: finds one changed bit in any byte of a small log', async (t) => {
   const dir = tempDir(t)
   const log = await Log.open({ dir, signer, lock: () => true })
-  await log.appendBatch([event(0), event(1), event(2)], {})
+  await append(log, 0, 3)
   await log.publish()
   log.close()
   for (const path of ['checkpoint', 'tile/0/000.p/3', 'tile/entries/000.p/3']) {
@@ -196,14 +203,11 @@ test('reads the events of one session, oldest first, and reports a bundle that i
 test('a reader with an older checkpoint reads on while the log grows', async (t) => {
   const dir = tempDir(t)
   const log = await Log.open({ dir, signer, lock: () => true })
-  await log.appendBatch([event(0), event(1)], {})
+  await append(log, 0, 2)
   await log.publish()
   const old = fs.readFileSync(join(dir, 'checkpoint'))
   for (let i = 2; i < 300; i += 60) {
-    await log.appendBatch(
-      Array.from({ length: 60 }, (_, k) => event(i + k)),
-      {},
-    )
+    await append(log, i, i + 60)
     await log.publish()
     const current = fs.readFileSync(join(dir, 'checkpoint'))
     fs.writeFileSync(join(dir, 'checkpoint'), old)

@@ -4,6 +4,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod certificates;
+mod events;
 mod fd_passing;
 mod files;
 mod lockdown;

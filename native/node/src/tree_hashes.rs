@@ -33,10 +33,11 @@ pub fn subtree_root(hashes: Uint8Array) -> Result<Uint8Array> {
     }
     let mut row = hashes.to_vec();
     while row.len() > HASH {
-        row = row
-            .chunks(2 * HASH)
-            .flat_map(|pair| Sha256::new().chain_update([1]).chain_update(pair).finalize())
-            .collect();
+        let mut above = Vec::with_capacity(row.len() / 2);
+        for pair in row.chunks(2 * HASH) {
+            above.extend_from_slice(&Sha256::new().chain_update([1]).chain_update(pair).finalize());
+        }
+        row = above;
     }
     Ok(row.into())
 }
