@@ -54,6 +54,8 @@ export type FactBody =
       root: string
       commandLine: string
       planDigest: string
+      /** Of the snapshot that it goes on from; absent when it boots. */
+      snapshot?: string | undefined
     }
   | {
       k: 'session.end'

@@ -167,9 +167,9 @@ const MAPPERS: Mapper = {
     ),
   'session.enforced': ({ controls }) =>
     session('Enforce', controls.map(({ control, state }) => `${control}: ${state}`).join(', '), { controls }),
-  'machine.image': ({ image, kernel, initramfs, root, commandLine, planDigest }) =>
+  'machine.image': ({ image, kernel, initramfs, root, commandLine, planDigest, snapshot }) =>
     session('Measure', `a machine starts from the image ${image}`, {
-      machine: { image, kernel, initramfs, root, commandLine, planDigest },
+      machine: { image, kernel, initramfs, root, commandLine, planDigest, snapshot },
     }),
   'session.end': ({ outcome, exit, reason }) =>
     session(

@@ -65,6 +65,7 @@ const FACT = z.discriminatedUnion('k', [
     root: word,
     commandLine: word,
     planDigest: word,
+    snapshot: word.optional(),
   }),
   kind('session.end', {
     outcome,

@@ -1,28 +1,42 @@
 import { readdirSync } from 'node:fs'
+import { homedir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { imagesDir, keysDir } from '../lib/paths.ts'
 import { printable } from '../lib/printable.ts'
 import { buildImage } from '../runtime/microvm-image/build.ts'
 import { formatPublicKey, loadOrMakeImageKey } from '../runtime/microvm-image/minisign.ts'
+import { Digests } from '../runtime/microvm-image/digests.ts'
 import { verifyImage } from '../runtime/microvm-image/verify.ts'
-import { type Command, type Context, usageError } from './command.ts'
+import { warmImage } from '../runtime/microvm-image/warm.ts'
+import { compilePlan } from '../profile/compile.ts'
+import { loadProfile } from '../profile/load.ts'
+import { type Arguments, type Command, type Context, text, usageError } from './command.ts'
 
 /** What a session starts unless told otherwise. */
 const DEFAULT = 'default'
 
 export const command: Command = {
   name: 'image',
-  usage: 'image build [--out DIR] | ls | verify [DIR] | key',
+  usage: 'image build [--out DIR] | warm [--profile P] | ls | verify [DIR] | key',
   summary: 'build and check the image of microVMs',
   details: `
 build   makes kernel, initramfs and a read-only root from Debian's packages, by the mirror of this machine's own apt.
         It needs no root: packages are unpacked, not installed. Takes a minute or two; what was fetched is kept.
+warm    boots a machine of the size that the profile asks for and keeps what it has become: sessions of that size then
+        start from it, in a second. It lies in the state directory, signed; nobody else's sessions start from it.
+        To be made anew after another build, or an update of QEMU or Ambit.
 ls      lists images
-verify  checks the signature and every part; each start does the same
+verify  checks the signature and every part; each start does the same for what has changed
 key     prints the public key in minisign's form: minisign -V -p KEY -m manifest.json
 exit status: 0 done, 125 the image is not what was signed.
 `,
   options: {
+    profile: {
+      type: 'string',
+      short: 'p',
+      value: 'P',
+      help: 'whose memory and processors (default: writer)',
+    },
     out: { type: 'string', value: 'DIR', help: 'where the image goes (default: in the state directory)' },
   },
   run: async (args, context) => {
@@ -31,9 +45,10 @@ exit status: 0 done, 125 the image is not what was signed.
     const given = typeof args.flags.out === 'string' ? args.flags.out : dir
     const place = given === undefined ? join(imagesDir(context.paths), DEFAULT) : resolve(context.cwd, given)
     if (verb === 'build') return build(place, context)
+    if (verb === 'warm') return warm(args, context)
     if (verb === 'verify') return verify(place, context)
     if (verb === 'ls') return list(context)
-    if (verb !== 'key') throw usageError(command, 'say build, ls, verify or key')
+    if (verb !== 'key') throw usageError(command, 'say build, warm, ls, verify or key')
     context.out(formatPublicKey(loadOrMakeImageKey(keysDir(context.paths))))
     return 0
   },
@@ -46,8 +61,23 @@ async function build(out: string, context: Context): Promise<number> {
   return verify(out, context)
 }
 
+async function warm(args: Arguments, context: Context): Promise<number> {
+  const { paths, env, cwd } = context
+  const profile = text(args, 'profile') ?? 'writer'
+  const { isolation } = compilePlan(
+    loadProfile(profile, paths),
+    { project: cwd, workspace: join(cwd, '.ambit-warm'), home: env.HOME ?? homedir() },
+    paths,
+  )
+  const { dir, size } = await warmImage(paths, isolation)
+  context.out(
+    `${printable(dir)}  ${Math.round(size / (1 << 20))} MiB, for sessions like those of ${printable(profile)}`,
+  )
+  return 0
+}
+
 async function verify(dir: string, context: Context): Promise<number> {
-  const { digest, manifest } = await verifyImage(dir, context.paths)
+  const { digest, manifest } = await verifyImage(dir, context.paths, Digests.anew(context.paths))
   const size = Math.round((manifest.kernel.size + manifest.initramfs.size + manifest.root.size) / (1 << 20))
   context.out(
     `${digest}  ${printable(dir)}  ${size} MiB, ${manifest.packages.length} packages, ${manifest.packages[0]}`,

@@ -36,7 +36,7 @@ export interface LaunchInput {
 export const HOSTNAME = 'ambit'
 
 /** Listening sockets inside the namespace: high and odd, so that the agent's own servers do not collide. */
-const PORTS = { tcp: 61_801, dns: 61_853, proxy: 61_880 } as const
+export const PORTS = { tcp: 61_801, dns: 61_853, proxy: 61_880 } as const
 
 /** More would let one session use up the descriptors of the view, which serves them all from one table. */
 const OPEN_FILES = 65_536

@@ -41,7 +41,10 @@ export type LaunchCell =
   | { readonly kind: 'bubblewrap' }
   /** The same namespaces around gVisor. `platform` null: what this `runsc` takes by itself. */
   | { readonly kind: 'gvisor'; readonly runsc: string; readonly platform: string | null }
-  /** The same around QEMU. `programs`: path in the root image → SHA-256; `memory`: bytes that the guest has. */
+  /**
+   * The same around QEMU. `programs`: path in the root image → SHA-256; `memory`: bytes that the guest has. `snapshot`:
+   * a file to write a machine that has booted to, and nothing else; or one that was verified, to go on from.
+   */
   | {
       readonly kind: 'vm'
       readonly qemu: string
@@ -50,6 +53,8 @@ export type LaunchCell =
       readonly root: string
       readonly commandLine: string
       readonly memory: number
+      readonly processors: number
+      readonly snapshot: { readonly use: 'take' | 'resume'; readonly path: string } | null
       readonly programs: Readonly<Record<string, string>>
     }
 

@@ -1,10 +1,13 @@
-import { totalmem } from 'node:os'
+import { availableParallelism, cpus, totalmem } from 'node:os'
 import { join } from 'node:path'
 import { createHash } from 'node:crypto'
 import { AmbitError } from '../lib/errors.ts'
-import { imagesDir } from '../lib/paths.ts'
+import { imagesDir, nativeBinary, type Paths } from '../lib/paths.ts'
+import type { Plan } from '../profile/plan.ts'
 import type { LaunchCell, LaunchMount, LaunchSpec } from './launch-spec.ts'
-import { verifyImage } from './microvm-image/verify.ts'
+import { Digests } from './microvm-image/digests.ts'
+import { findSnapshot, type FoundSnapshot, hasSnapshots, type Shape } from './microvm-image/snapshot.ts'
+import { type Image, verifyImage } from './microvm-image/verify.ts'
 import { osSandbox } from './os-sandbox.ts'
 import type { Around, Runtime } from './runtime.ts'
 import { installHint, lookForTool } from './tools.ts'
@@ -25,6 +28,36 @@ export const microvm: Runtime = {
 }
 
 async function machineFor({ paths, plan, note }: Around): Promise<LaunchCell> {
+  const machine = await describeMachine(paths, plan.isolation)
+  const { manifest, commandLine, digest } = machine.image
+  const snapshot = await machine.snapshot()
+  note({
+    k: 'machine.image',
+    image: digest,
+    kernel: manifest.kernel.sha256,
+    initramfs: manifest.initramfs.sha256,
+    root: manifest.root.sha256,
+    commandLine: createHash('sha256').update(commandLine).digest('hex'),
+    planDigest: plan.profile.digest,
+    ...(snapshot && { snapshot: snapshot.sha256 }),
+  })
+  return machine.cell(snapshot && { use: 'resume', path: snapshot.path })
+}
+
+type MachineCell = Extract<LaunchCell, { kind: 'vm' }>
+
+/** A machine of an image that was verified, and of a size. */
+export interface Machine {
+  readonly image: Image
+  /** All that one of its snapshots was made with. */
+  shape(): Promise<Shape>
+  /** The one that fits it, verified; null when there is none. */
+  snapshot(): Promise<FoundSnapshot | null>
+  cell(snapshot: MachineCell['snapshot']): MachineCell
+}
+
+/** @throws AmbitError ERR_RUNTIME_MISSING, or ERR_RUNTIME_FAILED when the image is not what was signed. */
+export async function describeMachine(paths: Paths, isolation: Plan['isolation']): Promise<Machine> {
   const qemu = lookForTool('qemu-system-x86_64')
   if (!qemu || process.arch !== 'x64')
     throw new AmbitError(
@@ -33,28 +66,31 @@ async function machineFor({ paths, plan, note }: Around): Promise<LaunchCell> {
       qemu ? 'it needs an x86-64 machine' : 'qemu-system-x86_64 is not installed',
       qemu ? undefined : installHint('qemu-system-x86'),
     )
-  const image = await verifyImage(join(imagesDir(paths), IMAGE), paths)
-  const { manifest, commandLine } = image
-  note({
-    k: 'machine.image',
+  const digests = Digests.of(paths)
+  const image = await verifyImage(join(imagesDir(paths), IMAGE), paths, digests)
+  const [memory, processors] = [memoryFor(isolation.memory), processorsFor(isolation.cpus)]
+  const shape = async (): Promise<Shape> => ({
     image: image.digest,
-    kernel: manifest.kernel.sha256,
-    initramfs: manifest.initramfs.sha256,
-    root: manifest.root.sha256,
-    commandLine: createHash('sha256').update(commandLine).digest('hex'),
-    planDigest: plan.profile.digest,
+    qemu: await digests.sha256(qemu),
+    launcher: await digests.sha256(nativeBinary('ambit-launch')),
+    memory,
+    processors,
+    processor: cpus()[0]?.model ?? '',
   })
+  const { kernel, initramfs, root, commandLine, manifest } = image
+  const { programs } = manifest
+  const files = { qemu, kernel, initramfs, root, commandLine }
   return {
-    kind: 'vm',
-    qemu,
-    kernel: image.kernel,
-    initramfs: image.initramfs,
-    root: image.root,
-    commandLine,
-    memory: memoryFor(plan.isolation.memory),
-    programs: manifest.programs,
+    image,
+    shape,
+    snapshot: async () => (hasSnapshots(paths) ? findSnapshot(paths, await shape(), digests) : null),
+    cell: (snapshot) => ({ kind: 'vm', ...files, memory, processors, snapshot, programs }),
   }
 }
+
+/** What the profile allows, as far as there are so many. */
+const processorsFor = (allowed: number): number =>
+  Math.max(1, Math.min(Math.ceil(allowed), availableParallelism()))
 
 /** What the profile allows, but never more than half of this machine's; whole MiB. */
 function memoryFor(allowed: number): number {

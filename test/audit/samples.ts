@@ -32,6 +32,7 @@ const BODIES: { readonly [K in FactKind]: Extract<FactBody, { k: K }> } = {
     root: digest,
     commandLine: digest,
     planDigest: digest,
+    snapshot: digest,
   },
   'session.end': { k: 'session.end', outcome: 'killed', exit: 125, reason: 'over memory' },
   'session.freeze': { k: 'session.freeze', by: 'alice' },

@@ -97,6 +97,43 @@ life(missing, 'refuses an image that was altered, and says how to get one', 'use
   assert.match(none.stderr, /run: ambit image build \[ERR_RUNTIME_MISSING\]/, describe(none))
 })
 
+for (const as of ['user', 'root'] as const)
+  life(missing, 'goes on from a snapshot that no session shares anything of', as, async () => {
+    const stage = await stageOf(as)
+    const took = await stage.ambit(['image', 'warm', '--profile', stage.profile()])
+    assert.match(took.stdout, /state\/snapshots\/[0-9a-f]{32} {2}\d+ MiB/, describe(took))
+    const script = [
+      'cat /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | od -An -tx1; date +%s; nproc',
+      'cat notes.txt; echo made > made',
+    ].join('\n')
+    const runs = [await stage.session(sh(script)), await stage.session(sh(script))].map((ran) => {
+      assert.equal(ran.code, 0, describe(ran))
+      const [id = '', random = '', time = '', , notes] = ran.stdout.split('\n')
+      assert.equal(notes, 'notes')
+      assert.ok(Math.abs(Number(time) - Date.now() / 1000) < 60, `the clock stands at ${time}`)
+      return { id, random, session: ran.summary.session }
+    })
+    assert.notEqual(runs[0]?.id, runs[1]?.id)
+    assert.notEqual(runs[0]?.random, runs[1]?.random)
+    for (const { session } of runs) {
+      const [measured] = (await stage.events(session)).filter(({ ambit }) => ambit.kind === 'machine.image')
+      assert.match(JSON.stringify(measured), /"snapshot":"[0-9a-f]{64}"/)
+    }
+    if (as === 'root') return
+    const machine = await stage.command(
+      sh(`for at in ${stage.ambitHome}/state/snapshots/*/machine; do echo x >> $at; done`),
+    )
+    assert.equal(machine.code, 0, describe(machine))
+    const altered = await stage.session(['/bin/true'])
+    assert.equal(altered.code, 125)
+    assert.match(
+      altered.stderr,
+      /will not start from the snapshot .*: it is not the one that was signed; make it anew/,
+    )
+    const other = await stage.session(sh('echo booted'), { spec: { isolation: { ...ISOLATION, cpus: 1 } } })
+    assert.equal(other.stdout, 'booted\n', 'one of another shape boots')
+  })
+
 attackIn(missing ?? labMissing)(
   'C-52',
   'the machine reaches the gate and nothing else of the host',

@@ -20,14 +20,33 @@ const LONGEST: u64 = 16 << 20;
 #[derive(Serialize)]
 #[serde(tag = "ev", rename_all = "kebab-case")]
 pub enum Event<'a> {
-    Hello { v: u32 },
-    Ready { controls: &'a [ControlState] },
-    Running { pid: i32 },
-    Launch { n: u64, fact: &'a Fact },
-    Exit { fact: &'a Fact },
+    Hello {
+        v: u32,
+    },
+    /// Here a snapshot is taken.
+    Warm {},
+    Ready {
+        controls: &'a [ControlState],
+    },
+    Running {
+        pid: i32,
+    },
+    Launch {
+        n: u64,
+        fact: &'a Fact,
+    },
+    Exit {
+        fact: &'a Fact,
+    },
     Ended(ExitBody),
-    OverLimit { limit: &'a str },
-    Failed { what: &'a str, why: &'a str, remedy: Option<&'a str> },
+    OverLimit {
+        limit: &'a str,
+    },
+    Failed {
+        what: &'a str,
+        why: &'a str,
+        remedy: Option<&'a str>,
+    },
 }
 
 #[derive(Default)]

@@ -15,6 +15,7 @@ mod spec;
 mod streams;
 mod verity;
 mod view;
+mod warm;
 
 use ambit_launch::failure::Failure;
 

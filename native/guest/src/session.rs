@@ -15,7 +15,7 @@ use ambit_launch::watchdog::Watchdog;
 use crate::channel::{Channel, Event};
 use crate::spec::{Order, Shape, Start, VERSION};
 use crate::streams::Streams;
-use crate::{cell, network, port, processors, seed, verity, view};
+use crate::{cell, network, port, processors, seed, verity, view, warm};
 
 /// How the command's part came to its end.
 enum End {
@@ -33,7 +33,7 @@ fn live(channel: &Channel, (streams, view): (File, File)) -> Result<()> {
     let (bell, alarms) = alarms()?;
     verity::watch(bell.clone())?;
     channel.tell(&Event::Hello { v: VERSION });
-    let start = match channel.wait()? {
+    let start = match await_start(channel)? {
         Order::Start { spec } if spec.v == VERSION => spec,
         order => return Err(out_of_turn(&order)),
     };
@@ -73,6 +73,18 @@ fn live(channel: &Channel, (streams, view): (File, File)) -> Result<()> {
     // The host switches the machine off when it has read everything.
     loop {
         std::thread::park();
+    }
+}
+
+fn await_start(channel: &Channel) -> Result<Order> {
+    loop {
+        match channel.wait()? {
+            Order::Warm => {
+                warm::up()?;
+                channel.tell(&Event::Warm {});
+            }
+            order => return Ok(order),
+        }
     }
 }
 

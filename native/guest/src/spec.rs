@@ -43,6 +43,8 @@ pub struct Net {
 #[derive(Debug, Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Order {
+    /// Before `start`: a snapshot will be taken.
+    Warm,
     Start {
         spec: Box<Start>,
     },

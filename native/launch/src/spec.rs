@@ -64,8 +64,28 @@ pub struct Machine {
     pub command_line: String,
     /// Bytes of the guest's memory.
     pub memory: u64,
+    pub processors: u64,
+    pub snapshot: Option<Snapshot>,
     /// Path in the root image → SHA-256.
     pub programs: BTreeMap<String, String>,
+}
+
+/// A file that holds a machine which has booted.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(tag = "use", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Snapshot {
+    /// It is made, and nothing else happens.
+    Take { path: PathBuf },
+    /// The machine goes on from it; the caller verified it.
+    Resume { path: PathBuf },
+}
+
+impl Snapshot {
+    pub fn path(&self) -> &Path {
+        match self {
+            Snapshot::Take { path } | Snapshot::Resume { path } => path,
+        }
+    }
 }
 
 impl Cell {
@@ -209,7 +229,10 @@ impl LaunchSpec {
         }
         if let Some(machine) = self.cell.machine() {
             let files = [&machine.qemu, &machine.kernel, &machine.initramfs, &machine.root];
-            if !files.into_iter().all(|path| is_plain(path)) || machine.command_line.contains('\0') {
+            let snapshot = machine.snapshot.as_ref().map(Snapshot::path);
+            if !files.into_iter().map(PathBuf::as_path).chain(snapshot).all(is_plain)
+                || machine.command_line.contains('\0')
+            {
                 return Some("the machine's files must be absolute paths without ..".into());
             }
         }

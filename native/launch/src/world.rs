@@ -12,7 +12,7 @@ use crate::net::GateSockets;
 use crate::spec::LaunchSpec;
 use crate::stage::{Stage, Tools};
 use crate::tap::Tap;
-use crate::{fuse, namespaces, net, relay, rlimits, session, stage, sys};
+use crate::{fuse, namespaces, net, relay, rlimits, session, stage, sys, vm};
 
 /// Of the protocol with `ambit run`.
 const CONTROL: RawFd = 3;
@@ -36,6 +36,8 @@ pub struct Wires {
     pub tap: Tap,
     /// Its end of the view's stream.
     pub view: OwnedFd,
+    /// What it is to be written to, or goes on from.
+    pub snapshot: Option<OwnedFd>,
 }
 
 pub fn run(path: &Path) -> i32 {
@@ -65,6 +67,8 @@ fn open(path: &Path, control: &Control) -> Result<World> {
     let spec = LaunchSpec::read(path)?;
     let journal = Arc::new(Journal::open(&spec.journal).context("opening the launch journal")?);
     let tools = stage::open_tools(&spec)?;
+    let snapshot = spec.cell.machine().and_then(|machine| machine.snapshot.as_ref());
+    let snapshot = snapshot.map(vm::snapshot::open).transpose()?;
     let staged = if stage::is_privileged() { Some(leave_root(&spec)?) } else { None };
     leave_keyring();
     namespaces::enter(spec.host)?;
@@ -75,7 +79,7 @@ fn open(path: &Path, control: &Control) -> Result<World> {
         Some(_) => {
             let (sockets, tap) = net::wire_machine(spec.ports)?;
             let (outside, view) = sys::socketpair(libc::SOCK_STREAM).context("making the view's stream")?;
-            (sockets, outside, Some(Wires { tap, view }))
+            (sockets, outside, Some(Wires { tap, view, snapshot }))
         }
     };
     // Off only now: an undumpable process could not have written its own uid map.

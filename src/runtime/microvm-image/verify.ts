@@ -1,11 +1,11 @@
 /** Before an image starts: is it what this account's key signed? */
 import { createHash } from 'node:crypto'
-import { createReadStream, readFileSync, statSync } from 'node:fs'
+import { readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
-import { pipeline } from 'node:stream/promises'
 import { AmbitError, errnoOf, messageOf } from '../../lib/errors.ts'
 import { keysDir, type Paths } from '../../lib/paths.ts'
 import { printable } from '../../lib/printable.ts'
+import { Digests } from './digests.ts'
 import { type ImageFile, MANIFEST, type Manifest, PARTS, parseManifest, SIGNATURE } from './manifest.ts'
 import { loadImageKey, reasonToDistrust } from './minisign.ts'
 
@@ -30,10 +30,10 @@ export interface Image {
  *
  * Throws ERR_RUNTIME_MISSING when there is no image, ERR_RUNTIME_FAILED when it is not what was signed.
  */
-export async function verifyImage(dir: string, paths: Paths): Promise<Image> {
+export async function verifyImage(dir: string, paths: Paths, digests = Digests.of(paths)): Promise<Image> {
   const bytes = read(join(dir, MANIFEST), dir)
   const manifest = trusted(dir, bytes, paths)
-  await Promise.all(PARTS.map((part) => check(dir, part, manifest[part])))
+  await Promise.all(PARTS.map((part) => check(dir, part, manifest[part], digests)))
   const place = (part: (typeof PARTS)[number]): string => join(dir, manifest[part].name)
   return {
     dir,
@@ -75,14 +75,11 @@ function read(path: string, dir: string): Buffer {
   }
 }
 
-async function check(dir: string, part: string, file: ImageFile): Promise<void> {
-  const hash = createHash('sha256')
-  try {
-    await pipeline(createReadStream(join(dir, file.name), { highWaterMark: 1 << 20 }), hash)
-  } catch (error) {
+async function check(dir: string, part: string, file: ImageFile, digests: Digests): Promise<void> {
+  const found = await digests.sha256(join(dir, file.name)).catch((error: unknown) => {
     throw refused(dir, `the ${part} cannot be read (${errnoOf(error) ?? messageOf(error)})`)
-  }
-  if (hash.digest('hex') !== file.sha256) throw refused(dir, `the ${part} is not the one that was signed`)
+  })
+  if (found !== file.sha256) throw refused(dir, `the ${part} is not the one that was signed`)
 }
 
 const refused = (dir: string, why: string): AmbitError =>

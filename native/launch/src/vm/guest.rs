@@ -23,11 +23,14 @@ const WORDS: usize = 300;
 pub struct Ends {
     pub control: OwnedFd,
     pub io: OwnedFd,
+    /// The snapshot that the machine goes on from, or QEMU's monitor while it writes one.
+    pub snapshot: Option<OwnedFd>,
 }
 
 #[derive(Serialize)]
 #[serde(tag = "op", rename_all = "lowercase")]
 pub enum Order<'a> {
+    Warm,
     Start { spec: &'a Start<'a> },
     Exec,
     Recorded { n: u64 },
@@ -40,6 +43,7 @@ pub enum Order<'a> {
 #[serde(tag = "ev", rename_all = "kebab-case")]
 pub enum News {
     Hello { v: u32 },
+    Warm {},
     Ready { controls: Vec<ControlState> },
     Running {},
     Launch { n: u64, fact: Fact },

@@ -10,7 +10,7 @@ use crate::cell::Config;
 use crate::cell_end::{self, Stood};
 use crate::control::{Control, Orders};
 use crate::failure::{Failure, Result};
-use crate::spec::{Limits, Machine, Mount};
+use crate::spec::{Limits, Machine, Mount, Snapshot};
 use crate::vm::guest::Ends;
 use crate::world::{Wires, World};
 use crate::{limits, tap, tsc};
@@ -70,13 +70,14 @@ fn system() -> Vec<Mount> {
 
 /// Builds the cell; QEMU waits for `exec`.
 pub fn build(world: &World, ends: Ends, control: &Control, orders: &mut Orders) -> Result<Stood> {
-    let (Some(machine), Some(Wires { tap, view })) = (world.spec.cell.machine(), &world.machine) else {
+    let (Some(machine), Some(Wires { tap, view, .. })) = (world.spec.cell.machine(), &world.machine) else {
         return Err(Failure::new("building the machine", "the session has none"));
     };
     let stage = world.stage.for_machine(machine);
-    let handed = [&ends.control, &ends.io, view, tap.fd()].map(AsRawFd::as_raw_fd);
+    let fds = [&ends.control, &ends.io, view, tap.fd()].into_iter().chain(&ends.snapshot);
+    let handed: Vec<_> = fds.map(AsRawFd::as_raw_fd).collect();
     let config = Config {
-        argv: command(machine, world.spec.limits)?,
+        argv: command(machine)?,
         env: BTreeMap::new(),
         cwd: "/".into(),
         terminal: false,
@@ -98,13 +99,9 @@ pub fn limits_of_qemu(machine: &Machine, limits: Limits) -> Limits {
     Limits { processes: 2, memory: machine.memory.saturating_add(OVERHEAD), disk: u64::MAX, ..limits }
 }
 
-pub fn processors(limits: Limits) -> u64 {
-    let there = std::thread::available_parallelism().map_or(1, usize::from) as f64;
-    limits.cpus.ceil().clamp(1.0, there) as u64
-}
-
-/// The command line. Descriptors 3 to 6 are `ambit.control`, `ambit.io`, `ambit.view` and the tap.
-fn command(machine: &Machine, limits: Limits) -> Result<Vec<String>> {
+/// The command line. Descriptors 3 to 6 are `ambit.control`, `ambit.io`, `ambit.view` and the tap; the last is the
+/// snapshot's.
+fn command(machine: &Machine) -> Result<Vec<String>> {
     let kilohertz = tsc::kilohertz()
         .ok_or_else(|| Failure::new("starting the machine", "it needs an x86-64 processor"))?;
     // A guest whose instructions are translated speculates on nothing: what it would do about that only costs.
@@ -114,7 +111,7 @@ fn command(machine: &Machine, limits: Limits) -> Result<Vec<String>> {
     let mut add = |words: &[&str]| all.extend(words.iter().map(|word| word.to_string()));
     add(&["-M", "microvm,rtc=on,isa-serial=off", "-cpu", "max"]);
     add(&["-accel", &format!("tcg,tb-size={TRANSLATED}")]);
-    add(&["-m", &format!("{}M", machine.memory >> 20), "-smp", &processors(limits).to_string()]);
+    add(&["-m", &format!("{}M", machine.memory >> 20), "-smp", &machine.processors.to_string()]);
     add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-L", "/usr/share/qemu"]);
     add(&["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
     add(&["-kernel", &file("kernel"), "-initrd", &file("initramfs"), "-append", &line]);
@@ -127,5 +124,12 @@ fn command(machine: &Machine, limits: Limits) -> Result<Vec<String>> {
         add(&["-device", &format!("virtserialport,chardev={name},name=ambit.{name}")]);
     }
     add(&["-netdev", "tap,id=net,fd=6", "-device", "virtio-net-device,netdev=net"]);
+    match machine.snapshot {
+        Some(Snapshot::Take { .. }) => {
+            add(&["-chardev", "socket,id=monitor,fd=7", "-mon", "chardev=monitor,mode=control"]);
+        }
+        Some(Snapshot::Resume { .. }) => add(&["-incoming", "fd:7"]),
+        None => {}
+    }
     Ok(all)
 }

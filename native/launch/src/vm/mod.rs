@@ -3,5 +3,6 @@
 pub mod guest;
 pub mod machine;
 pub mod session;
+pub mod snapshot;
 pub mod start;
 pub mod streams;

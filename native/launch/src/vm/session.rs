@@ -15,10 +15,10 @@ use crate::redact::redact;
 use crate::relay::Relay;
 use crate::sensor::{Fact, Records, Sensor};
 use crate::session::{DRAIN, End, announce, drain, wait_for};
-use crate::spec::Machine;
+use crate::spec::{Machine, Snapshot};
 use crate::sys;
 use crate::vm::guest::{Ends, Guest, News, words};
-use crate::vm::{guest, machine, start, streams};
+use crate::vm::{guest, machine, snapshot, start, streams};
 use crate::watchdog::Watchdog;
 use crate::world::World;
 
@@ -41,7 +41,8 @@ pub fn run(mut world: World, control: &Control, mut orders: Orders) -> Result<()
     let what = "making the machine's ports";
     let (ours, theirs) = sys::socketpair(libc::SOCK_STREAM).context(what)?;
     let (port, io) = sys::socketpair(libc::SOCK_STREAM).context(what)?;
-    let built = machine::build(&world, Ends { control: theirs, io }, control, &mut orders)?;
+    let (snapshot, taking) = snapshot_ends(&mut world)?;
+    let built = machine::build(&world, Ends { control: theirs, io, snapshot }, control, &mut orders)?;
     // QEMU has its own by now: its end must be the end of the view's stream.
     world.machine = None;
     let Stood { cell, stdio, listener } = built;
@@ -56,7 +57,10 @@ pub fn run(mut world: World, control: &Control, mut orders: Orders) -> Result<()
     let guest = Guest::new(ours)?;
     let complaint = listen_to_qemu(stdio);
     let mut running = Running { world: &world, machine, control, orders, cell, guest, complaint };
-    let ended = running.live(port);
+    let ended = match taking {
+        None => running.live(port),
+        Some(taking) => running.take_snapshot(taking),
+    };
     running.cell.kill();
     // Nothing in it waits for the view: QEMU has a stream.
     running.cell.bury(|| {});
@@ -64,7 +68,45 @@ pub fn run(mut world: World, control: &Control, mut orders: Orders) -> Result<()
     announce(control, &world, ended)
 }
 
+/// What a snapshot is written with: QEMU's monitor, and the file.
+struct Taking {
+    monitor: OwnedFd,
+    file: OwnedFd,
+}
+
+/// What QEMU gets, and what is done with it.
+fn snapshot_ends(world: &mut World) -> Result<(Option<OwnedFd>, Option<Taking>)> {
+    let takes = matches!(
+        world.spec.cell.machine().and_then(|machine| machine.snapshot.as_ref()),
+        Some(Snapshot::Take { .. })
+    );
+    match world.machine.as_mut().and_then(|wires| wires.snapshot.take()) {
+        Some(file) if takes => {
+            let (monitor, theirs) = sys::socketpair(libc::SOCK_STREAM).context("making QEMU's monitor")?;
+            Ok((Some(theirs), Some(Taking { monitor, file })))
+        }
+        file => Ok((file, None)),
+    }
+}
+
 impl Running<'_> {
+    /// The machine boots, is written to the file, and ends. `ready` tells of it; there is nothing to start.
+    fn take_snapshot(&mut self, Taking { monitor, file }: Taking) -> Result<End> {
+        let until = Instant::now() + BOOT;
+        self.cell.exec()?;
+        if !self.hello(until)? {
+            return Ok(End::Killed);
+        }
+        self.guest.tell(&guest::Order::Warm)?;
+        match self.next(until)? {
+            Some(News::Warm {}) => snapshot::save(monitor, file)?,
+            Some(news) => return Err(out_of_turn(&news)),
+            None => return Ok(End::Killed),
+        }
+        self.control.emit(&Event::Ready { controls: &self.cell.controls });
+        wait_for(Order::Kill, self.world, self.control, &mut self.orders).map(|_| End::Killed)
+    }
+
     fn live(&mut self, port: OwnedFd) -> Result<End> {
         self.watch_limits()?;
         let Some(controls) = self.boot()? else { return Ok(End::Killed) };
@@ -98,10 +140,9 @@ impl Running<'_> {
     fn boot(&mut self) -> Result<Option<Vec<ControlState>>> {
         let until = Instant::now() + BOOT;
         self.cell.exec()?;
-        match self.next(until)? {
-            Some(News::Hello { v: start::VERSION }) => {}
-            Some(news) => return Err(out_of_turn(&news)),
-            None => return Ok(None),
+        // One that goes on from a snapshot said it before.
+        if self.machine.snapshot.is_none() && !self.hello(until)? {
+            return Ok(None);
         }
         let (_, mounts) = machine::split(&self.world.stage.mounts);
         let spec = start::describe(&self.world.spec, &mounts)?;
@@ -110,6 +151,15 @@ impl Running<'_> {
             Some(News::Ready { controls }) => Ok(Some(self.controls(controls))),
             Some(news) => Err(out_of_turn(&news)),
             None => Ok(None),
+        }
+    }
+
+    /// False when it was called off.
+    fn hello(&mut self, until: Instant) -> Result<bool> {
+        match self.next(until)? {
+            Some(News::Hello { v: start::VERSION }) => Ok(true),
+            Some(news) => Err(out_of_turn(&news)),
+            None => Ok(false),
         }
     }
 
@@ -123,7 +173,7 @@ impl Running<'_> {
         all.extend([
             held("own-kernel", "the agent's kernel runs in QEMU, which stands in a cell of its own".into()),
             held("memory-limit", format!("the machine has {} MiB", self.machine.memory >> 20)),
-            held("cpu-limit", format!("the machine has {} processors", machine::processors(limits))),
+            held("cpu-limit", format!("the machine has {} processors", self.machine.processors)),
             held("disk-limit", "every file that outlives the session goes through the view's quota".into()),
             held("time-limit", format!("{} s, then the machine is killed", limits.wallclock / 1000)),
             held(

@@ -1,0 +1,169 @@
+/**
+ * Warm snapshots: a machine that has booted and holds nothing of a session, one for each image and shape. They lie in
+ * this account's state directory, are signed by its key, and are verified before each use.
+ */
+import { createHash } from 'node:crypto'
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
+import { join } from 'node:path'
+import { z } from 'zod'
+import { AmbitError, messageOf } from '../../lib/errors.ts'
+import { keysDir, type Paths } from '../../lib/paths.ts'
+import { printable } from '../../lib/printable.ts'
+import type { Digests } from './digests.ts'
+import { loadImageKey, loadOrMakeImageKey, reasonToDistrust, signContent } from './minisign.ts'
+
+const digest = z.string().regex(/^[0-9a-f]{64}$/)
+const shape = z.strictObject({
+  /** Of the image's signed manifest. */
+  image: digest,
+  /** QEMU's and the launcher's own bytes: another one has other devices, or another form of them. */
+  qemu: digest,
+  launcher: digest,
+  memory: z.number().int().positive(),
+  processors: z.number().int().positive(),
+  /** The guest counts time by this processor's counter. */
+  processor: z.string(),
+})
+const description = z.strictObject({
+  v: z.literal(1),
+  shape,
+  size: z.number().int().positive(),
+  sha256: digest,
+})
+
+/** All that a machine must have in common with the one that was written down. */
+export type Shape = z.infer<typeof shape>
+
+export interface FoundSnapshot {
+  readonly path: string
+  readonly sha256: string
+}
+
+const MACHINE = 'machine'
+const DESCRIPTION = 'snapshot.json'
+const SIGNATURE = 'snapshot.json.minisig'
+const REMEDY = 'make it anew: ambit image warm'
+const MAX_DESCRIPTION = 64 << 10
+
+const snapshotsDir = (paths: Paths): string => join(paths.state, 'snapshots')
+
+/** True when there may be one for some shape: nothing need be read to know that there is none. */
+export const hasSnapshots = (paths: Paths): boolean => existsSync(snapshotsDir(paths))
+
+function placeOf(paths: Paths, wanted: Shape): string {
+  const name = createHash('sha256').update(canonical(wanted)).digest('hex').slice(0, 32)
+  return join(snapshotsDir(paths), name)
+}
+
+const canonical = (wanted: Shape): string => JSON.stringify(wanted, Object.keys(wanted).toSorted())
+
+/** The snapshot of this shape, verified; null when there is none. Throws ERR_RUNTIME_FAILED for one that was altered. */
+export async function findSnapshot(
+  paths: Paths,
+  wanted: Shape,
+  digests: Digests,
+): Promise<FoundSnapshot | null> {
+  const dir = placeOf(paths, wanted)
+  if (!existsSync(dir)) return null
+  const told = described(dir, paths)
+  if (canonical(told.shape) !== canonical(wanted)) throw refused(dir, 'it is of a machine of another shape')
+  const path = join(dir, MACHINE)
+  try {
+    const { uid, mode } = statSync(path)
+    if (uid !== process.getuid?.() || mode & 0o077) throw refused(dir, 'it is not this account’s alone')
+    if ((await digests.sha256(path)) === told.sha256) return { path, sha256: told.sha256 }
+  } catch (error) {
+    if (error instanceof AmbitError) throw error
+    throw refused(dir, messageOf(error))
+  }
+  throw refused(dir, 'it is not the one that was signed')
+}
+
+function described(dir: string, paths: Paths): z.infer<typeof description> {
+  const key = loadImageKey(keysDir(paths))
+  if (!key) throw refused(dir, 'this account has no image key, so nothing here was signed by it')
+  const read = (name: string): Buffer => {
+    try {
+      if (statSync(join(dir, name)).size > MAX_DESCRIPTION) throw new Error(`${name} is too long`)
+      return readFileSync(join(dir, name))
+    } catch (error) {
+      throw refused(dir, messageOf(error))
+    }
+  }
+  const bytes = read(DESCRIPTION)
+  const why = reasonToDistrust(bytes, read(SIGNATURE).toString('latin1'), key)
+  if (why !== null) throw refused(dir, `${DESCRIPTION}: ${why}`)
+  try {
+    return description.parse(JSON.parse(bytes.toString()))
+  } catch {
+    throw refused(dir, `${DESCRIPTION}: it is of another version`)
+  }
+}
+
+/**
+ * Has `write` write a machine of this shape to a file, signs it and puts it in its place. Snapshots of other images,
+ * and of other versions of QEMU and Ambit, go: nothing would start from them.
+ */
+export async function keepSnapshot(
+  paths: Paths,
+  wanted: Shape,
+  write: (path: string) => Promise<void>,
+): Promise<{ dir: string; size: number }> {
+  const dir = placeOf(paths, wanted)
+  const aside = `${dir}.new`
+  rmSync(aside, { recursive: true, force: true })
+  mkdirSync(aside, { recursive: true, mode: 0o700 })
+  try {
+    await write(join(aside, MACHINE))
+    const { size } = statSync(join(aside, MACHINE))
+    const sha256 = createHash('sha256')
+      .update(readFileSync(join(aside, MACHINE)))
+      .digest('hex')
+    const bytes = Buffer.from(`${JSON.stringify({ v: 1, shape: wanted, size, sha256 }, null, 1)}\n`)
+    const signature = signContent(bytes, loadOrMakeImageKey(keysDir(paths)), 'ambit microVM snapshot')
+    put(join(aside, DESCRIPTION), bytes)
+    put(join(aside, SIGNATURE), signature)
+    rmSync(dir, { recursive: true, force: true })
+    renameSync(aside, dir)
+    dropOthers(paths, wanted)
+    return { dir, size }
+  } finally {
+    rmSync(aside, { recursive: true, force: true })
+  }
+}
+
+function put(path: string, content: string | Buffer): void {
+  writeFileSync(path, content, { mode: 0o600 })
+  const fd = openSync(path, 'r')
+  fsyncSync(fd)
+  closeSync(fd)
+}
+
+function dropOthers(paths: Paths, kept: Shape): void {
+  const all = snapshotsDir(paths)
+  for (const name of readdirSync(all).filter((name) => !name.endsWith('.new'))) {
+    const dir = join(all, name)
+    try {
+      const { image, qemu, launcher } = described(dir, paths).shape
+      if (image === kept.image && qemu === kept.qemu && launcher === kept.launcher) continue
+    } catch {
+      // It would refuse every session of its shape.
+    }
+    rmSync(dir, { recursive: true, force: true })
+  }
+}
+
+const refused = (dir: string, why: string): AmbitError =>
+  new AmbitError('ERR_RUNTIME_FAILED', `will not start from the snapshot ${printable(dir)}`, why, REMEDY)

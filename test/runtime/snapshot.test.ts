@@ -1,0 +1,137 @@
+/** Snapshots of machines, and what is known of files that were read before: signed, verified, refused. */
+import assert from 'node:assert/strict'
+import {
+  chmodSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, test } from 'node:test'
+import { setTimeout as pause } from 'node:timers/promises'
+import type { AmbitError } from '../../src/lib/errors.ts'
+import { keysDir, type Paths } from '../../src/lib/paths.ts'
+import { Digests } from '../../src/runtime/microvm-image/digests.ts'
+import {
+  findSnapshot,
+  hasSnapshots,
+  keepSnapshot,
+  type Shape,
+} from '../../src/runtime/microvm-image/snapshot.ts'
+
+const dir = mkdtempSync(join(tmpdir(), 'ambit-snapshot-'))
+after(() => rmSync(dir, { recursive: true, force: true }))
+
+const digest = (digit: string): string => digit.repeat(64)
+const SHAPE: Shape = {
+  image: digest('1'),
+  qemu: digest('2'),
+  launcher: digest('3'),
+  memory: 512 << 20,
+  processors: 2,
+  processor: 'some processor',
+}
+
+function newPaths(): Paths {
+  const home = mkdtempSync(join(dir, 'home-'))
+  return { config: join(home, 'config'), state: join(home, 'state'), run: join(home, 'run') }
+}
+
+const put =
+  (content: string) =>
+  (path: string): Promise<void> => {
+    writeFileSync(path, content, { mode: 0o600 })
+    return Promise.resolve()
+  }
+
+const find = (paths: Paths, shape = SHAPE) => findSnapshot(paths, shape, Digests.of(paths))
+
+test('a snapshot is found again by its shape and by no other', async () => {
+  const paths = newPaths()
+  assert.equal(hasSnapshots(paths), false)
+  assert.equal(await find(paths), null)
+  const kept = await keepSnapshot(paths, SHAPE, put('a machine'))
+  const found = await find(paths)
+  assert.equal(found?.path, join(kept.dir, 'machine'))
+  assert.equal(statSync(kept.dir).mode & 0o777, 0o700)
+  for (const other of [
+    { memory: 1 << 30 },
+    { processors: 1 },
+    { image: digest('4') },
+    { processor: 'another' },
+  ])
+    assert.equal(await find(paths, { ...SHAPE, ...other }), null)
+  await keepSnapshot(paths, { ...SHAPE, memory: 1 << 30 }, put('larger'))
+  assert.ok(await find(paths), 'another size of the same image leaves it')
+  await keepSnapshot(paths, { ...SHAPE, image: digest('4') }, put('newer'))
+  assert.equal(await find(paths), null, 'another image makes it useless')
+  assert.ok(!existsSync(kept.dir))
+})
+
+test('one that could not be written leaves nothing', async () => {
+  const paths = newPaths()
+  const broken = keepSnapshot(paths, SHAPE, () => Promise.reject(new Error('no machine')))
+  await assert.rejects(broken, /no machine/)
+  assert.equal(await find(paths), null)
+})
+
+test('a snapshot that is altered, cut, another shape’s, another’s or unsigned is refused in one line', async () => {
+  const refused = async (
+    alter: (dir: string, paths: Paths, other: string) => unknown,
+    why: RegExp,
+  ): Promise<void> => {
+    const paths = newPaths()
+    const kept = await keepSnapshot(paths, SHAPE, put('a machine'))
+    const other = await keepSnapshot(paths, { ...SHAPE, processors: 1 }, put('a smaller machine'))
+    assert.ok(await find(paths), 'control: as it was made')
+    alter(kept.dir, paths, other.dir)
+    await assert.rejects(find(paths), (error: AmbitError) => {
+      assert.equal(error.code, 'ERR_RUNTIME_FAILED')
+      assert.match(error.message, /^will not start from the snapshot .*; make it anew: ambit image warm$/)
+      assert.match(error.why, why)
+      return true
+    })
+  }
+  const edit = (path: string, change: (text: string) => string): void =>
+    writeFileSync(path, change(readFileSync(path, 'utf8')))
+  await refused(
+    (at) => edit(join(at, 'machine'), (text) => text.replace('a', 'b')),
+    /not the one that was signed/,
+  )
+  await refused((at) => edit(join(at, 'machine'), (text) => text.slice(1)), /not the one that was signed/)
+  await refused((at) => rmSync(join(at, 'machine')), /ENOENT/)
+  await refused((at) => chmodSync(join(at, 'machine'), 0o644), /this account’s alone/)
+  await refused(
+    (at) => edit(join(at, 'snapshot.json'), (text) => text.replace(digest('1'), digest('9'))),
+    /does not fit it/,
+  )
+  await refused((at) => rmSync(join(at, 'snapshot.json.minisig')), /ENOENT/)
+  await refused((at, _, other) => {
+    rmSync(at, { recursive: true })
+    renameSync(other, at)
+  }, /another shape/)
+  await refused((_, paths) => rmSync(keysDir(paths), { recursive: true }), /no image key/)
+})
+
+test('a file is read again once it is another, even where its time and size are put back', async () => {
+  const paths = newPaths()
+  const path = join(dir, 'file')
+  writeFileSync(path, 'first')
+  const { atime, mtime } = statSync(path)
+  await pause(2100)
+  const first = await Digests.of(paths).sha256(path)
+  assert.equal(await Digests.of(paths).sha256(path), first)
+  const told = JSON.parse(readFileSync(join(paths.state, 'images/.digests.json'), 'utf8')) as object
+  assert.deepEqual(Object.keys(told), [path], 'control: it is remembered')
+  writeFileSync(path, 'other')
+  utimesSync(path, atime, mtime)
+  assert.notEqual(await Digests.of(paths).sha256(path), first)
+  writeFileSync(join(paths.state, 'images/.digests.json'), '{')
+  assert.notEqual(await Digests.of(paths).sha256(path), first)
+})
