@@ -16,7 +16,7 @@ interface Unavailable {
 
 const GROUPS: readonly Unavailable[] = [
   {
-    names: ['sudo', 'doas', 'su', 'pkexec', 'runuser'],
+    names: ['sudo', 'doas', 'su', 'pkexec', 'runuser', 'newgrp', 'sg', 'passwd', 'chsh', 'visudo'],
     why: 'nobody gains rights inside a session',
     instead: 'run the command itself; what needs root is for a person to do outside',
   },
@@ -32,14 +32,19 @@ const GROUPS: readonly Unavailable[] = [
       'install into the workspace (pip in a venv, npm, cargo, go), or ask a person to install it outside',
   },
   {
-    names: ['systemctl', 'journalctl', 'loginctl', 'crontab'],
+    names: ['systemctl', 'service', 'journalctl', 'loginctl', 'crontab', 'reboot', 'shutdown'],
     why: 'services and timers of the host are out of reach, and nothing of a session outlives it',
     instead: 'start the program itself; it ends with the session',
   },
   {
     names: ['ping', 'ping6', 'traceroute', 'tracepath', 'mtr'],
-    why: 'only HTTP and TLS over TCP leave a session',
+    why: 'no ICMP or UDP leaves a session',
     instead: 'try curl -I https://HOST',
+  },
+  {
+    names: ['strace', 'ltrace', 'perf'],
+    why: 'no process of a session may look into another, its own included',
+    instead: 'let the program log what it does, or ask a person to trace it outside',
   },
   {
     names: ['xdg-open', 'sensible-browser', 'x-www-browser', 'gnome-open', 'gio-open', 'wslview'],

@@ -40,10 +40,14 @@ END`
 
 const TRIES: readonly Try[] = [
   command('sudo', 'ls', /nobody gains rights inside/),
+  command('su', '-', /nobody gains rights inside/),
+  command('passwd', '', /nobody gains rights inside/),
+  command('strace', 'true', /no process of a session may look into another/),
+  command('reboot', '', /nothing of a session outlives it/),
   command('docker', 'ps', /containers need a service of the host/),
   command('podman', 'ps', /containers need a service of the host/),
   command('apt-get', 'install hello', /system is read-only/),
-  command('ping', '-c1 example.com', /only HTTP and TLS over TCP/),
+  command('ping', '-c1 example.com', /no ICMP or UDP leaves/),
   command('code', '.', /no desktop/),
   command('xdg-open', 'https://login.test/?a', /no desktop/),
   command('xclip', '-o', /no clipboard/),
@@ -149,6 +153,38 @@ for (const as of ['user', 'root'] as const)
       const remedy = why.find((entry) => entry.target === wanted && entry.reason === reason)
       assert.ok(remedy, `${wanted} ${reason}: ${JSON.stringify(why, null, 1)}`)
       assert.match(remedy.advice, advice)
+    })
+  }
+
+/** By their paths the programs themselves run, set-user-id bit and all. */
+const BY_PATH: readonly (readonly [path: string, args: string, says: RegExp])[] = [
+  ['/usr/bin/sudo', '-n id', /no new privileges/],
+  ['/bin/su', '-c id root', /./],
+  ['/bin/ping', '-c1 127.0.0.1', /not permitted|denied/],
+  ['/bin/mount', '-t tmpfs none /mnt', /must be superuser|denied|not permitted/],
+  ['/usr/bin/passwd', '', /./],
+  ['/usr/bin/newgrp', 'root', /./],
+]
+
+const byPath = once(async (as: As) => {
+  const script = BY_PATH.map(
+    ([path, args], index) =>
+      `echo "@@${index}"; timeout 20 ${path} ${args} </dev/null 2>&1; echo "@status $?"; ls $AMBIT_WORKSPACE >/dev/null`,
+  )
+  return (await new Stage(as).session(['/bin/bash', '-c', script.join('\n')])).stdout.split(/^@@/m).slice(1)
+})
+
+for (const as of ['user', 'root'] as const)
+  for (const [index, [path, , says]] of BY_PATH.entries()) {
+    const missing = existsSync(path) ? null : `there is no ${path}`
+    test(`${path} ends by itself, gains nothing and says a word, as ${as}`, {
+      skip: unavailable(as) ?? missing ?? false,
+    }, async () => {
+      const said = (await byPath(as))[index] ?? ''
+      const status = Number(/@status (\d+)/.exec(said)?.[1])
+      assert.ok(status > 0 && status < 124, said)
+      assert.match(said, says)
+      assert.doesNotMatch(said, /uid=0/)
     })
   }
 
