@@ -23,6 +23,7 @@ import { PROGRAM, packCpio } from '../../src/runtime/microvm-image/cpio.ts'
 import { formatPublicKey, loadImageKey } from '../../src/runtime/microvm-image/minisign.ts'
 import { type Image, verifyImage } from '../../src/runtime/microvm-image/verify.ts'
 import { cannotBoot, type Guest, startGuest, testImage } from '../support/guest.ts'
+import { eventually } from '../support/processes.ts'
 import { makeWorld } from '../view/harness.ts'
 
 const options = { skip: cannotBoot }
@@ -73,6 +74,22 @@ test('a command runs in a cell of its own: output, exit code, execs in order', o
     guest.events.flatMap(({ ev, fact }) => (ev === 'launch' ? [fact?.path] : [])),
     ['/usr/bin/bash', '/usr/bin/id', '/usr/bin/cat', '/usr/bin/touch'],
   )
+})
+
+test('memory that the guest gives up goes back to the host', options, async (t) => {
+  const guest = await boot()
+  // All of it, touched, then free again.
+  const hold = 'import sys; held = b"x" * (160 << 20); print("held", flush=True); sys.stdin.readline()'
+  await guest.prepare({ argv: ['bash', '-c', `python3 -c '${hold}'; read; true`] })
+  guest.tell({ op: 'exec' })
+  await guest.shows(1, 'held')
+  const most = guest.resident
+  guest.type('\n')
+  await eventually(() => guest.resident < most - 100, 30_000)
+  t.diagnostic(`${Math.round(most)} MiB, then ${Math.round(guest.resident)}`)
+  assert.ok(guest.resident < most - 100, `${most} MiB, and then still ${guest.resident}`)
+  guest.type('\n')
+  assert.equal((await guest.until(({ ev }) => ev === 'ended')).code, 0)
 })
 
 test('a terminal: size, what is typed, a signal to the program in front', options, async () => {

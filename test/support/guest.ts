@@ -138,6 +138,12 @@ export class Guest {
       })
   }
 
+  /** MiB of the host's memory that QEMU holds. */
+  get resident(): number {
+    const status = readFileSync(`/proc/${this.#qemu.pid}/status`, 'utf8')
+    return Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)?.[1]) / 1024
+  }
+
   /** What the kernel said, where `quiet` is false. */
   get console(): string {
     return this.#console
@@ -320,6 +326,7 @@ function machine(image: GuestOptions['image'], dir: string, quiet: boolean): str
     ['-append', quiet ? line : `${line.replace(/quiet|loglevel=1|8250.nr_uarts=0/g, '')} console=ttyS0`],
     ['-blockdev', `driver=file,filename=${image.root},node-name=root,read-only=on`],
     ['-device', 'virtio-blk-device,drive=root', '-device', 'virtio-rng-device'],
+    ['-device', 'virtio-balloon-device,free-page-reporting=on'],
     ['-device', 'virtio-serial-device', ...ports],
   ].flat()
 }

@@ -11,6 +11,8 @@ import { runTool } from './tool.ts'
 const SECTORS = 0x1f1
 const MAGIC = 0x202
 const PAYLOAD = 0x248
+/** elf(5): offsets 32 e_phoff, 40 e_shoff, 56 e_phnum, 60 e_shnum; in a program header 8 p_offset, 32 p_filesz. */
+const PT_LOAD = 1
 const ELF = Buffer.from('\x7fELF', 'latin1')
 
 /** The forms that Debian's kernels have had: first bytes, the tool, its package. */
@@ -32,8 +34,30 @@ export async function unpackKernel(image: Buffer, to: string): Promise<void> {
   const script = 'exec "$1" -dc < "$2" > "$3"'
   await runTool('/bin/sh', ['-euc', script, 'unpack', findTool(tool, name), packed, to])
   rmSync(packed)
-  if (!readFileSync(to).subarray(0, ELF.length).equals(ELF)) throw failed('it holds no ELF file')
+  writeFileSync(to, trimmed(readFileSync(to)))
 }
+
+/** Without the zeros of its last segment, a fifth of it, which QEMU fills in, and without a table of sections. */
+function trimmed(elf: Buffer): Buffer {
+  const headers = Array.from({ length: isElf(elf) ? elf.readUInt16LE(56) : 0 }, (_, index) => 64 + index * 56)
+  const loaded = headers.filter((at) => elf.readUInt32LE(at) === PT_LOAD)
+  const last = loaded.toSorted((a, b) => offsetOf(elf, a) - offsetOf(elf, b)).at(-1)
+  if (last === undefined) throw failed('it holds no ELF file')
+  const start = offsetOf(elf, last)
+  let end = start + Number(elf.readBigUInt64LE(last + 32))
+  while (end > start && elf[end - 1] === 0) end -= 1
+  const kernel = Buffer.from(elf.subarray(0, end))
+  kernel.writeBigUInt64LE(BigInt(end - start), last + 32)
+  kernel.fill(0, 40, 48)
+  kernel.fill(0, 60, 64)
+  return kernel
+}
+
+/** As Linux is linked: for 64 bits, program headers right behind the file's. */
+const isElf = (elf: Buffer): boolean =>
+  elf.subarray(0, ELF.length).equals(ELF) && elf[4] === 2 && elf.readBigUInt64LE(32) === 64n
+
+const offsetOf = (elf: Buffer, header: number): number => Number(elf.readBigUInt64LE(header + 8))
 
 function payloadOf(image: Buffer): Buffer {
   if (image.toString('latin1', MAGIC, MAGIC + 4) !== 'HdrS') throw failed('it is no bzImage')
