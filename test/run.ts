@@ -96,7 +96,7 @@ process.exit(failures > 0 ? 1 : 0)
 
 /** The image of a microVM comes from the network, which a test in a network of its own does not have. */
 async function prepareImage({ runtime: on, files }: Suite): Promise<void> {
-  const wanted = on === 'microvm' || files.some((file) => /(microvm|guest)\.test\.ts$/.test(file))
+  const wanted = on === 'microvm' || files.some((file) => /(microvm|guest|equivalence)\.test\.ts$/.test(file))
   if (cannotBoot || !wanted) return
   await testImage().catch((error: unknown) => complaints.push(`no image for microVMs: ${String(error)}`))
 }

@@ -5,6 +5,7 @@ import { createServer } from 'node:net'
 import { release } from 'node:os'
 import { join } from 'node:path'
 import { attack, attackIn, once } from '../support/case.ts'
+import { RUNTIME } from '../support/runtime.ts'
 import { Stage, type Step, type Steps } from '../support/stage.ts'
 import type { As } from '../support/users.ts'
 
@@ -253,9 +254,11 @@ const said = (steps: Steps, name: string): string => {
 onX64('C-53', 'has no precondition of the eighteen published escapes', async (as) => {
   const { inside, outside } = await scene(as)
   assert.equal(Object.keys(SCENARIOS).length, 18)
-  const open = Object.entries(SCENARIOS).filter(
-    ([name, { inside: closed }]) => !closed.test(said(inside, name)),
+  // gVisor's Sentry calls itself 4.4.0 and shares no code with Linux: its version says nothing.
+  const told = Object.entries(SCENARIOS).filter(
+    ([, { closed }]) => RUNTIME !== 'container' || !closed.startsWith('kernel '),
   )
+  const open = told.filter(([name, { inside: closed }]) => !closed.test(said(inside, name)))
   assert.deepEqual(
     open.map(([name]) => `${name}: ${said(inside, name)}`),
     [],

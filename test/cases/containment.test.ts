@@ -1,10 +1,11 @@
 /** C: what a process inside can ask of the kernel and of the host. Each refusal has its control outside. */
 import assert from 'node:assert/strict'
-import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs'
+import { closeSync, constants, openSync, readFileSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:net'
 import { join } from 'node:path'
 import { attack, once } from '../support/case.ts'
-import { Stage, type Step, type Steps } from '../support/stage.ts'
+import { RUNTIME } from '../support/runtime.ts'
+import { type Result, Stage, type Step, type Steps } from '../support/stage.ts'
 import type { As } from '../support/users.ts'
 
 const SECRET = 'the secret outside'
@@ -99,6 +100,8 @@ async function listenOn(path: string): Promise<Server> {
 }
 
 const PROBES = [
+  'no-new-privs',
+  'ambient-set',
   'unshare-user',
   'unshare-user-high',
   'clone-user',
@@ -112,6 +115,7 @@ const PROBES = [
   'x32-getpid',
   'ia32-getpid',
   'ia32-socketcall',
+  'ia32-as-64',
   'chmod',
   'listen',
   'prctl',
@@ -149,15 +153,20 @@ const field = (status: string, name: string): string =>
 
 attack('C-01', 'runs with no_new_privs', async (as) => {
   const { inside, outside } = await scene(as)
-  assert.equal(field(outside.result('status').value, 'NoNewPrivs'), '0', 'control: outside it is unset')
-  assert.equal(field(inside.result('status').value, 'NoNewPrivs'), '1')
-  return 'NoNewPrivs: 1'
+  // The kernel is asked, not its /proc: gVisor's has no such line.
+  assert.equal(outside.result('no-new-privs').value, 'ok', 'control: outside it is unset')
+  assert.equal(inside.result('no-new-privs').value, 'ok:1')
+  const told = field(inside.result('status').value, 'NoNewPrivs')
+  assert.match(told, RUNTIME === 'container' ? /^1?$/ : /^1$/)
+  return 'PR_GET_NO_NEW_PRIVS: 1'
 })
 
 attack('C-02', 'holds no capability as a non-root host user', async (as) => {
   const { inside } = await scene(as)
   const status = inside.result('status').value
-  for (const set of ['CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb'])
+  // gVisor has no ambient set.
+  assert.match(inside.result('ambient-set').value, RUNTIME === 'container' ? /^(ok|EINVAL)$/ : /^ok$/)
+  for (const set of ['CapInh', 'CapPrm', 'CapEff', 'CapBnd'])
     assert.match(field(status, set), /^0+$/, `${set} is ${field(status, set)}`)
   // Control: the same reading finds capabilities where there are some (root's, or the bounding set).
   assert.match(field(readFileSync('/proc/1/status', 'utf8'), 'CapBnd'), /[^0]/)
@@ -230,12 +239,30 @@ attack('C-20', 'ends a process that calls by ia32 or x32 numbers', async (as) =>
   const { inside, outside } = await scene(as)
   // A kernel without ia32 emulation ends it outside, too; then there is no such way in.
   const ia32 = outside.result('ia32-getpid').value
+  if (RUNTIME === 'container') return oneEntry(inside)
   assert.match(ia32, /^(ok|SIGSEGV)$/, 'control')
   for (const call of ['ia32-getpid', 'ia32-socketcall'])
     assert.match(inside.result(call).value, ia32 === 'ok' ? /^SIGSYS$/ : /^SIG(SYS|SEGV)$/, call)
   assert.equal(inside.result('x32-getpid').value, 'SIGSYS')
   return 'SIGSYS for both'
 })
+
+/**
+ * gVisor has one table of calls. What comes by the 32-bit entry is not a second way in: it is refused as a whole, or
+ * read as a number of that one table, which the filter sees as such.
+ */
+function oneEntry(inside: Steps): string {
+  const got = ['x32-getpid', 'ia32-getpid', 'ia32-socketcall', 'ia32-as-64'].map(
+    (call) => [call, inside.result(call).value as string] as const,
+  )
+  // 102, socketcall by the one table, is getuid by the other.
+  const harmless = `ok:${field(inside.result('status').value, 'Uid').split('\t')[0]}`
+  for (const [call, result] of got)
+    assert.ok(!result.startsWith('ok') || result === harmless, `${call} ${result}`)
+  assert.match(inside.result('x32-getpid').value, /^SIGSYS$/)
+  assert.match(inside.result('ia32-as-64').value, /^(EPERM|SIG(SYS|SEGV|ILL))$/)
+  return got.map(([call, result]) => `${call} ${result}`).join(', ')
+}
 
 attack('C-28', 'opens nothing more through /proc', async (as) => {
   const { inside, outside } = await scene(as)
@@ -258,9 +285,15 @@ attack('C-32', 'has only harmless device nodes', async (as) => {
   )
   assert.ok(seen.includes('/dev/null'))
   assert.ok(outside.result('/dev/fuse').ok, 'control: outside it is there')
-  for (const path of DEVICES) assert.equal(inside.result(path).error, 'ENOENT', path)
+  for (const path of DEVICES) assert.ok(isNoDevice(inside.result(path)), path)
   return `${seen.length} nodes: ${seen.map((path) => path.slice(5)).join(' ')}`
 })
+
+/** Not there, or a place that nothing stands at: gVisor's own /dev/fuse is covered by an empty directory. */
+function isNoDevice({ ok, error, value }: Result): boolean {
+  if (RUNTIME !== 'container') return error === 'ENOENT'
+  return error === 'ENOENT' || (ok && (value.mode & constants.S_IFMT) === constants.S_IFDIR)
+}
 
 attack('C-36', 'inherits no descriptor', async (as) => {
   const { stage, inside, outside } = await scene(as)

@@ -1,8 +1,10 @@
 /** R, and C-46: a session is bounded, and ends with everything in it. */
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
+import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { attack } from '../support/case.ts'
+import { areGone, population } from '../support/kernels.ts'
 import { endProcesses, eventually, processesWith } from '../support/processes.ts'
 import { describe, Stage } from '../support/stage.ts'
 
@@ -63,17 +65,24 @@ attack('R-02', 'ends a session that takes more memory than its profile says', as
 attack('R-07', 'ends a command and its children at the time limit', async (as) => {
   const stage = new Stage(as)
   const mark = uniqueSleep()
-  const command = `(setsid sleep ${mark} &) ; sh -c 'sleep ${mark}' & trap '' TERM; sleep ${mark}`
-  let seen = 0
+  const up = (name: string): string => `echo > up-${name}`
+  const command = `(setsid sh -c '${up('a')}; exec sleep ${mark}' &) ; sh -c '${up('b')}; sleep ${mark}' & trap '' TERM; ${up('c')}; sleep ${mark}`
+  const inside = (): number => readdirSync(stage.project).filter((name) => name.startsWith('up-')).length
+  let seen: readonly number[] = []
+  const look = (): boolean => inside() === 3 && (seen = population(stage, mark)).length > 0
   const ran = await stage.session(['/bin/sh', '-c', command], {
     spec: { isolation: { ...LIMITS, wallclock: '3s' } },
-    onStart: () => void setTimeout(() => (seen = processesWith(mark).length), 2000),
+    onStart: () => void eventually(look, 30_000),
   })
-  assert.ok(seen >= 3, `control: ${seen} of its processes were seen while it ran\n${describe(ran)}`)
+  assert.equal(inside(), 3, `control: three of its processes ran\n${describe(ran)}`)
+  assert.ok(seen.length > 0, `control: they were seen while it ran\n${describe(ran)}`)
   assert.equal(ran.code, 125)
   assert.equal(ran.summary.outcome, 'timeout')
   assert.ok(ran.ms < 15_000, `it took ${ran.ms} ms`)
-  assert.ok(await eventually(() => processesWith(mark).length === 0), 'children are left')
+  assert.ok(
+    await eventually(() => population(stage, mark).length === 0 && areGone(seen)),
+    'children are left',
+  )
   return `timeout after ${(ran.ms / 1000).toFixed(1)} s, no child left`
 })
 
@@ -89,7 +98,7 @@ attack('C-46', 'leaves no process behind, however it ends', async (as) => {
   const ended = uniqueSleep()
   const ran = await stage.session(['/bin/sh', '-c', ORPHANS(ended)])
   assert.equal(ran.summary.outcome, 'ended', describe(ran))
-  assert.ok(await eventually(() => processesWith(ended).length === 0), 'processes outlive a normal end')
+  assert.ok(await eventually(() => population(stage, ended).length === 0), 'processes outlive a normal end')
   for (const signal of ['SIGTERM', 'SIGKILL'] as const) await endsAll(stage, signal)
   return 'gone after exit, SIGTERM and SIGKILL'
 })
@@ -97,14 +106,17 @@ attack('C-46', 'leaves no process behind, however it ends', async (as) => {
 async function endsAll(stage: Stage, signal: NodeJS.Signals): Promise<void> {
   const mark = uniqueSleep()
   let pid = 0
-  const running = stage.session(['/bin/sh', '-c', `${ORPHANS(mark)}; sleep ${mark}`], {
+  const all = join(stage.project, `all-of-${mark}`)
+  const running = stage.session(['/bin/sh', '-c', `${ORPHANS(mark)}; echo > ${all}; sleep ${mark}`], {
     onStart: (child) => (pid = child),
   })
-  assert.ok(await eventually(() => processesWith(mark).length >= 4, 20_000), `${signal}: control: they run`)
+  assert.ok(await eventually(() => existsSync(all), 20_000), `${signal}: control: they run`)
+  const seen = population(stage, mark)
+  assert.ok(seen.length > 0, `${signal}: control: they are seen`)
   process.kill(pid, signal)
   const ran = await running
   assert.ok(
-    await eventually(() => processesWith(mark).length === 0, 10_000),
+    await eventually(() => population(stage, mark).length === 0 && areGone(seen), 10_000),
     `${signal} leaves processes\n${describe(ran)}`,
   )
 }

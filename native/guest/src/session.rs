@@ -152,6 +152,7 @@ fn watch(channel: &Channel, alarms: &Alarms, cell: &Cell, terminal: Option<&File
         if let Some(alarm) = alarms.next() {
             return match alarm {
                 Alarm::OverLimit(limit) => Ok(End::OverLimit(limit)),
+                Alarm::Ended(ending) => Ok(End::Command(ending)),
                 Alarm::Failed(failure) => Err(failure),
             };
         }
@@ -176,7 +177,7 @@ fn watch(channel: &Channel, alarms: &Alarms, cell: &Cell, terminal: Option<&File
 fn late(alarms: &Alarms) -> Option<Failure> {
     std::iter::from_fn(|| alarms.next()).find_map(|alarm| match alarm {
         Alarm::Failed(failure) => Some(failure),
-        Alarm::OverLimit(_) => None,
+        Alarm::OverLimit(_) | Alarm::Ended(_) => None,
     })
 }
 

@@ -2,12 +2,15 @@
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use crate::control::Ending;
 use crate::failure::{Context, Failure, Result};
 use crate::sys;
 
 #[derive(Debug)]
 pub enum Alarm {
     OverLimit(&'static str),
+    /// The command of a guest, by gVisor's word.
+    Ended(Ending),
     Failed(Failure),
 }
 

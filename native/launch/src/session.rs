@@ -157,12 +157,8 @@ fn live(
     let relay = Relay::start(stdio).context("starting the relay")?;
     control.emit(&Event::Running { pid: cell.main_pid });
     let deadline = Instant::now() + Duration::from_millis(world.spec.limits.wallclock);
-    let end = watch(world, control, orders, cell, deadline, &resize);
+    let end = watch(world, control, orders, cell, evidence, deadline, &resize);
     cell.kill();
-    let end = match end {
-        Ok(End::Command(seen)) => evidence.ending(seen),
-        other => other,
-    };
     // What a command wrote before it ended is its user's, however slowly it is read; else only for a moment.
     let patience = if matches!(end, Ok(End::Command(_))) { None } else { Some(Instant::now() + DRAIN) };
     drain(&relay, control, orders, patience);
@@ -174,6 +170,7 @@ fn watch(
     control: &Control,
     orders: &mut Orders,
     cell: &Cell,
+    evidence: &Recording,
     deadline: Instant,
     resize: &dyn Fn(),
 ) -> Result<End> {
@@ -187,6 +184,7 @@ fn watch(
         if let Some(alarm) = world.alarms.next() {
             return match alarm {
                 Alarm::OverLimit(limit) => Ok(End::OverLimit(limit)),
+                Alarm::Ended(ending) => Ok(End::Command(ending)),
                 Alarm::Failed(failure) => Err(failure),
             };
         }
@@ -194,7 +192,7 @@ fn watch(
             if signal == libc::SIGWINCH { resize() } else { cell.order(&ToCell::Signal(signal)) }
         }
         if ready[2] != 0 {
-            return Ok(cell.ending().map_or(End::Killed, End::Command));
+            return cell.ending().map_or(Ok(End::Killed), |seen| evidence.ending(seen));
         }
         if ready[0] != 0 {
             orders.read(control.as_fd())?;
@@ -228,7 +226,7 @@ pub fn announce(control: &Control, world: &World, ended: Result<End>) -> Result<
     // A journal that failed on the very last fact is a failure of the session, too.
     let late = std::iter::from_fn(|| world.alarms.next()).find_map(|alarm| match alarm {
         Alarm::Failed(failure) => Some(failure),
-        Alarm::OverLimit(_) => None,
+        Alarm::OverLimit(_) | Alarm::Ended(_) => None,
     });
     let event = match (late, ended?) {
         (Some(failure), _) => return Err(failure),

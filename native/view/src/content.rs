@@ -116,7 +116,9 @@ impl View {
     /// Opens for reading and writing where the host allows both: the digest at close needs to read.
     fn writable(&self, spot: &Spot) -> io::Result<File> {
         let file = match self.content(spot, OFlags::RDWR) {
-            Err(error) if error.raw_os_error() == Some(libc::EACCES) => self.content(spot, OFlags::WRONLY)?,
+            Err(error) if error.raw_os_error() == Some(libc::EACCES) => self
+                .content(spot, OFlags::WRONLY)
+                .or_else(|error| self.just_made(spot.node).ok_or(error)?)?,
             other => other?,
         };
         let stat = sys::stat_fd(&file)?;
@@ -125,6 +127,21 @@ impl View {
             fs::fchmod(&file, Mode::from_raw_mode(stat.st_mode & 0o1777))?;
         }
         Ok(file)
+    }
+
+    /// Who makes a file may write it whatever its mode says (git's objects are 0444). gVisor's Gofer makes it with one
+    /// call and opens it with the next, so the handle of the first counts as long as nothing went on record by it.
+    fn just_made(&self, node: u64) -> Option<io::Result<File>> {
+        let handles = self.handles.read().unwrap();
+        let made = handles.values().find(|handle| {
+            let is = |flag: &AtomicBool| flag.load(Ordering::Acquire);
+            handle.node == node
+                && handle.writes
+                && is(&handle.unrecorded)
+                && !is(&handle.kept)
+                && !is(&handle.revoked)
+        })?;
+        Some(made.file.read().unwrap().try_clone())
     }
 
     /// Writes are over for now: what was written goes on record before close returns.

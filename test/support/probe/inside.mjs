@@ -141,12 +141,29 @@ function deviceNodes(folder) {
 
 function socketsBelow(folder, depth) {
   if (depth > 6 || /^\/(proc|sys)$/.test(folder)) return []
-  return below(folder).flatMap((path) => {
-    const stats = kind(path)
+  return entriesBelow(folder).flatMap(({ path, plain }) => {
+    const stats = plain ? null : kind(path)
     if (stats?.isSocket()) return [path]
     return stats?.isDirectory() ? socketsBelow(path, depth + 1) : []
   })
 }
+
+/** What the listing calls a file or a link needs no look of its own, unless something is mounted there. */
+function entriesBelow(folder) {
+  try {
+    return fs.readdirSync(folder, { withFileTypes: true }).map((entry) => {
+      const path = `${folder === '/' ? '' : folder}/${entry.name}`
+      return { path, plain: (entry.isFile() || entry.isSymbolicLink()) && !mountPoints().has(path) }
+    })
+  } catch {
+    // Unreadable: nothing to see.
+    return []
+  }
+}
+
+let mounted
+const mountPoints = () =>
+  (mounted ??= new Set(fs.readFileSync('/proc/self/mounts', 'utf8').split('\n').map((line) => line.split(' ')[1])))
 
 function udp(host, port, text) {
   return new Promise((resolve, reject) => {

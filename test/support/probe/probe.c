@@ -69,6 +69,19 @@ static long chmod_null(void) { return syscall(SYS_chmod, NULL, 0L); }
 static long listen_bad(void) { return syscall(SYS_listen, -1L, 0L); }
 static long prctl_null(void) { return syscall(SYS_prctl, PR_GET_PDEATHSIG, NULL); }
 
+static long no_new_privs(void) { return prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0); }
+
+/* How many capabilities are in the ambient set. */
+static long ambient_set(void) {
+  long count = 0;
+  for (long capability = 0; capability <= 40; capability++) {
+    long set = prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, capability, 0, 0);
+    if (set < 0) return -1;
+    count += set;
+  }
+  return count;
+}
+
 /* Really pushes a byte into the terminal on fd 0. */
 static long tiocsti_terminal(void) { return ioctl(0, TIOCSTI, "X"); }
 
@@ -85,14 +98,22 @@ static long int80(long nr, long a, long b) {
   if (result < 0 && result > -4096) { errno = (int)-result; return -1; }
   return result;
 }
+/* A kernel that takes the 32-bit entry for its own reads the number as one of 64-bit calls: 272 is unshare there. */
+static long ia32_as_64(void) {
+  long result;
+  __asm__ volatile("int $0x80" : "=a"(result) : "a"(272L), "b"(0L), "c"(0L), "D"(NEWUSER) : "r8", "r9", "r10", "r11", "memory");
+  if (result < 0 && result > -4096) { errno = (int)-result; return -1; }
+  return result;
+}
 static long ia32_getpid(void) { return int80(20, 0, 0) > 0 ? 0 : -1; }
 static long ia32_socketcall(void) {
   unsigned *args = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
   if (args == MAP_FAILED) return -1;
   args[0] = 2; args[1] = 1; args[2] = 0; /* socket(AF_INET, SOCK_STREAM, 0) */
-  return int80(102, 1, (long)args) >= 0 ? 0 : -1;
+  return int80(102, 1, (long)args);
 }
 #else
+static long ia32_as_64(void) { errno = ENOTSUP; return -1; }
 static long ia32_getpid(void) { errno = ENOTSUP; return -1; }
 static long ia32_socketcall(void) { errno = ENOTSUP; return -1; }
 #endif
@@ -241,7 +262,8 @@ static const struct { const char *name; long (*attempt)(void); } PROBES[] = {
   {"open-by-handle", handle_bad}, {"socket-vsock", socket_vsock}, {"socket-alg", socket_alg},
   {"socket-packet", socket_packet}, {"socket-inet", socket_inet}, {"chmod", chmod_null}, {"listen", listen_bad},
   {"prctl", prctl_null}, {"x32-getpid", x32_getpid}, {"ia32-getpid", ia32_getpid},
-  {"ia32-socketcall", ia32_socketcall}, {"namespace-chain", namespace_chain}, {"allocate", allocate},
+  {"ia32-socketcall", ia32_socketcall}, {"ia32-as-64", ia32_as_64}, {"no-new-privs", no_new_privs},
+  {"ambient-set", ambient_set}, {"namespace-chain", namespace_chain}, {"allocate", allocate},
   {"every-call", every_call}, {"keep-awake", keep_awake}, {"fork-many", fork_many}, {"write", write_argument}, {"read-fd", read_fd},
 };
 

@@ -51,6 +51,7 @@ fn stand() -> Result<(libc::pid_t, OwnedFd)> {
     let bytes = fs::read(GUEST_CONFIG).context(what)?;
     let config: Config = serde_json::from_slice(&bytes).map_err(|error| Failure::new(what, error))?;
     sys::prctl(libc::PR_SET_DUMPABLE, 0).context("making PID 1 undumpable")?;
+    forget_environment();
     // SAFETY: plain number.
     unsafe { libc::umask(0o022) };
     let signals = sys::signal_fd(&[&PASSED_ON[..], &[libc::SIGCHLD]].concat()).context("taking signals")?;
@@ -58,6 +59,21 @@ fn stand() -> Result<(libc::pid_t, OwnedFd)> {
     match unsafe { libc::fork() } {
         0 => std::process::exit(become_command(&config)),
         pid => Ok((sys::check(pid).context("forking")?, signals)),
+    }
+}
+
+/// `runsc` gives PID 1 a HOME of its own making, and the guest's kernel shows that to every process (C-25).
+fn forget_environment() {
+    unsafe extern "C" {
+        static environ: *const *mut libc::c_char;
+    }
+    // SAFETY: one thread, and nobody here reads a variable; the strings lie on this process' own stack.
+    unsafe {
+        let mut at = environ;
+        while !at.is_null() && !(*at).is_null() {
+            libc::memset((*at).cast(), 0, libc::strlen(*at));
+            at = at.add(1);
+        }
     }
 }
 

@@ -69,6 +69,7 @@ impl Trace {
         let (stopped, stop) = sys::pipe().context(what)?;
         let (ended, guest) = (Arc::default(), Arc::default());
         let mut follower = Follower {
+            bell: bell.clone(),
             digests: Digests::new(journal.clone(), bell.clone()),
             journal,
             ended: Arc::clone(&ended),
@@ -93,10 +94,10 @@ impl Trace {
         Ok(())
     }
 
-    /// How the command ended. To be asked when the Sentry is gone.
+    /// How the command ended. To be asked when the Sentry is gone or dies.
     pub fn ending(&self) -> Option<Ending> {
         let since = Instant::now();
-        while !self.thread.is_finished() && since.elapsed() < LAST_MESSAGES {
+        while self.ended.get().is_none() && !self.thread.is_finished() && since.elapsed() < LAST_MESSAGES {
             std::thread::sleep(Duration::from_millis(1));
         }
         self.ended.get().copied()
@@ -133,6 +134,7 @@ fn seqpacket(path: &Path) -> std::io::Result<UnixListener> {
 }
 
 struct Follower {
+    bell: Bell,
     journal: Arc<Journal>,
     digests: Digests,
     ended: Arc<OnceLock<Ending>>,
@@ -254,14 +256,21 @@ impl Follower {
         if !self.launched.remove(&pid) {
             return Ok(());
         }
-        if self.guest.get().is_some_and(|guest| guest.main == pid) {
+        let is_main = self.guest.get().is_some_and(|guest| guest.main == pid);
+        if is_main {
             let _ = self.ended.set(ending);
         }
         let code = match ending {
             Ending::Code(code) => code,
             Ending::Signal(signal) => 128 + signal,
         };
-        self.append(&Fact::Exit { pid, code: Some(code) })
+        self.append(&Fact::Exit { pid, code: Some(code) })?;
+        // Not left to the guest's first process: gVisor lets the agent stop that one, and taking a Sentry down nicely
+        // takes long.
+        if is_main {
+            self.bell.ring(Alarm::Ended(ending));
+        }
+        Ok(())
     }
 
     /// The Sentry is gone, and with it whoever was left.

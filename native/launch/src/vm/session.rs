@@ -253,7 +253,8 @@ impl Running<'_> {
         match self.world.alarms.next() {
             Some(Alarm::Failed(failure)) => Err(failure),
             Some(Alarm::OverLimit(limit)) => Ok(Some(limit)),
-            None => Ok(None),
+            // Of gVisor's guests.
+            Some(Alarm::Ended(_)) | None => Ok(None),
         }
     }
 
