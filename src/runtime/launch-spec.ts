@@ -48,6 +48,7 @@ export type LaunchCell =
   | {
       readonly kind: 'vm'
       readonly qemu: string
+      readonly accelerator: 'kvm' | 'tcg'
       readonly kernel: string
       readonly initramfs: string
       readonly root: string

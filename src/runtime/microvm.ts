@@ -4,6 +4,7 @@ import { createHash } from 'node:crypto'
 import { AmbitError } from '../lib/errors.ts'
 import { imagesDir, nativeBinary, type Paths } from '../lib/paths.ts'
 import type { Plan } from '../profile/plan.ts'
+import { chooseAccelerator, distrustKvm, thisHost } from './accelerator.ts'
 import type { LaunchCell, LaunchMount, LaunchSpec } from './launch-spec.ts'
 import { Digests } from './microvm-image/digests.ts'
 import { findSnapshot, type FoundSnapshot, hasSnapshots, type Shape } from './microvm-image/snapshot.ts'
@@ -24,11 +25,25 @@ const LEAST_MEMORY = 256 << 20
 export const microvm: Runtime = {
   name: 'microvm',
   cell: machineFor,
-  open: (spec, specPath, start) => osSandbox.open(spec, specPath, start),
+  open: async (spec, specPath, start) => {
+    const world = await osSandbox.open(spec, specPath, start)
+    const build = world.build.bind(world)
+    world.build = () => build().catch((error: unknown) => doubt(spec.cell, error))
+    return world
+  },
 }
 
-async function machineFor({ paths, plan, note }: Around): Promise<LaunchCell> {
-  const machine = await describeMachine(paths, plan.isolation)
+/** What to remember when a machine does not come up with KVM. */
+const withKvm = new WeakMap<LaunchCell, (why: string) => void>()
+
+function doubt(cell: LaunchCell, error: unknown): never {
+  // Not where somebody called it off, or what stands around the machine failed.
+  if (error instanceof AmbitError && /machine$/.test(error.what)) withKvm.get(cell)?.(error.why)
+  throw error
+}
+
+async function machineFor({ paths, plan, hostUid, note }: Around): Promise<LaunchCell> {
+  const machine = await describeMachine(paths, plan.isolation, hostUid)
   const { manifest, commandLine, digest } = machine.image
   const snapshot = await machine.snapshot()
   note({
@@ -56,8 +71,16 @@ export interface Machine {
   cell(snapshot: MachineCell['snapshot']): MachineCell
 }
 
-/** @throws AmbitError ERR_RUNTIME_MISSING, or ERR_RUNTIME_FAILED when the image is not what was signed. */
-export async function describeMachine(paths: Paths, isolation: Plan['isolation']): Promise<Machine> {
+/**
+ * `hostUid`: the host's uid that QEMU runs under.
+ *
+ * @throws AmbitError ERR_RUNTIME_MISSING, or ERR_RUNTIME_FAILED when the image is not what was signed.
+ */
+export async function describeMachine(
+  paths: Paths,
+  isolation: Plan['isolation'],
+  hostUid: number,
+): Promise<Machine> {
   const qemu = lookForTool('qemu-system-x86_64')
   if (!qemu || process.arch !== 'x64')
     throw new AmbitError(
@@ -69,22 +92,30 @@ export async function describeMachine(paths: Paths, isolation: Plan['isolation']
   const digests = Digests.of(paths)
   const image = await verifyImage(join(imagesDir(paths), IMAGE), paths, digests)
   const [memory, processors] = [memoryFor(isolation.memory), processorsFor(isolation.cpus)]
+  const host = thisHost(hostUid)
+  const { accelerator } = await chooseAccelerator({ qemu, image }, paths, host)
   const shape = async (): Promise<Shape> => ({
     image: image.digest,
     qemu: await digests.sha256(qemu),
     launcher: await digests.sha256(nativeBinary('ambit-launch')),
+    accelerator,
     memory,
     processors,
     processor: cpus()[0]?.model ?? '',
   })
   const { kernel, initramfs, root, commandLine, manifest } = image
   const { programs } = manifest
-  const files = { qemu, kernel, initramfs, root, commandLine }
+  const files = { qemu, accelerator, kernel, initramfs, root, commandLine }
   return {
     image,
     shape,
     snapshot: async () => (hasSnapshots(paths) ? findSnapshot(paths, await shape(), digests) : null),
-    cell: (snapshot) => ({ kind: 'vm', ...files, memory, processors, snapshot, programs }),
+    cell: (snapshot) => {
+      const cell: MachineCell = { kind: 'vm', ...files, memory, processors, snapshot, programs }
+      if (accelerator === 'kvm')
+        withKvm.set(cell, (why) => distrustKvm({ qemu, image }, paths, host, why))
+      return cell
+    },
   }
 }
 

@@ -45,6 +45,8 @@ export interface World {
 export interface Around {
   readonly paths: Paths
   readonly plan: Plan
+  /** The host's uid that the session runs under. */
+  readonly hostUid: number
   /** Goes to the session's journal, before anything starts. */
   readonly note: (fact: FactBody) => void
 }

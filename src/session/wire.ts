@@ -15,6 +15,7 @@ import { osSandbox } from '../runtime/os-sandbox.ts'
 import { type PreparedLaunch, prepareLaunch } from '../runtime/prepare.ts'
 import type { LaunchCell, LaunchSpec } from '../runtime/launch-spec.ts'
 import { microvm, type ShownPlace, throughView } from '../runtime/microvm.ts'
+import { sessionOwner } from '../runtime/owner.ts'
 import type { Runtime, World } from '../runtime/runtime.ts'
 import { startView, type View } from '../view/view.ts'
 import type { ViewRoot, ViewSpec } from '../view/view-spec.ts'
@@ -89,7 +90,9 @@ export async function wireSession(session: Registered, front: Front): Promise<Wi
 async function cellFor(session: Registered, runtime: Runtime): Promise<LaunchCell> {
   const note = (fact: FactBody): void => session.journal.append(fact)
   try {
-    return await runtime.cell({ paths: session.request.paths, plan: session.plan, note })
+    const { request, plan, agent, user } = session
+    const { host } = sessionOwner({ uid: user.uid, gid: user.uid }, agent.name, request.project)
+    return await runtime.cell({ paths: request.paths, plan, hostUid: host.uid, note })
   } catch (error) {
     if (!(error instanceof AmbitError) || session.raised.length === 0) throw error
     const why = `${error.why} (needed for ${session.raised.join(', ')})`

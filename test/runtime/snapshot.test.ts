@@ -31,6 +31,7 @@ after(() => rmSync(dir, { recursive: true, force: true }))
 const digest = (digit: string): string => digit.repeat(64)
 const SHAPE: Shape = {
   image: digest('1'),
+  accelerator: 'tcg',
   qemu: digest('2'),
   launcher: digest('3'),
   memory: 512 << 20,

@@ -13,6 +13,7 @@ use crate::limits;
 use crate::spec::{Cell, LaunchSpec, Mount};
 use crate::stage::{Stage, Tools};
 use crate::sys;
+use crate::vm::machine;
 
 /// Where the launcher stands inside.
 const INSIDE: &str = "/.ambit/launch";
@@ -111,6 +112,9 @@ fn arguments(spec: &LaunchSpec, stage: &Stage) -> io::Result<Arguments> {
         "--tmpfs",
         "/dev/shm",
     ]);
+    if let Some(device) = machine::device(spec.cell.machine()) {
+        all.mount("--dev-bind", device, device);
+    }
     all.push(&["--remount-ro", "/dev"]);
     if guest {
         guest_arguments(&mut all, spec, stage)?;

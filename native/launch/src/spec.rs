@@ -57,6 +57,7 @@ pub enum Cell {
 #[serde(deny_unknown_fields)]
 pub struct Machine {
     pub qemu: PathBuf,
+    pub accelerator: Accelerator,
     pub kernel: PathBuf,
     pub initramfs: PathBuf,
     pub root: PathBuf,
@@ -86,6 +87,14 @@ impl Snapshot {
             Snapshot::Take { path } | Snapshot::Resume { path } => path,
         }
     }
+}
+
+/// What carries the guest's instructions out. KVM only where somebody saw a guest boot with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accelerator {
+    Kvm,
+    Tcg,
 }
 
 impl Cell {

@@ -18,6 +18,7 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import { z } from 'zod'
+import { ACCELERATORS } from '../accelerator.ts'
 import { AmbitError, messageOf } from '../../lib/errors.ts'
 import { keysDir, type Paths } from '../../lib/paths.ts'
 import { printable } from '../../lib/printable.ts'
@@ -31,6 +32,8 @@ const shape = z.strictObject({
   /** QEMU's and the launcher's own bytes: another one has other devices, or another form of them. */
   qemu: digest,
   launcher: digest,
+  /** Registers of one are not another's, and what guards against speculation rests under TCG only. */
+  accelerator: z.enum(ACCELERATORS),
   memory: z.number().int().positive(),
   processors: z.number().int().positive(),
   /** The guest counts time by this processor's counter. */

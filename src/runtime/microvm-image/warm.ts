@@ -9,7 +9,7 @@ import type { LaunchCell, LaunchSpec } from '../launch-spec.ts'
 import { describeMachine } from '../microvm.ts'
 import { openWorld } from '../os-sandbox.ts'
 import { nativeBinary } from '../../lib/paths.ts'
-import { sessionOwner } from '../owner.ts'
+import { type Owner, sessionOwner } from '../owner.ts'
 import { findTool } from '../tools.ts'
 import { keepSnapshot } from './snapshot.ts'
 
@@ -21,10 +21,15 @@ export async function warmImage(
   paths: Paths,
   isolation: Plan['isolation'],
 ): Promise<{ dir: string; size: number }> {
-  const machine = await describeMachine(paths, isolation)
+  const machine = await describeMachine(paths, isolation, ownerOf(paths).host.uid)
   return keepSnapshot(paths, await machine.shape(), (path) =>
     write(paths, machine.cell({ use: 'take', path }), isolation),
   )
+}
+
+function ownerOf({ state }: Paths): Owner {
+  const { uid, gid } = userInfo()
+  return sessionOwner({ uid, gid }, 'ambit image warm', state)
 }
 
 async function write(paths: Paths, cell: LaunchCell, { memory, cpus }: Plan['isolation']): Promise<void> {
@@ -46,13 +51,12 @@ async function write(paths: Paths, cell: LaunchCell, { memory, cpus }: Plan['iso
 }
 
 function emptySession(cell: LaunchCell, dir: string, paths: Paths, limits: LaunchSpec['limits']): LaunchSpec {
-  const { uid, gid } = userInfo()
   return {
     version: 2,
     session: 'warm',
     tools: { bwrap: findTool('bwrap', 'bubblewrap') },
     cell,
-    ...sessionOwner({ uid, gid }, 'ambit image warm', paths.state),
+    ...ownerOf(paths),
     hostname: HOSTNAME,
     mounts: [],
     argv: ['true'],

@@ -10,7 +10,7 @@ use crate::cell::Config;
 use crate::cell_end::{self, Stood};
 use crate::control::{Control, Orders};
 use crate::failure::{Failure, Result};
-use crate::spec::{Limits, Machine, Mount, Snapshot};
+use crate::spec::{Accelerator, Limits, Machine, Mount, Snapshot};
 use crate::vm::guest::Ends;
 use crate::world::{Wires, World};
 use crate::{limits, tap, tsc};
@@ -100,6 +100,18 @@ pub fn limits_of_qemu(machine: &Machine, limits: Limits) -> Limits {
     Limits { processes: 2, memory: machine.memory.saturating_add(OVERHEAD), disk: u64::MAX, ..limits }
 }
 
+fn accelerator(chosen: Accelerator) -> String {
+    match chosen {
+        Accelerator::Kvm => "kvm".into(),
+        Accelerator::Tcg => format!("tcg,tb-size={TRANSLATED}"),
+    }
+}
+
+/// What else of the host's devices QEMU needs; only ever in its own cell.
+pub fn device(machine: Option<&Machine>) -> Option<&'static Path> {
+    machine.filter(|machine| machine.accelerator == Accelerator::Kvm).map(|_| Path::new("/dev/kvm"))
+}
+
 /// The command line. Descriptors 3 to 6 are `ambit.control`, `ambit.io`, `ambit.view` and the tap; the last is the
 /// snapshot's.
 fn command(machine: &Machine) -> Result<Vec<String>> {
@@ -111,7 +123,7 @@ fn command(machine: &Machine) -> Result<Vec<String>> {
     let mut all = vec![QEMU.to_string()];
     let mut add = |words: &[&str]| all.extend(words.iter().map(|word| word.to_string()));
     add(&["-M", "microvm,rtc=on,isa-serial=off", "-cpu", "max"]);
-    add(&["-accel", &format!("tcg,tb-size={TRANSLATED}")]);
+    add(&["-accel", &accelerator(machine.accelerator)]);
     add(&["-m", &format!("{}M", machine.memory >> 20), "-smp", &machine.processors.to_string()]);
     add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-L", "/usr/share/qemu"]);
     add(&["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);

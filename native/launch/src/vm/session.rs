@@ -15,7 +15,7 @@ use crate::redact::redact;
 use crate::relay::Relay;
 use crate::sensor::{Fact, Records, Sensor};
 use crate::session::{DRAIN, End, announce, drain, wait_for};
-use crate::spec::{Machine, Snapshot};
+use crate::spec::{Accelerator, Machine, Snapshot};
 use crate::sys;
 use crate::vm::guest::{Ends, Guest, News, words};
 use crate::vm::{guest, machine, snapshot, start, streams};
@@ -171,7 +171,7 @@ impl Running<'_> {
         let guests = inside.iter().find(|control| control.control == "process-limit");
         let processes = guests.map_or(State::Not, |control| control.state);
         all.extend([
-            held("own-kernel", "the agent's kernel runs in QEMU, which stands in a cell of its own".into()),
+            held("own-kernel", own_kernel(self.machine.accelerator)),
             held("memory-limit", format!("the machine has {} MiB", self.machine.memory >> 20)),
             held("cpu-limit", format!("the machine has {} processors", self.machine.processors)),
             held("disk-limit", "every file that outlives the session goes through the view's quota".into()),
@@ -342,6 +342,14 @@ impl Running<'_> {
         };
         self.world.journal.append(&fact).context("recording a process")
     }
+}
+
+fn own_kernel(accelerator: Accelerator) -> String {
+    let by = match accelerator {
+        Accelerator::Kvm => "with KVM",
+        Accelerator::Tcg => "with TCG (no KVM)",
+    };
+    format!("the agent's kernel runs in QEMU, {by}, which stands in a cell of its own")
 }
 
 fn out_of_turn(news: &News) -> Failure {
