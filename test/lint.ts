@@ -31,6 +31,9 @@ const steps: readonly Step[] = [
     name: 'clippy',
     check: run('cargo', clippy('--workspace', '--all-targets', '--exclude', 'ambit-node'), 'native'),
   },
+  // No crate of the workspace: build.rs compiles it by itself, for it needs a panic strategy of its own.
+  { name: 'format (compat)', check: run('rustfmt', ['--check', 'launch/compat/lib.rs'], 'native') },
+  { name: 'clippy (compat)', check: run('clippy-driver', compat(), 'native') },
   // Without its tests: napi's exports look unused to a test build.
   { name: 'clippy (addon)', check: run('cargo', clippy('-p', 'ambit-node'), 'native') },
 ]
@@ -38,6 +41,11 @@ const steps: readonly Step[] = [
 /** Release, so that dependencies' build scripts are shared with the build. */
 function clippy(...scope: readonly string[]): readonly string[] {
   return ['clippy', '--release', '--locked', '--quiet', ...scope, '--', '-D', 'warnings']
+}
+
+function compat(): readonly string[] {
+  const built = ['--edition=2024', '--crate-name=ambit_compat', '--crate-type=cdylib', '-Cpanic=abort']
+  return [...built, '--emit=metadata', '--out-dir=target/lint', '-Dwarnings', 'launch/compat/lib.rs']
 }
 
 /** A step that is one program: its output is the complaint. */

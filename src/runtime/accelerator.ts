@@ -4,7 +4,16 @@
  * something of what it depends on changes.
  */
 import { createHash } from 'node:crypto'
-import { closeSync, mkdirSync, openSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { dirname, join } from 'node:path'
 import { z } from 'zod'
 import { errnoOf, messageOf } from '../lib/errors.ts'
@@ -51,6 +60,9 @@ export async function chooseAccelerator(bootable: Bootable, paths: Paths, host: 
   remember(paths, key, choice)
   return choice
 }
+
+/** The next one who asks boots a guest again. */
+export const forgetAccelerator = (paths: Paths): void => rmSync(placeOf(paths), { force: true })
 
 /** A session's machine did not come up with KVM: the next one does without, until something changes. */
 export function distrustKvm(bootable: Bootable, paths: Paths, host: Host, why: string): void {

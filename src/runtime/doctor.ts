@@ -1,7 +1,9 @@
 import { access, constants, readFile } from 'node:fs/promises'
 import { arch } from 'node:os'
 import { nativeBinary } from '../lib/paths.ts'
-import { gvisor, kvm, qemu } from './doctor/machines.ts'
+import type { Paths } from '../lib/paths.ts'
+import { RUNTIMES, type RuntimeName } from '../profile/plan.ts'
+import { gvisor, imageAndAccelerator, qemu, swtpm, tap } from './doctor/machines.ts'
 import { tryLauncher } from './doctor/primitives.ts'
 import { BUILD, exists, lacks, type Probe, read, tryRun, works } from './doctor/probe.ts'
 import { installHint, lookForTool } from './tools.ts'
@@ -9,11 +11,20 @@ import { installHint, lookForTool } from './tools.ts'
 export interface MachineReport {
   /** True when `os-sandbox` sessions can run. */
   readonly ready: boolean
+  /** What sessions of each runtime lack here: names of probes. Empty: they can run. */
+  readonly lacking: Readonly<Record<RuntimeName, readonly string[]>>
   readonly probes: readonly Probe[]
 }
 
+/** What a runtime needs beyond what all sessions do. An accelerator is none of it: without KVM machines are slow. */
+const NEEDS: Readonly<Record<RuntimeName, readonly string[]>> = {
+  'os-sandbox': [],
+  container: ['gVisor'],
+  microvm: ['QEMU', 'tap', 'image'],
+}
+
 /** Tries each primitive that a runtime needs. Tries, not reads versions: a device that opens may still not work. */
-export async function probeMachine(): Promise<MachineReport> {
+export async function probeMachine(paths: Paths): Promise<MachineReport> {
   const tried = tryLauncher()
   const groups: (Promise<Probe> | Promise<Probe[]>)[] = [
     kernel(),
@@ -23,10 +34,22 @@ export async function probeMachine(): Promise<MachineReport> {
     cgroups(),
     gvisor(),
     qemu(),
-    kvm(),
+    tap(),
+    imageAndAccelerator(paths),
+    swtpm(),
   ]
   const probes = (await Promise.all(groups)).flat()
-  return { ready: probes.every((probe) => !probe.needed || probe.state === 'fully'), probes }
+  const lacking = (runtime: RuntimeName): string[] =>
+    probes
+      .filter((probe) => probe.needed || NEEDS[runtime].includes(probe.name))
+      .filter(({ needed, state }) => (needed ? state !== 'fully' : state === 'not'))
+      .map(({ name }) => name)
+  const [own, gvisors, machines] = RUNTIMES.map(lacking) as [string[], string[], string[]]
+  return {
+    ready: own.length === 0,
+    lacking: { 'os-sandbox': own, container: gvisors, microvm: machines },
+    probes,
+  }
 }
 
 async function kernel(): Promise<Probe> {

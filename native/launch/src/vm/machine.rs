@@ -107,6 +107,14 @@ fn accelerator(chosen: Accelerator) -> String {
     }
 }
 
+/// A guest whose instructions are translated speculates on nothing: what it would do about that only costs.
+fn mitigations(accelerator: Accelerator) -> &'static str {
+    match accelerator {
+        Accelerator::Kvm => "",
+        Accelerator::Tcg => " mitigations=off",
+    }
+}
+
 /// What else of the host's devices QEMU needs; only ever in its own cell.
 pub fn device(machine: Option<&Machine>) -> Option<&'static Path> {
     machine.filter(|machine| machine.accelerator == Accelerator::Kvm).map(|_| Path::new("/dev/kvm"))
@@ -117,8 +125,7 @@ pub fn device(machine: Option<&Machine>) -> Option<&'static Path> {
 fn command(machine: &Machine) -> Result<Vec<String>> {
     let kilohertz = tsc::kilohertz()
         .ok_or_else(|| Failure::new("starting the machine", "it needs an x86-64 processor"))?;
-    // A guest whose instructions are translated speculates on nothing: what it would do about that only costs.
-    let line = format!("{} tsc_early_khz={kilohertz} mitigations=off", machine.command_line);
+    let line = format!("{} tsc_early_khz={kilohertz}{}", machine.command_line, mitigations(machine.accelerator));
     let file = |name: &str| place(name).display().to_string();
     let mut all = vec![QEMU.to_string()];
     let mut add = |words: &[&str]| all.extend(words.iter().map(|word| word.to_string()));
