@@ -76,7 +76,7 @@ function makeCertificates(): Stage['tls'] {
 }
 
 /** The profile of the demonstration, written beside the project. YAML's JSON form. @returns its path */
-export function writeProfile(stage: Stage, port: number): string {
+export function writeProfile(stage: Stage, port: number, wallclock: string): string {
   const rule = {
     host: MODEL_HOST,
     methods: ['POST'],
@@ -92,7 +92,7 @@ export function writeProfile(stage: Stage, port: number): string {
       limits: 'partly',
       memory: '4GiB',
       processes: 256,
-      wallclock: '3m',
+      wallclock,
       disk: '256MiB',
     },
     files: [

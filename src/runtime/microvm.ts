@@ -112,8 +112,7 @@ export async function describeMachine(
     snapshot: async () => (hasSnapshots(paths) ? findSnapshot(paths, await shape(), digests) : null),
     cell: (snapshot) => {
       const cell: MachineCell = { kind: 'vm', ...files, memory, processors, snapshot, programs }
-      if (accelerator === 'kvm')
-        withKvm.set(cell, (why) => distrustKvm({ qemu, image }, paths, host, why))
+      if (accelerator === 'kvm') withKvm.set(cell, (why) => distrustKvm({ qemu, image }, paths, host, why))
       return cell
     },
   }

@@ -125,7 +125,8 @@ pub fn device(machine: Option<&Machine>) -> Option<&'static Path> {
 fn command(machine: &Machine) -> Result<Vec<String>> {
     let kilohertz = tsc::kilohertz()
         .ok_or_else(|| Failure::new("starting the machine", "it needs an x86-64 processor"))?;
-    let line = format!("{} tsc_early_khz={kilohertz}{}", machine.command_line, mitigations(machine.accelerator));
+    let line =
+        format!("{} tsc_early_khz={kilohertz}{}", machine.command_line, mitigations(machine.accelerator));
     let file = |name: &str| place(name).display().to_string();
     let mut all = vec![QEMU.to_string()];
     let mut add = |words: &[&str]| all.extend(words.iter().map(|word| word.to_string()));
