@@ -6,12 +6,13 @@ import type { Bench, Figure } from './figure.ts'
 import { decision } from './figures/decision.ts'
 import { gate } from './figures/gate.ts'
 import { journal } from './figures/journal.ts'
+import { runtimes } from './figures/runtimes.ts'
 import { start } from './figures/start.ts'
 import { view } from './figures/view.ts'
 import { loadNow, machineNow } from './machine.ts'
 import { writeSection } from './report.ts'
 
-const FIGURES: readonly Figure[] = [start, gate, view, decision, journal]
+const FIGURES: readonly Figure[] = [start, gate, view, runtimes, decision, journal]
 const PAGE = join(import.meta.dirname, '../docs/performance.md')
 
 const names = process.argv.slice(2)

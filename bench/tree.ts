@@ -9,10 +9,10 @@ export const FILES = 18_000
 const WORDS =
   'ledger account total foo entry balance return const await invoice export month review line'.split(' ')
 
-/** Writes the tree to `dir` and commits it, packed, so that `.git` adds few inodes. */
-export async function makeTree(dir: string): Promise<void> {
+/** Writes a tree of `files` to `dir` and commits it, packed, so that `.git` adds few inodes. */
+export async function makeTree(dir: string, files = FILES): Promise<void> {
   const random = generator(20_261_122)
-  for (let i = 0; i < FILES; i++) {
+  for (let i = 0; i < files; i++) {
     const path = join(dir, `part-${i % 40}`, `group-${Math.floor(i / 40) % 25}`, `file-${i}.ts`)
     if (i < 1000) mkdirSync(dirname(path), { recursive: true })
     writeFileSync(path, text(random))

@@ -1,0 +1,117 @@
+/** How long it takes until the first word of the first command, in each runtime and its bare means. */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { existsSync, mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { bootsGuest } from '../../src/runtime/accelerator/boot.ts'
+import { lookForTool } from '../../src/runtime/tools.ts'
+import { sh } from '../cache.ts'
+import type { Bench } from '../figure.ts'
+import { placeImage } from '../machine-image.ts'
+import { attempt } from '../peers/attempt.ts'
+import { product } from '../product.ts'
+import { writeProfile } from '../profile.ts'
+import type { Contender } from '../stats.ts'
+
+export const BARE = 'bare process'
+export const BWRAP = 'bare bwrap --unshare-all'
+export const RUNSC = 'bare runsc do'
+export const QEMU = 'bare QEMU with TCG: kernel and initramfs alone'
+export const OS_SANDBOX = 'ambit run, os-sandbox'
+export const CONTAINER = 'ambit run, container'
+export const COLD = 'ambit run, microvm, cold'
+export const WARM = 'ambit run, microvm, from a snapshot'
+
+/** Of the microVMs: half a GiB is enough for a shell, git and a Go program. */
+export const ISOLATION = { limits: 'partly', memory: '512MiB', processes: 256 } as const
+
+const SAYS = ['/bin/echo', 'up']
+const BWRAP_ARGV = 'bwrap --unshare-all --ro-bind / / --proc /proc --dev /dev'.split(' ')
+
+/** `runsc` as its own documentation runs one command. @throws Error where it is not installed. */
+export function runscDo(): string[] {
+  const path = lookForTool('runsc')
+  if (!path) throw new Error('runsc is not installed')
+  return [path, '--rootless', '--network=none', '--ignore-cgroups', 'do']
+}
+
+export async function starts(bench: Bench): Promise<readonly Contender[]> {
+  const project = join(bench.scratch, 'start-project')
+  mkdirSync(project)
+  return await Promise.all([
+    firstWord(BARE, SAYS),
+    firstWord(BWRAP, [...BWRAP_ARGV, ...SAYS]),
+    attempt(RUNSC, async () => firstWord(RUNSC, [...runscDo(), ...SAYS])),
+    attempt(QEMU, () => bareMachine(bench)),
+    attempt(OS_SANDBOX, () => session(bench, OS_SANDBOX, 'os-sandbox', project)),
+    attempt(CONTAINER, () => session(bench, CONTAINER, 'container', project)),
+    attempt(COLD, () => session(bench, COLD, 'microvm', project)),
+    attempt(WARM, () => session(bench, WARM, 'microvm', project)),
+  ])
+}
+
+/** The kernel and initramfs of the image, until the guest's agent says its first word; no session, no cell. */
+async function bareMachine(bench: Bench): Promise<Contender> {
+  const qemu = lookForTool('qemu-system-x86_64')
+  if (!qemu) throw new Error('qemu-system-x86_64 is not installed')
+  const image = await placeImage(bench, join(bench.scratch, 'bare-machine'))
+  const measure = async (): Promise<readonly number[]> => {
+    const began = performance.now()
+    const why = await bootsGuest({ qemu, image }, 'tcg', process.getuid?.() ?? 0, 60_000)
+    if (why !== null) throw new Error(why)
+    return [performance.now() - began]
+  }
+  return { name: QEMU, measure }
+}
+
+async function session(bench: Bench, name: string, runtime: string, project: string): Promise<Contender> {
+  const home = join(bench.scratch, `home-${name.replaceAll(/\W+/g, '-')}`)
+  const { run, env } = await product(bench, home)
+  const isolation = { runtime, ...ISOLATION }
+  const files = [{ path: '${project}', access: 'write' }]
+  const profile = writeProfile(bench, `start-${name.replaceAll(/\W+/g, '-')}`, { isolation, files })
+  if (runtime === 'microvm') await placeImage(bench, home)
+  const ambit = run([])[0] ?? ''
+  if (name === WARM)
+    await sh('env', [`AMBIT_HOME=${home}`, ambit, 'image', 'warm', '--profile', profile], project)
+  const timed = firstWord(
+    name,
+    run(['--profile', profile, '--project', project, '--', ...SAYS]),
+    project,
+    env,
+  )
+  const measure = async (): Promise<readonly number[]> => {
+    await hostReady(home)
+    return await timed.measure()
+  }
+  return { name, measure }
+}
+
+/** As it is for a person, who does not start a session each second. */
+async function hostReady(home: string): Promise<void> {
+  for (let waited = 0; !existsSync(join(home, 'run/session.sock')); waited += 50) {
+    if (waited > 20_000) throw new Error('no session host came up')
+    await new Promise((resolve) => setTimeout(resolve, 50))
+  }
+}
+
+function firstWord(name: string, argv: readonly string[], cwd = '/', env = process.env): Contender {
+  return { name, measure: async () => [await untilFirstWord(argv, cwd, env)] }
+}
+
+/** Milliseconds from the spawn to the first byte; resolves when the command has ended. */
+function untilFirstWord(argv: readonly string[], cwd: string, env: NodeJS.ProcessEnv): Promise<number> {
+  const [program, ...args] = argv
+  return new Promise((resolve, reject) => {
+    const began = performance.now()
+    let took = Number.NaN
+    const child: ChildProcess = spawn(program ?? '', args, { cwd, env, stdio: ['ignore', 'pipe', 'pipe'] })
+    let complaint = ''
+    child.stdout?.once('data', () => (took = performance.now() - began))
+    child.stderr?.on('data', (text: Buffer) => (complaint += text.toString()))
+    child.on('error', reject)
+    child.on('close', (code) => {
+      if (code === 0 && !Number.isNaN(took)) resolve(took)
+      else reject(new Error(`exit ${code}: ${complaint.trim().split('\n').at(-1)?.slice(0, 160)}`))
+    })
+  })
+}

@@ -1,0 +1,180 @@
+/** What each runtime costs, beside the bare means that it is built on: start, files, network, memory. */
+import { readFileSync } from 'node:fs'
+import { debianProgram } from '../cache.ts'
+import { type Column, type Figure, type Goal, goal, type Table, valuesOf } from '../figure.ts'
+import { attempt } from '../peers/attempt.ts'
+import { columnOf, type Contender, paired, ratio, spread } from '../stats.ts'
+import { MICROVM, NATIVE, openPlaces, type Place, TREE } from './runtimes-places.ts'
+import { BARE, COLD, CONTAINER, ISOLATION, OS_SANDBOX, QEMU, RUNSC, starts, WARM } from './runtimes-start.ts'
+
+const START_ROUNDS = 5
+const ROUNDS = 3
+const CREATED = 200
+const UPLOAD = 4_000_000
+const MIB = 1 << 20
+const GUEST_MEMORY = Number.parseInt(ISOLATION.memory, 10) * MIB
+
+export const runtimes: Figure = {
+  name: 'runtimes',
+  title: 'Runtimes',
+  async run(bench) {
+    bench.say(`start, ${START_ROUNDS} rounds`)
+    const started = await paired(await starts(bench), START_ROUNDS, 1)
+    const start: Table = {
+      caption: 'From the call to the first word of the first command',
+      reference: BARE,
+      columns: [{ title: 'start', unit: 'ms', series: columnOf(started, 0) }],
+    }
+    const places = await openPlaces(bench)
+    const columns: Column[] = []
+    const rg = await debianProgram('rg', 'ripgrep')
+    for (const workload of ALL) {
+      bench.say(workload.title)
+      const contenders = await Promise.all(
+        places.map(({ name, place }) => contender(name, place, workload, rg)),
+      )
+      const results = await paired(contenders, workload.rounds, workload.warmups)
+      columns.push({ title: workload.title, unit: workload.unit, series: columnOf(results, 0) })
+    }
+    const at = (kind: Workload['kind']): Column[] =>
+      columns.filter(({ title }) => ALL.find((one) => one.title === title)?.kind === kind)
+    const files: Table = { caption: `Tree of ${TREE} small files`, reference: NATIVE, columns: at('files') }
+    const network: Table = { caption: 'Through the gate', reference: NATIVE, columns: at('network') }
+    const memory: Table = { caption: 'Memory of an idle session', reference: null, columns: at('memory') }
+    return { how: HOW, tables: [start, files, network, memory], goals: goals(start, columns), limits: LIMITS }
+  },
+}
+
+const HOW = `*Start*: \`echo up\`, from the spawn to the first byte of its output, a session host being ready and all controls on; \`runsc do\`
+rootless and without a network, QEMU with the image's kernel and initramfs alone (no root image, cell, view or network), until the guest's agent says its first word.
+Without KVM everywhere (TCG). *From a snapshot*: after \`ambit image warm\`. *Files*: each row has its own copy of a tree and an empty directory, seen through the
+view in sessions (\`bwrap\`: a bind; \`runsc do\`: its Gofer, written files stay in its memory); \`/tmp\` is the runtime's own, so that it tells what emulation costs without a view.
+*Network*: the Go client and server of the gate's figure, 2 kept connections, and one upload of ${UPLOAD / 1e6} MB. *Memory*: proportional set size of the session's host, launcher, view, runtime and agent;
+*above the guest's memory* is QEMU without the mapping that is the guest's memory (${ISOLATION.memory}).`
+
+const LIMITS = [
+  'A machine without KVM runs every instruction of the guest in translation: what it costs over `os-sandbox` is mostly that, and the columns of `/tmp`, which has no view, show how much.',
+]
+
+interface Workload {
+  readonly title: string
+  readonly unit: string
+  readonly kind: 'files' | 'network' | 'memory'
+  readonly rounds: number
+  readonly warmups: number
+  readonly run: (place: Place, rg: string) => Promise<number>
+}
+
+const STATUS = ['/usr/bin/git', '-c', 'safe.directory=*', 'status', '--porcelain']
+
+const ms = async ({ agent }: Place, order: object): Promise<number> =>
+  (await agent.number({ ...order }, 'seconds')) * 1000
+
+/** The server is asked by who has a way to it. */
+async function ask({ agent, order }: Place, more: object, key: string): Promise<number> {
+  if (order === null) throw new Error('it was given no network')
+  return await agent.number({ ...order, ...more }, key)
+}
+
+const FILES = { unit: 'ms', kind: 'files', rounds: ROUNDS, warmups: 1 } as const
+const NETWORK = { kind: 'network', rounds: ROUNDS, warmups: 1 } as const
+const MEMORY = { unit: 'MiB', kind: 'memory', rounds: 1, warmups: 0 } as const
+
+const CREATE = `create ${CREATED}`
+const ABOVE = "QEMU above the guest's memory"
+
+const ALL: readonly Workload[] = [
+  { ...FILES, title: 'git status', run: (place) => ms(place, { op: 'exec', argv: STATUS, dir: place.tree }) },
+  {
+    ...FILES,
+    title: 'rg -c foo',
+    run: (place, rg) => ms(place, { op: 'exec', argv: [rg, '-c', 'foo'], dir: place.tree }),
+  },
+  { ...FILES, title: CREATE, run: (place) => ms(place, { op: 'create', dir: place.dir, files: CREATED }) },
+  {
+    ...FILES,
+    title: `${CREATE}, /tmp`,
+    run: (place) => ms(place, { op: 'create', dir: '/tmp', files: CREATED }),
+  },
+  {
+    ...NETWORK,
+    title: 'GET, kept, c=2',
+    unit: 'req/s',
+    run: (place) => ask(place, { op: 'get', clients: 2, seconds: 1 }, 'rate'),
+  },
+  {
+    ...NETWORK,
+    title: `POST ${UPLOAD / 1e6} MB`,
+    unit: 'MB/s',
+    run: (place) => ask(place, { op: 'post', bytes: UPLOAD }, 'rate'),
+  },
+  { ...MEMORY, title: 'whole session', run: async ({ processes }) => sumOf(processes, pssOf) },
+  { ...MEMORY, title: ABOVE, run: async ({ processes }) => sumOf(processes, aboveGuest) },
+]
+
+function sumOf(processes: Place['processes'], of: (pid: number) => number): number {
+  const bytes = (processes?.() ?? []).reduce((sum, pid) => sum + of(pid), 0)
+  if (bytes === 0) throw new Error('there is none')
+  return bytes / MIB
+}
+
+const read = (path: string): string => {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch {
+    return '' // gone meanwhile, or not ours to look at
+  }
+}
+
+const pssOf = (pid: number): number =>
+  Number(/^Pss:\s+(\d+)/m.exec(read(`/proc/${pid}/smaps_rollup`))?.[1] ?? 0) * 1024
+
+/** Of QEMU, all but the one mapping that is as large as the guest's memory; of others nothing. */
+function aboveGuest(pid: number): number {
+  if (!read(`/proc/${pid}/cmdline`).includes('qemu-system')) return 0
+  const mappings = read(`/proc/${pid}/smaps`).split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m)
+  const kilobytes = (text: string, key: string): number =>
+    Number(new RegExp(`^${key}:\\s+(\\d+)`, 'm').exec(text)?.[1] ?? 0)
+  const guests = mappings.filter((text) => kilobytes(text, 'Size') * 1024 === GUEST_MEMORY)
+  const guest = guests.reduce((sum, text) => sum + kilobytes(text, 'Pss') * 1024, 0)
+  return guest === 0 ? 0 : pssOf(pid) - guest
+}
+
+function contender(name: string, place: Promise<Place>, { run }: Workload, rg: string): Promise<Contender> {
+  return attempt(name, async () => {
+    const ready = await place
+    return { name, measure: async () => [await run(ready, rg)] }
+  })
+}
+
+function goals(start: Table, columns: readonly Column[]): readonly Goal[] {
+  const times = (column: Column | undefined, name: string, of: string): number | null => {
+    const [ours, theirs] = column ? [valuesOf(column, name), valuesOf(column, of)] : []
+    return ours && theirs ? ratio(ours, theirs).p50 : null
+  }
+  const value = (column: Column | undefined, name: string): number | null => {
+    const values = column && valuesOf(column, name)
+    return values ? spread(values).p50 : null
+  }
+  const [started] = start.columns
+  const titled = (title: string): Column | undefined => columns.find((column) => column.title === title)
+  return [
+    goal(
+      `container starts in at most 1.5 × ${RUNSC}`,
+      times(started, CONTAINER, RUNSC),
+      (x) => x <= 1.5,
+      ' ×',
+    ),
+    goal(`microvm starts cold in at most 1.5 × ${QEMU}`, times(started, COLD, QEMU), (x) => x <= 1.5, ' ×'),
+    goal('microvm starts from a snapshot in at most 1 s', value(started, WARM), (x) => x <= 1000, ' ms'),
+    ...['git status', 'rg -c foo', CREATE].map((title) =>
+      goal(
+        `${title}, view in the guest: at most 3 × the view of os-sandbox`,
+        times(titled(title), MICROVM, OS_SANDBOX),
+        (x) => x <= 3,
+        ' ×',
+      ),
+    ),
+    goal(`${ABOVE}: at most 60 MiB`, value(titled(ABOVE), MICROVM), (x) => x <= 60, ' MiB'),
+  ]
+}
