@@ -62,6 +62,8 @@ interface Message {
 /** How long the view may take to come up, and to drain what it still has to hash. */
 const START_MS = 15_000
 const STOP_MS = 30_000
+/** Whoever else holds the channel of a view that was killed keeps it open. */
+const LAST_WORDS_MS = 1_000
 /** Requests under way are answered before a grant shrinks. */
 const NARROW_MS = 4_000
 
@@ -86,7 +88,12 @@ export async function startView({ spec, specPath, fuse }: ViewOptions): Promise<
     if (message.ev === 'failed') why = printable(message.why ?? 'it did not say why')
     settle(message)
   })
-  const exited = whenExited(child).then((end) => ({ ...end, why }))
+  const heard = new Promise<true>((resolve) => lines.once('close', () => resolve(true)))
+  const exited = whenExited(child).then(async (end) => {
+    // Its last words may still lie in the channel.
+    if (end.code !== 0) await within(heard, LAST_WORDS_MS)
+    return { ...end, why }
+  })
   let ended = false
   void exited.then(() => {
     ended = true

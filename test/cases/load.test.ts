@@ -67,7 +67,11 @@ async function serveNonsense(): Promise<{ port: number; ca: string }> {
 }
 
 /** A session that runs `script` (ESM text, with the helpers of TOOLS) and prints one JSON value. */
-async function run(as: As, script: string, during?: (stage: Stage) => Promise<void>) {
+async function run(
+  as: As,
+  script: string,
+  during?: (stage: Stage, over: () => boolean) => Promise<void>,
+) {
   const { good, bad } = await world(null)
   const stage = new Stage(as, { files: { 'load.mjs': TOOLS + script } })
   writeFileSync(join(stage.root, 'good.pem'), good.ca, { mode: 0o644 })
@@ -85,7 +89,9 @@ async function run(as: As, script: string, during?: (stage: Stage) => Promise<vo
     rule('closed.internal', await closedPort(), 'bad.pem'),
   ]
   const running = stage.session([stage.product.node, 'load.mjs'], { spec: { network } })
-  if (during) await during(stage)
+  let over = false
+  void running.then(() => (over = true))
+  if (during) await during(stage, () => over)
   const ran = await running
   assert.equal(ran.code, 0, describe(ran))
   return { stage, value: JSON.parse(ran.stdout.trim().split('\n').at(-1) ?? ''), facts: factsOf(stage) }
@@ -240,8 +246,8 @@ attack('Q-06', 'stays bounded with clients that never read', async (as) => {
     await sleep(300)
     say({ during, after: await get('https://good.internal/after') })
     `,
-    async (stage) => {
-      for (let tick = 0; tick < 40; tick++) {
+    async (stage, over) => {
+      while (!over()) {
         await sleep(200)
         peak = Math.max(peak, ...processesWith(stage.root).map(residentMiB))
       }
@@ -272,7 +278,8 @@ attack('Q-07', 'closes an HTTP/2 connection that floods, and only that one', asy
     as,
     `
     const session = http2.connect('https://good.internal')
-    session.on('error', () => {})
+    let why = 0
+    session.on('error', () => {}).on('goaway', (code) => (why = code))
     await new Promise((resolve) => session.once('connect', resolve))
     const first = await new Promise((resolve) => session.request({ ':path': '/first' }).on('response', (head) => resolve(head[':status'])).resume())
     let opened = 0
@@ -286,11 +293,13 @@ attack('Q-07', 'closes an HTTP/2 connection that floods, and only that one', asy
       for (const stream of streams) stream.close(http2.constants.NGHTTP2_CANCEL)
       await sleep(1)
     }
-    say({ first, opened, closed: session.destroyed || session.closed, after: await get('https://good.internal/after') })
+    // The gate may read all that only when its turn comes.
+    for (let tick = 0; tick < 600 && !session.destroyed && !session.closed; tick++) await sleep(100)
+    say({ first, opened, why, closed: session.destroyed || session.closed, after: await get('https://good.internal/after') })
     `,
   )
   assert.equal(value.first, 200, 'control: HTTP/2 works')
-  assert.ok(value.closed && value.opened < 20_000, `still open after ${value.opened} resets`)
+  assert.ok(value.closed && value.why > 0, `open, or closed in peace, after ${value.opened} resets`)
   assert.equal(value.after.status, 200)
   return `closed after ${value.opened} resets`
 })

@@ -3,16 +3,16 @@ import assert from 'node:assert/strict'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { once } from './case.ts'
-import { killOnce, type Step, type Victim } from './kill-matrix.ts'
+import { HeldAnswers, killOnce, type Step, type Victim } from './kill-matrix.ts'
 import { attack, goodHost } from './net-stage.ts'
 import { Stage } from './stage.ts'
 import type { As } from './users.ts'
 
-/** How long an answer takes: the time in which a request is in flight. */
-const HELD_MS = 300
+/** Requests of agents that wait for their answer until the kill is done: they are in flight as long as it takes. */
+const held = new HeldAnswers()
 
 const world = once(async () => {
-  const { good } = await goodHost((_, response) => void setTimeout(() => response.end('hello'), HELD_MS))
+  const { good } = await goodHost(({ url }, response) => held.ask(url, () => response.end('hello')))
   return good
 })
 
@@ -34,7 +34,7 @@ export function killCase(pairs: readonly (readonly [Step, Victim])[]): void {
     const done: string[] = []
     for (const [step, victim] of pairs) {
       const mark = `kill-${process.pid}-${++kills}`
-      const { hit, acknowledged } = await killOnce(stage, await world(null), spec, mark, step, victim)
+      const { hit, acknowledged } = await killOnce(stage, { good: await world(null), held }, spec, mark, step, victim)
       done.push(`${victim} at ${step}${hit ? '' : ' (had ended)'}: ${acknowledged} acknowledged`)
     }
     assert.ok(

@@ -56,23 +56,53 @@ const LIFE: Record<Victim, readonly [Step, Step]> = {
 
 const order = Object.keys(STEPS) as Step[]
 
+const reaches = (step: Step, other: Step): boolean => order.indexOf(step) >= order.indexOf(other)
+
 /** Every pair of step and victim that can meet. */
 export const MATRIX: readonly (readonly [Step, Victim])[] = order.flatMap((step) =>
   VICTIMS.filter((victim) => {
     const [first, last] = LIFE[victim]
-    return order.indexOf(step) >= order.indexOf(first) && order.indexOf(step) <= order.indexOf(last)
+    return reaches(step, first) && reaches(last, step)
   }).map((victim) => [step, victim] as const),
 )
 
-/** Writes files and says so, asks once and waits long for the answer, writes again. */
+/** Writes files and says so, asks for what is answered when the test says so, twice, writes again. */
 const AGENT = `
 const fs = require('node:fs'), https = require('node:https'), mark = process.argv[1]
 const write = (n) => { fs.writeFileSync(mark + '-' + n, 'x'); console.log('wrote ' + mark + '-' + n) }
+const ask = (path, then) => https.get('https://good.test/' + path, { agent: false }, (answer) => answer.resume().on('end', then))
+  .on('error', () => process.exit(3))
 for (let n = 0; n < 4; n++) write(n)
-https.get('https://good.test/' + mark, { agent: false }, (answer) => {
-  answer.resume().on('end', () => setTimeout(() => { for (let n = 4; n < 8; n++) write(n) }, 300))
-}).on('error', () => process.exit(3))
+ask(mark, () => ask(mark + '-more', () => { for (let n = 4; n < 8; n++) write(n) }))
 `
+
+/** Answers that wait for a word of the test. */
+export class HeldAnswers {
+  readonly #free = new Set<string>()
+  readonly #waiting = new Map<string, () => void>()
+
+  /** A request for `url` has come. */
+  ask(url: string, answer: () => void): void {
+    if (this.#free.has(url)) answer()
+    else this.#waiting.set(url, answer)
+  }
+
+  /** Whoever asks for `url`, has asked or will, is answered. */
+  release(url: string): void {
+    this.#free.add(url)
+    this.#waiting.get(url)?.()
+    this.#waiting.delete(url)
+  }
+}
+
+/** What the agents reach. */
+interface Outside {
+  readonly good: Upstream
+  readonly held: HeldAnswers
+}
+
+/** For what must come: on a machine that is very busy, everything takes ten times as long. */
+const PATIENCE_MS = 120_000
 
 export interface Kill {
   /** False when the part had ended by itself just before. */
@@ -83,7 +113,7 @@ export interface Kill {
 /** One session, one kill, every check. `spec` lets the agent reach `good.test`. */
 export async function killOnce(
   stage: Stage,
-  good: Upstream,
+  { good, held }: Outside,
   spec: Readonly<Record<string, unknown>>,
   mark: string,
   step: Step,
@@ -94,14 +124,18 @@ export async function killOnce(
   let pid = 0
   const running = stage.session([stage.product.node, '-e', AGENT, mark], {
     spec,
-    timeout: 60_000,
+    timeout: PATIENCE_MS,
     onStart: (child) => (pid = child),
   })
   const ended = running.then(() => 'ended' as const)
+  // Until the kill is done, the agent comes to its step and no further.
+  if (reaches(step, 'answer')) held.release(`/${mark}`)
+  if (reaches(step, 'end')) held.release(`/${mark}-more`)
   const seen = await until(stage, before, () => pid, STEPS[step], ended)
   if (!seen) throw new Error(`${where}: the step was never seen\n${describe(await running)}`)
   const target = seen.state.parts.get(victim)
   const hit = target !== undefined && kill(target)
+  for (const url of [`/${mark}`, `/${mark}-more`]) held.release(url)
   const ran = await running
   await settled(stage, mark, seen.state.parts.get('host'), where)
   await checkRecord(stage, good, mark, seen.id, ran, where)
@@ -202,12 +236,12 @@ function kill(pid: number): boolean {
 /** Nothing of the session runs or is mounted. A host that waits for the next session is none of it. */
 async function settled(stage: Stage, mark: string, host: number | undefined, where: string): Promise<void> {
   const hostGone = (): boolean => host === undefined || !commandOf(host).includes('session-host')
-  assert.ok(await eventually(hostGone, 15_000), `${where}: the session's host still runs`)
+  assert.ok(await eventually(hostGone, PATIENCE_MS), `${where}: the session's host still runs`)
   const left = (): number[] =>
     [...new Set([...processesWith(stage.root), ...processesWith(mark)])].filter(
       (pid) => !/ambitd\.cjs|session-host/.test(commandOf(pid)),
     )
-  const gone = await eventually(() => left().length === 0, 15_000)
+  const gone = await eventually(() => left().length === 0, PATIENCE_MS)
   assert.ok(gone, `${where}: still running: ${left().map(commandOf).join('; ').replaceAll('\0', ' ')}`)
   const mounts = readFileSync('/proc/self/mountinfo', 'utf8').split('\n')
   const ours = mounts.filter((line) => line.includes(stage.root) || / - fuse\S* ambit /.test(line))
@@ -225,7 +259,7 @@ async function checkRecord(
 ): Promise<void> {
   const told = (): string => `${where}\n${describe(ran)}`
   assert.ok(
-    await eventually(async () => (await stateOf(stage, id)) !== 'live', 20_000),
+    await eventually(async () => (await stateOf(stage, id)) !== 'live', PATIENCE_MS),
     `${told()}\nstill listed as live`,
   )
   const verified = await stage.ambit(['log', 'verify'])
@@ -241,7 +275,7 @@ async function checkRecord(
   )
   for (const name of written(ran))
     assert.ok(paths.has(join(stage.project, name)), `${told()}\n${name} is not in the log`)
-  const arrived = good.requests.filter((request) => request.url === `/${mark}`).length
+  const arrived = good.requests.filter(({ url }) => url === `/${mark}` || url === `/${mark}-more`).length
   const recorded = events.filter((event) => event.ambit.kind === 'http.request').length
   assert.ok(recorded >= arrived, `${told()}\n${arrived} requests arrived, ${recorded} are in the log`)
   assert.deepEqual(
@@ -270,7 +304,7 @@ async function stateOf(stage: Stage, id: string): Promise<string> {
 
 function checkExit(ran: SessionRan, victim: Victim, step: Step, where: string): void {
   const told = `${where}\n${describe(ran)}`
-  const alive = step !== 'end' && step !== 'signed'
+  const alive = !reaches(step, 'end')
   if (victim === 'run') assert.ok(ran.signal === 'SIGKILL' || (!alive && ran.code === 0), told)
   else if (victim === 'host')
     assert.ok([125, 0].includes(ran.code ?? -1) && (!alive || ran.code === 125), told)

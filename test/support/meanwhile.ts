@@ -21,11 +21,11 @@ export async function meanwhile(
   ]
   const running = stage.session(['python3', 'script.py', stage.workspace], {
     spec: { files },
-    timeout: 60_000,
+    timeout: 120_000,
     ...options,
   })
   const early = running.then((ran) => assert.fail(`it ended before it was ready: ${describe(ran)}`))
-  await Promise.race([early, eventually(() => existsSync(join(stage.workspace, 'ready')), 30_000)])
+  await Promise.race([early, eventually(() => existsSync(join(stage.workspace, 'ready')), 150_000)])
   const listed = await stage.ambit(['sessions', '--json'])
   const [session] = JSON.parse(listed.stdout) as { id: string }[]
   assert.ok(session, describe(listed))

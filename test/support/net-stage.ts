@@ -146,12 +146,16 @@ export const get = (name: string, url: string, more: object = {}): Step => ({
 })
 export const post = (name: string, url: string, body: string, headers: object = {}): Step =>
   get(name, url, { method: 'POST', body, headers })
+/** The gate answers or closes, sooner or later. */
+const PATIENCE = 20_000
+
 /** A CONNECT to the explicit proxy. */
 export const connect = (name: string, target: string): Step => ({
   name,
   op: 'proxy',
   send: head(`CONNECT ${target} HTTP/1.1\nhost: ${target}\n\n`),
   wait: 1500,
+  patience: PATIENCE,
 })
 /** Bytes over TLS to a host, as they are. */
 export const raw = (name: string, send: unknown, host = 'good.test', more: object = {}): Step => ({
@@ -161,6 +165,7 @@ export const raw = (name: string, send: unknown, host = 'good.test', more: objec
   port: 443,
   send,
   wait: 1500,
+  patience: PATIENCE,
   ...more,
 })
 export const sh = (name: string, cmd: string): Step => ({ name, op: 'sh', cmd, timeout: 15_000 })

@@ -125,5 +125,6 @@ export const raw = (name: string, send: unknown, more: object = {}): Step => ({
   port: 443,
   send,
   wait: 2500,
+  patience: 20_000,
   ...more,
 })

@@ -305,8 +305,8 @@ def swap():
         for act in (lambda: os.rename('a', 'b'), lambda: os.symlink('secret', 'a'), lambda: os.unlink('a'), lambda: os.rename('b', 'a')): attempt(act)
 thread = threading.Thread(target=swap); thread.start()
 seen, opened = set(), 0
-end = time.time() + 2
-while time.time() < end:
+end = time.time() + 2; last = end + 60
+while time.time() < end or (opened <= 100 and time.time() < last):
     try:
         seen.add(get('a')); opened += 1
     except OSError: pass

@@ -31,6 +31,9 @@ use crate::view::View;
 /// One request: 1 MiB of data and its header.
 const REQUEST: usize = (1 << 20) + 4096;
 
+/// How long the words of a failure may take to be said, on a machine that is very busy.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
 /// A view that serves: its parts are running.
 pub struct Serving {
     pub view: Arc<View>,
@@ -202,9 +205,17 @@ fn leave(view: &View, answering: &RwLock<()>, code: i32) -> ! {
     let _only_one = ENDING.lock().unwrap();
     let _none_under_way = wait_for_answers(answering);
     view.record_open();
-    let _ = view.record.write_counted();
-    let _ = view.record.sync();
+    if view.record.write_counted().and_then(|()| view.record.sync()).is_err() {
+        end_unrecorded();
+    }
     std::process::exit(code)
+}
+
+/// The journal is dead, and with it a good end: who waits for its death says why and ends this process, but may not have
+/// had its turn yet.
+fn end_unrecorded() -> ! {
+    std::thread::sleep(LAST_WORDS);
+    std::process::exit(1)
 }
 
 impl Serving {
@@ -292,7 +303,10 @@ pub fn serve(spec: &Path, fuse: File, control: File) -> i32 {
             },
         }
     }
-    i32::from(serving.finish().is_err())
+    if serving.finish().is_err() {
+        end_unrecorded();
+    }
+    0
 }
 
 /// The descriptor that the supervisor passes under a fixed number.

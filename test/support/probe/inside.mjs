@@ -60,8 +60,8 @@ const OPS = {
     return child.pid
   },
   lookup: ({ host }) => dns.promises.lookup(host, { all: true }),
-  resolve: ({ host, type = 'A', server }) => {
-    const resolver = new dns.promises.Resolver({ timeout: 1500, tries: 1 })
+  resolve: ({ host, type = 'A', server, timeout = 20_000 }) => {
+    const resolver = new dns.promises.Resolver({ timeout, tries: 1 })
     if (server) resolver.setServers([server])
     return resolver.resolve(host, type)
   },
@@ -215,9 +215,10 @@ function tunnel({ host, port }) {
 
 /**
  * Opens a stream, sends `send` (latin1; a list is sent piece by piece with `gap` ms between) and collects what comes
- * until the peer closes or `wait` ms have passed without an end.
+ * until the peer closes or `wait` ms have passed without an end. `patience`: the same for the first byte, where one has
+ * to come: on a busy machine that may take long.
  */
-function exchange(open, { send, gap = 0, wait = 3000 }, ready = 'connect') {
+function exchange(open, { send, gap = 0, wait = 3000, patience = wait }, ready = 'connect') {
   return new Promise((resolve, reject) => {
     const chunks = []
     const started = Date.now()
@@ -230,7 +231,7 @@ function exchange(open, { send, gap = 0, wait = 3000 }, ready = 'connect') {
       const received = Buffer.concat(chunks).toString('latin1').slice(0, LIMIT)
       resolve({ connected, closed, received, ms: Date.now() - started })
     }
-    const timer = setTimeout(finish, wait)
+    let timer = setTimeout(finish, patience)
     socket.on(ready, async () => {
       connected = true
       for (const piece of send === undefined ? [] : [send].flat()) {
@@ -239,7 +240,11 @@ function exchange(open, { send, gap = 0, wait = 3000 }, ready = 'connect') {
         if (gap) await sleep(gap)
       }
     })
-    socket.on('data', (data) => chunks.push(data))
+    socket.on('data', (data) => {
+      if (chunks.push(data) > 1 || patience === wait) return
+      clearTimeout(timer)
+      timer = setTimeout(finish, wait)
+    })
     socket.on('end', () => {
       closed = 'end'
       finish()
