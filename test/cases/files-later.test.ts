@@ -110,7 +110,7 @@ attack('F-15', 'nothing outside is read while names turn from file to link and b
     return stage
   }
   const swap = async (stage: Stage): Promise<void> => {
-    const ran = await stage.command(['python3', '-c', SWAP, stage.project])
+    const ran = await stage.command(['python3', '-c', SWAP, stage.project], { timeout: 200_000 })
     assert.equal(ran.stdout.trim(), '100000', describe(ran))
   }
   const held = make()
@@ -120,7 +120,7 @@ attack('F-15', 'nothing outside is read while names turn from file to link and b
   const free = make()
   free.put(free.project, { 'script.py': `${PRELUDE}\n${LOOK}\nprint(result['leaks'])` })
   free.put(free.outside, { 'space/': '' })
-  const reading = free.command(['python3', 'script.py', join(free.outside, 'space')])
+  const reading = free.command(['python3', 'script.py', join(free.outside, 'space')], { timeout: 240_000 })
   await eventually(() => existsSync(join(free.outside, 'space/ready')), 120_000)
   await swap(free)
   writeFileSync(join(free.outside, 'space/go'), '')

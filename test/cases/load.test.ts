@@ -67,11 +67,7 @@ async function serveNonsense(): Promise<{ port: number; ca: string }> {
 }
 
 /** A session that runs `script` (ESM text, with the helpers of TOOLS) and prints one JSON value. */
-async function run(
-  as: As,
-  script: string,
-  during?: (stage: Stage, over: () => boolean) => Promise<void>,
-) {
+async function run(as: As, script: string, during?: (stage: Stage, over: () => boolean) => Promise<void>) {
   const { good, bad } = await world(null)
   const stage = new Stage(as, { files: { 'load.mjs': TOOLS + script } })
   writeFileSync(join(stage.root, 'good.pem'), good.ca, { mode: 0o644 })

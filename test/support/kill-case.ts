@@ -34,7 +34,14 @@ export function killCase(pairs: readonly (readonly [Step, Victim])[]): void {
     const done: string[] = []
     for (const [step, victim] of pairs) {
       const mark = `kill-${process.pid}-${++kills}`
-      const { hit, acknowledged } = await killOnce(stage, { good: await world(null), held }, spec, mark, step, victim)
+      const { hit, acknowledged } = await killOnce(
+        stage,
+        { good: await world(null), held },
+        spec,
+        mark,
+        step,
+        victim,
+      )
       done.push(`${victim} at ${step}${hit ? '' : ' (had ended)'}: ${acknowledged} acknowledged`)
     }
     assert.ok(

@@ -32,7 +32,9 @@ os.execv(${JSON.stringify(process.execPath)}, ['node', ${JSON.stringify(join(imp
 }
 
 for (const how of ['stop', 'unmount'])
-  test(`a view whose journal is full says so, also where its end comes by ${how}`, { skip: cannotRun }, async (t) => {
+  test(`a view whose journal is full says so, also where its end comes by ${how}`, {
+    skip: cannotRun,
+  }, async (t) => {
     const world = makeWorld([{ access: 'write' }])
     t.after(() => world.remove())
     const { refused, exited } = JSON.parse(await inNamespace(world, 'protocol-full.ts', how))
