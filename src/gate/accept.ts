@@ -11,6 +11,7 @@ import { isSynthetic } from './names.ts'
 import { type OtherProtocol, recognise, serverFirst, SPEAK_FIRST_MS } from './other-protocols.ts'
 import { problemText, refusal } from './refuse.ts'
 import { openRaw, openTunnel } from './tunnel.ts'
+import { handleOf, type Wire, type WireSocket } from './wire.ts'
 
 /** More first bytes than any hello has. */
 const MOST_FIRST_BYTES = 65_536
@@ -163,7 +164,51 @@ function serveTls(gate: GateContext, flow: Flow, hello: ClientHello, socket: Soc
   if (name === null) flow.refuseAll(hello.serverName === null ? 'tls.name-missing' : 'tls.name-mismatch')
   const rule = flow.refusal ? undefined : opaqueRule(gate, flow)
   if (rule) void openTunnel(gate, flow, rule, hello, socket)
-  else terminate(gate, flow, parseHost(hello.serverName ?? '') ?? flow.host, socket)
+  else {
+    const name = parseHost(hello.serverName ?? '') ?? flow.host
+    if (gate.wire && isUsual(hello)) terminateNatively(gate, gate.wire, flow, name, socket)
+    else terminate(gate, flow, name, socket)
+  }
+}
+
+/** What the wire serves: TLS 1.3 for HTTP/1.1. A client that knows HTTP/2 gets that, from Node. */
+const isUsual = ({ modern, alpn }: ClientHello): boolean =>
+  modern && !alpn.includes('h2') && (alpn.length === 0 || alpn.includes('http/1.1'))
+
+/** Like `terminate`; the bytes are read and written by native code. */
+function terminateNatively(gate: GateContext, wire: Wire, flow: Flow, name: Host, socket: Socket): void {
+  let tls: WireSocket
+  try {
+    const certificate = gate.ca.numberFor(name, wire)
+    // All that was read so far; from here on the wire reads, and this socket only keeps its place.
+    const first = (socket.read() as Buffer | null) ?? Buffer.alloc(0)
+    handleOf(socket).readStop()
+    tls = wire.accept(socket, certificate, first)
+  } catch {
+    flow.denied('tls.handshake-failed')
+    socket.destroy()
+    return
+  }
+  let secure = false
+  const timer = setTimeout(() => {
+    flow.denied('tls.slow-handshake')
+    secure = true
+    tls.destroy()
+  }, gate.monitor.deadlines.head)
+  tls.once('close', () => {
+    clearTimeout(timer)
+    if (tls.ending === 'distrusted') flow.denied('tls.client-distrusts-ca')
+    else if (!secure && tls.ending === 'tls') flow.denied('tls.handshake-failed')
+    socket.destroy()
+  })
+  socket.once('close', () => tls.destroy())
+  tls.once('secure', () => {
+    clearTimeout(timer)
+    secure = true
+    lingerOnClose(tls)
+    carry(flow, tls)
+    serveHttp1(gate, tls)
+  })
 }
 
 /** The host when the hello names it; null when it names another or, for a name, none (N-20, N-21). */

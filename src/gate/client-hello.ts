@@ -8,6 +8,8 @@ export interface ClientHello {
   /** As sent; null when there is no server_name extension. */
   readonly serverName: string | null
   readonly alpn: readonly string[]
+  /** It offers TLS 1.3 with a suite, a group and a signature that everybody has. */
+  readonly modern: boolean
 }
 
 export type HelloResult =
@@ -24,6 +26,9 @@ const MAX_HELLO = 32_768
 const MAX_RECORDS = 32
 const SERVER_NAME = 0
 const ALPN = 16
+const SUPPORTED_GROUPS = 10
+const SIGNATURE_ALGORITHMS = 13
+const SUPPORTED_VERSIONS = 43
 
 class Unreadable extends Error {}
 
@@ -80,13 +85,31 @@ function parseBody(body: Cursor): ClientHello {
   // Without extensions there is no name, and no TLS of this decade.
   const extensions = body.atEnd ? new Cursor(Buffer.alloc(0)) : new Cursor(body.vector(2))
   if (!body.atEnd) throw new Unreadable('bytes after the extensions')
-  return parseExtensions(extensions)
+  return parseExtensions(extensions, offers(suites, TLS13_SUITES))
 }
 
-function parseExtensions(extensions: Cursor): ClientHello {
+/** AES-128-GCM, AES-256-GCM and ChaCha20-Poly1305 of TLS 1.3 (RFC 8446 §B.4). */
+const TLS13_SUITES: readonly number[] = [0x1301, 0x1302, 0x1303]
+/** What an extension must offer, one of these, behind how long a length (RFC 8446 §4.2). */
+const MODERN: Readonly<Record<number, { readonly prefix: 1 | 2; readonly wanted: readonly number[] }>> = {
+  [SUPPORTED_VERSIONS]: { prefix: 1, wanted: [0x0304] },
+  // secp256r1, secp384r1, x25519
+  [SUPPORTED_GROUPS]: { prefix: 2, wanted: [0x0017, 0x0018, 0x001d] },
+  // ecdsa_secp256r1_sha256: our certificates have no other key.
+  [SIGNATURE_ALGORITHMS]: { prefix: 2, wanted: [0x0403] },
+}
+
+/** Whether one of the numbers, two bytes each, is wanted. */
+function offers(list: Buffer, wanted: readonly number[]): boolean {
+  for (let at = 0; at + 1 < list.length; at += 2) if (wanted.includes(list.readUInt16BE(at))) return true
+  return false
+}
+
+function parseExtensions(extensions: Cursor, suites: boolean): ClientHello {
   const seen = new Set<number>()
   let serverName: string | null = null
   let alpn: string[] = []
+  let modern = suites ? 0 : -1
   while (!extensions.atEnd) {
     const type = extensions.uint(2)
     const data = new Cursor(extensions.vector(2))
@@ -94,8 +117,10 @@ function parseExtensions(extensions: Cursor): ClientHello {
     seen.add(type)
     if (type === SERVER_NAME) serverName = parseServerName(data)
     if (type === ALPN) alpn = parseAlpn(data)
+    const offer = MODERN[type]
+    if (offer && modern >= 0 && offers(data.rest(offer.prefix), offer.wanted)) modern++
   }
-  return { serverName, alpn }
+  return { serverName, alpn, modern: modern === Object.keys(MODERN).length }
 }
 
 /** Exactly one entry, of type host_name: a list of two is a choice that somebody else would make differently. */
@@ -134,6 +159,11 @@ class Cursor {
   skip(count: number): void {
     this.#at += count
     if (this.#at > this.#bytes.length) throw new Unreadable('truncated')
+  }
+
+  /** What lies behind a length of `prefix` bytes; whoever negotiates by it reads it strictly. */
+  rest(prefix: 1 | 2): Buffer {
+    return this.#bytes.subarray(this.#at + prefix)
   }
 
   uint(size: 1 | 2): number {

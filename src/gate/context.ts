@@ -9,6 +9,7 @@ import type { Openers } from './opener.ts'
 import type { Http2Pool, LinkPool } from './pool.ts'
 import type { SessionCa } from './session-ca.ts'
 import type { Dialler } from './upstream.ts'
+import type { Wire } from './wire.ts'
 
 /** The parts of one session's gate, made once in gate.ts. */
 export interface GateContext {
@@ -22,6 +23,8 @@ export interface GateContext {
   readonly http2: Http2Pool
   readonly openers: Openers
   readonly watch: Watch
+  /** Native connections; null where there are none. */
+  readonly wire: Wire | null
   /** HTTP/1.1 inside flows, over TLS or plain. */
   readonly http1Server: HttpServer
   readonly http2Server: Http2SecureServer

@@ -299,6 +299,7 @@ function contentRefusal(inbound: Inbound): string | null {
 
 /** Reads on without keeping anything, so that the client gets to its answer. */
 function discard(body: ClientRequest): void {
+  if ('divert' in body) body.divert(null)
   body.removeAllListeners('data')
   body.resume()
 }

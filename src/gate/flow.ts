@@ -1,5 +1,5 @@
 /** One connection that a client in the session opened, from its first byte to its record. */
-import type { Duplex } from 'node:stream'
+import type { EventEmitter } from 'node:events'
 import type { Host } from '../lib/host.ts'
 import type { NetworkRule } from '../profile/plan.ts'
 import type { GateContext } from './context.ts'
@@ -101,11 +101,19 @@ export function carry(flow: Flow, carrier: object): void {
   ;(carrier as Carrier)[FLOW] = flow
 }
 
+type Lingering = EventEmitter & {
+  destroySoon?: () => void
+  readonly bytesRead?: number
+  end(): unknown
+  destroy(): unknown
+  resume(): unknown
+}
+
 /**
  * Makes a server-side socket close gently: our end first, then wait for the peer's. Closing with unread bytes in the
  * kernel sends a reset, and the reset would overtake the refusal that the client should read.
  */
-export function lingerOnClose(socket: Duplex & { destroySoon?: () => void; bytesRead?: number }): void {
+export function lingerOnClose(socket: Lingering): void {
   socket.destroySoon = () => {
     socket.end()
     const limit = (socket.bytesRead ?? 0) + LINGER_BYTES

@@ -10,6 +10,9 @@ import { hasBody, type Opener, withoutCoding } from './opener.ts'
 import { BodyScrubber, isPlainTransfer } from './scrub.ts'
 import { UpstreamError } from './upstream.ts'
 
+/** A body beyond this is worth a connection that it can be passed to natively. */
+const BULK = 256 << 10
+
 /** Settles when the exchange is over as far as upstream is concerned. */
 export function forwardHttp1(exchange: Exchange, admitted: Admitted): Promise<void> {
   addFraming(admitted.headers, admitted.inbound)
@@ -17,7 +20,8 @@ export function forwardHttp1(exchange: Exchange, admitted: Admitted): Promise<vo
 }
 
 async function attempt(exchange: Exchange, admitted: Admitted, mayRetry: boolean): Promise<void> {
-  const link = await exchange.gate.links.take(admitted.target, !mayRetry)
+  const bulk = (admitted.inbound.contentLength ?? 0) > BULK
+  const link = await exchange.gate.links.take(admitted.target, { fresh: !mayRetry, bulk })
   const head = headOf(admitted)
   // Over meanwhile: nothing was sent on it, so another request can have it.
   if (exchange.over) return link.giveBack()

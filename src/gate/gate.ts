@@ -26,6 +26,7 @@ import { Http2Pool, LinkPool } from './pool.ts'
 import { createProxyServer } from './proxy.ts'
 import { SessionCa } from './session-ca.ts'
 import { Dialler } from './upstream.ts'
+import { Wire } from './wire.ts'
 
 export type { Gate, GateOptions } from './options.ts'
 
@@ -62,7 +63,8 @@ function createContext(options: GateOptions): GateContext {
   const { plan, secrets, placeholders } = options
   const deadlines = { ...DEADLINES, ...options.deadlines }
   const monitor = new Monitor(options, deadlines)
-  const dialler = new Dialler(options, deadlines)
+  const wire = options.wire === false ? null : openWire()
+  const dialler = new Dialler(options, deadlines, wire)
   const links = new LinkPool(dialler)
   const gate = (): GateContext => context
   const context: GateContext = {
@@ -79,6 +81,7 @@ function createContext(options: GateOptions): GateContext {
       monitor.release()
       links.sweep()
     }),
+    wire,
     http1Server: createHttp1Server(deadlines, gate),
     http2Server: createHttp2Server(gate),
   }
@@ -98,7 +101,17 @@ async function close(context: GateContext, listeners: Listeners, drainMs: number
   context.http2Server.close(() => undefined)
   context.links.close()
   context.http2.close()
+  context.wire?.stop()
   context.watch.stop()
+}
+
+/** Null with a Node that lacks what it needs: Node's own TLS has every connection then. */
+function openWire(): Wire | null {
+  try {
+    return new Wire()
+  } catch {
+    return null
+  }
 }
 
 /** The four listening sockets and every connection accepted on them. */

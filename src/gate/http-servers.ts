@@ -6,7 +6,7 @@ import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { GateContext } from './context.ts'
 import { Exchange, type Forward } from './exchange.ts'
-import { carry, type Flow, flowOf } from './flow.ts'
+import { carry, type Flow, flowOf, lingerOnClose } from './flow.ts'
 import { forwardHttp1 } from './forward-http1.ts'
 import { forwardHttp2 } from './forward-http2.ts'
 import type { ClientRequest } from './inbound.ts'
@@ -15,6 +15,8 @@ import type { Deadlines } from './options.ts'
 import { rawProblem, refusal } from './refuse.ts'
 import type { ClientResponse } from './respond.ts'
 import { isWebSocket, upgradeWebSocket } from './websocket.ts'
+import { WireDuplex } from './wire-duplex.ts'
+import { type Pipe, WireSocket } from './wire.ts'
 
 const MAX_HEAD = 65_536
 /** Bytes an HTTP/2 client may send ahead of us: the bound on what a flow keeps in memory. */
@@ -69,14 +71,25 @@ export function createHttp1Server(deadlines: Deadlines, gate: GateOf): Server {
 }
 
 /** Serves a client's HTTP/1.1, over TLS or plain: by an inlet while its requests are usual ones, then by the server. */
-export function serveHttp1(gate: GateContext, socket: Socket): void {
+export function serveHttp1(gate: GateContext, socket: Pipe): void {
   new Inlet(socket, {
     head: gate.monitor.deadlines.head,
     idle: KEPT_MS,
     serve: (request, reply) => serve(gate, socket, request, reply, forwardHttp1),
-    leave: () => gate.http1Server.emit('connection', socket),
+    leave: () => gate.http1Server.emit('connection', streamOf(socket)),
     slow: () => refuseSocket(gate, socket, 'http.slow-head'),
   })
+}
+
+/** What Node's server can be given: a stream, under the same flow. */
+function streamOf(socket: Pipe): Duplex {
+  if (!(socket instanceof WireSocket)) return socket as Socket
+  const stream = new WireDuplex(socket)
+  stream.on('error', () => stream.destroy())
+  lingerOnClose(stream)
+  const flow = flowOf(socket)
+  if (flow) carry(flow, stream)
+  return stream
 }
 
 /** Serves HTTP/2 on the connections it is given, with the limits that Node has for it. */
@@ -134,7 +147,7 @@ function serve(
 }
 
 /** Answers on a socket whose parser has given up, and records it. */
-function refuseSocket(gate: GateContext, socket: Duplex, reason: string): void {
+function refuseSocket(gate: GateContext, socket: Duplex | Pipe, reason: string): void {
   const flow = flowOf(socket)
   if (!flow || !socket.writable || reason === 'net.closed') {
     socket.destroy()

@@ -9,8 +9,8 @@
 import { EventEmitter } from 'node:events'
 // See link.ts: the same parser in the same strict mode as the server's.
 import { HTTPParser } from 'node:_http_common'
-import type { Socket } from 'node:net'
 import { Reply } from './reply.ts'
+import { type Pipe, WireSocket } from './wire.ts'
 
 const MAX_HEAD = 65_536
 /** llhttp's answer "nothing follows": it stops behind the head, and what is a body is told by its length here. */
@@ -41,16 +41,18 @@ export class InletRequest extends EventEmitter {
   readonly method: string
   readonly url: string
   readonly rawHeaders: string[]
-  readonly #socket: Socket
+  readonly #socket: Pipe
   /** Came before anybody listened: no more than one read of the socket. */
   #held: Buffer[] = []
   #flowing = false
   #whole: boolean
   #ended = false
+  readonly #divert: Divert
 
-  constructor(socket: Socket, method: string, url: string, rawHeaders: string[], whole: boolean) {
+  constructor(socket: Pipe, method: string, url: string, rawHeaders: string[], whole: boolean, divert: Divert) {
     super()
     this.#socket = socket
+    this.#divert = divert
     this.method = method
     this.url = url
     this.rawHeaders = rawHeaders
@@ -76,6 +78,20 @@ export class InletRequest extends EventEmitter {
     if (!this.#flowing) process.nextTick(this.#flow)
     this.#flowing = true
     return this
+  }
+
+  /**
+   * Has the rest of the body stay where it is: `take` is told how many bytes of it have come, and from where they can be
+   * passed on; it says whether it did. Null has it come here again. False: this connection has no other place for it.
+   */
+  divert(take: Taker | null): boolean {
+    return this.#held.length === 0 && !this.#whole && this.#divert(take)
+  }
+
+  /** The next piece of the body, which went elsewhere, was the last one. */
+  pushed(): void {
+    this.#whole = true
+    this.#finish()
   }
 
   /** The next piece of the body; `last`: the body is whole with it. */
@@ -105,6 +121,10 @@ export class InletRequest extends EventEmitter {
   }
 }
 
+/** Takes bytes that have come over `from`. */
+export type Taker = (from: WireSocket, bytes: number) => boolean
+type Divert = (take: Taker | null) => boolean
+
 interface Parsed {
   readonly method: string
   readonly url: string
@@ -126,7 +146,7 @@ export interface InletRules {
 
 /** Reads the requests of one connection, one after the other. */
 export class Inlet {
-  readonly #socket: Socket
+  readonly #socket: Pipe
   readonly #rules: InletRules
   readonly #parser = new HTTPParser()
   #parsed: Parsed | null = null
@@ -141,7 +161,7 @@ export class Inlet {
   #gone = false
   #closing = false
 
-  constructor(socket: Socket, rules: InletRules) {
+  constructor(socket: Pipe, rules: InletRules) {
     this.#socket = socket
     this.#rules = rules
     this.#prepare()
@@ -212,7 +232,7 @@ export class Inlet {
     const { method, url, headers, length, agent } = parsed
     const socket = this.#socket
     this.#left = length
-    const request = new InletRequest(socket, method, url, headers, length === 0)
+    const request = new InletRequest(socket, method, url, headers, length === 0, this.#divert)
     const reply = new Reply(socket, method, agent, () => this.#answered(reply))
     this.#request = request
     this.#reply = reply
@@ -228,7 +248,10 @@ export class Inlet {
       return
     }
     // Answered before it was whole: the rest is nobody's.
-    if (this.#left > 0) this.#request?.removeAllListeners('data').resume()
+    if (this.#left > 0) {
+      this.#request?.divert(null)
+      this.#request?.removeAllListeners('data').resume()
+    }
     this.#next()
   }
 
@@ -246,6 +269,23 @@ export class Inlet {
       this.#socket.resume()
       this.#onData(early)
     })
+  }
+
+  readonly #divert = (take: Taker | null): boolean => {
+    const socket = this.#socket
+    if (!(socket instanceof WireSocket)) return false
+    if (take === null) socket.divert(null)
+    else
+      socket.divert((available) => {
+        const size = Math.min(available, this.#left)
+        if (!take(socket, size)) return
+        this.#left -= size
+        if (this.#left > 0) return
+        socket.divert(null)
+        this.#request?.pushed()
+        this.#next()
+      })
+    return true
   }
 
   #leave(bytes: Buffer): void {

@@ -7,9 +7,9 @@
 import { EventEmitter } from 'node:events'
 // Node shows its binding of llhttp by this name only. Node is pinned, and every test of forwarding fails without it.
 import { HTTPParser } from 'node:_http_common'
-import type { Socket } from 'node:net'
 import { Readable } from 'node:stream'
 import { UpstreamError } from './upstream.ts'
+import { type Pipe, WireSocket } from './wire.ts'
 
 const MAX_HEAD = 65_536
 /** Interim answers before the real one; a flood of them would hold the exchange open for nothing (Q-05). */
@@ -57,7 +57,7 @@ export class Answer extends Readable {
 
 /** Emits `drain` like the stream that it writes to. */
 export class Link extends EventEmitter {
-  readonly socket: Socket
+  readonly socket: Pipe
   /** Exchanges that it has carried. */
   served = 0
   idleSince = 0
@@ -75,7 +75,7 @@ export class Link extends EventEmitter {
   #paused = false
 
   /** `release` is called when an exchange is over and the connection can carry another. */
-  constructor(socket: Socket, release: (link: Link) => void) {
+  constructor(socket: Pipe, release: (link: Link) => void) {
     super()
     this.socket = socket
     this.#release = release
@@ -125,6 +125,21 @@ export class Link extends EventEmitter {
     this.#ended = true
     if (this.#sent?.length === null) this.socket.write('0\r\n\r\n', 'latin1')
     else if (this.#left !== 0) this.destroy()
+  }
+
+  /** Whether a body can be passed to it natively: it goes as it comes, without chunks. */
+  get passes(): boolean {
+    const length = this.#sent?.length
+    return this.socket instanceof WireSocket && !this.#dead && !this.#ended && typeof length === 'number'
+  }
+
+  /** Like `write`, for bytes that have come over another native connection. */
+  pass(from: WireSocket, bytes: number): boolean {
+    if (!this.passes || !(this.socket instanceof WireSocket)) return true
+    this.#left -= bytes
+    if (this.#left >= 0) return from.passTo(this.socket, bytes)
+    this.destroy()
+    return true
   }
 
   get writableNeedDrain(): boolean {

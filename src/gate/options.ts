@@ -29,6 +29,8 @@ export interface GateOptions {
   readonly resolve?: (name: string) => Promise<readonly string[]>
   /** Issues the session CA and its leaves. Default: the native addon. */
   readonly issuer?: Pick<Native, 'createCa' | 'createLeaf'>
+  /** False: Node's own TLS has every connection. Default: the usual ones are native. */
+  readonly wire?: boolean
   readonly onDenied?: (summary: DeniedSummary) => void
   readonly deadlines?: Partial<Deadlines>
 }

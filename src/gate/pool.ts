@@ -4,6 +4,7 @@ import type { Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { Link } from './link.ts'
 import type { Dialler, Target } from './upstream.ts'
+import { type Pipe, WireSocket } from './wire.ts'
 
 /** Shorter than the idle limits that servers commonly have, so that a kept connection is rarely a dead one. */
 const IDLE_MS = 4_000
@@ -22,15 +23,19 @@ export class LinkPool {
     this.#dialler = dialler
   }
 
-  /** A connection to the target; `fresh`: one that nobody has used. @throws UpstreamError */
-  async take(target: Target, fresh = false): Promise<Link> {
+  /**
+   * A connection to the target; `fresh`: one that nobody has used; `bulk`: much will be sent, which is worth a native
+   * one. @throws UpstreamError
+   */
+  async take(target: Target, { fresh = false, bulk = false } = {}): Promise<Link> {
     const idle = fresh ? undefined : this.#idle.get(target.key)
-    for (let link = idle?.pop(); link; link = idle?.pop()) if (!link.dead) return link
-    return this.#link(target, await this.#dialler.open(target, ['http/1.1']))
+    const native = bulk && this.#dialler.knows(target)
+    for (let link = last(idle, native); link; link = last(idle, native)) if (!link.dead) return link
+    return this.#link(target, await this.#dialler.openHttp1(target))
   }
 
   /** Takes a connection that turned out to speak HTTP/1.1; the next request to its target uses it. */
-  lend(target: Target, socket: Socket): void {
+  lend(target: Target, socket: Pipe): void {
     this.#keep(target.key, this.#link(target, socket))
   }
 
@@ -52,7 +57,7 @@ export class LinkPool {
     this.#idle.clear()
   }
 
-  #link(target: Target, socket: Socket): Link {
+  #link(target: Target, socket: Pipe): Link {
     const link = new Link(socket, (free) => this.#keep(target.key, free))
     this.#all.add(link)
     socket.once('close', () => this.#all.delete(link))
@@ -66,6 +71,12 @@ export class LinkPool {
     idle.push(link)
     if (idle.length > MOST_IDLE) idle.shift()?.destroy()
   }
+}
+
+/** Takes the last link, or the last native one. */
+function last(idle: Link[] | undefined, native: boolean): Link | undefined {
+  const at = native ? (idle?.findLastIndex(({ socket }) => socket instanceof WireSocket) ?? -1) : -1
+  return native ? idle?.splice(at, at === -1 ? 0 : 1)[0] : idle?.pop()
 }
 
 /** HTTP/2 sessions, one a target. Only clients that speak HTTP/2 themselves are sent here (gRPC needs its trailers). */

@@ -1,6 +1,8 @@
 /** Moves bytes one way, with back-pressure: memory a stream is one chunk and the sockets' own buffers. */
 import type { Readable, Writable } from 'node:stream'
+import type { Taker } from './inlet.ts'
 import type { Monitor } from './monitor.ts'
+import type { WireSocket } from './wire.ts'
 
 export interface UploadRules {
   readonly monitor: Monitor
@@ -16,6 +18,7 @@ export type UploadSource = {
   resume(): unknown
   on(event: string, listener: (chunk: Buffer) => void): unknown
   off(event: string, listener: (chunk: Buffer) => void): unknown
+  divert?(take: Taker | null): boolean
 }
 
 /** Where an upload goes: a stream, or a link to a server. */
@@ -23,6 +26,8 @@ export type UploadSink = Pick<Writable, 'write' | 'writableNeedDrain'> & {
   end(): unknown
   on(event: 'drain', listener: () => void): unknown
   off(event: 'drain', listener: () => void): unknown
+  readonly passes?: boolean
+  pass?(from: WireSocket, bytes: number): boolean
 }
 
 /**
@@ -36,6 +41,8 @@ export class UploadPump {
   #held: Buffer[] = []
   #ended = false
   #done = false
+  /** What follows is passed on natively. */
+  #diverted = false
   #forget: (() => void) | null = null
 
   constructor(source: UploadSource, sink: UploadSink, rules: UploadRules) {
@@ -45,12 +52,15 @@ export class UploadPump {
     source.on('data', this.#onData)
     source.on('end', this.#onEnd)
     sink.on('drain', this.#onDrain)
+    this.#divert()
   }
 
   stop(): void {
     this.#done = true
     this.#held = []
     this.#forget?.()
+    if (this.#diverted) this.#source.divert?.(null)
+    this.#diverted = false
     this.#source.off('data', this.#onData)
     this.#source.off('end', this.#onEnd)
     this.#sink.off('drain', this.#onDrain)
@@ -58,7 +68,28 @@ export class UploadPump {
 
   readonly #onData = (chunk: Buffer): void => {
     if (this.#held.length > 0 || this.#rules.monitor.stopped) this.#hold(chunk)
-    else this.#send(chunk)
+    else {
+      this.#send(chunk)
+      this.#divert()
+    }
+  }
+
+  #divert(): void {
+    if (this.#diverted || this.#done || this.#held.length > 0 || !this.#sink.passes) return
+    this.#diverted = this.#source.divert?.((from, bytes) => this.#pass(from, bytes)) ?? false
+  }
+
+  /** The same questions as for a piece that comes through here, before any of it moves. */
+  #pass(from: WireSocket, bytes: number): boolean {
+    if (this.#done || !this.#sink.passes) return false
+    if (this.#rules.monitor.stopped) {
+      this.#source.pause()
+      this.#forget ??= this.#rules.monitor.whenRunning(this.#release)
+      return false
+    }
+    if (!this.#charge(bytes)) return false
+    if (this.#sink.pass?.(from, bytes) === false) this.#source.pause()
+    return true
   }
 
   readonly #onEnd = (): void => {
@@ -90,19 +121,24 @@ export class UploadPump {
     this.#held = []
     for (const chunk of held) if (!this.#done) this.#send(chunk)
     if (this.#done) return
-    if (this.#ended) this.#finish()
-    else if (!this.#sink.writableNeedDrain) this.#source.resume()
+    if (this.#ended) return this.#finish()
+    this.#divert()
+    if (!this.#sink.writableNeedDrain) this.#source.resume()
+  }
+
+  #charge(bytes: number): boolean {
+    const refused = this.#rules.charge(bytes)
+    if (refused === null) {
+      this.#rules.moved(bytes)
+      return true
+    }
+    this.stop()
+    this.#rules.cut(refused)
+    return false
   }
 
   #send(chunk: Buffer): void {
-    const refused = this.#rules.charge(chunk.length)
-    if (refused !== null) {
-      this.stop()
-      this.#rules.cut(refused)
-      return
-    }
-    this.#rules.moved(chunk.length)
-    if (!this.#sink.write(chunk)) this.#source.pause()
+    if (this.#charge(chunk.length) && !this.#sink.write(chunk)) this.#source.pause()
   }
 }
 

@@ -1,7 +1,7 @@
 /** An HTTP/1.1 answer to a client, framed by us: what the inlet's exchanges answer with. */
 import { EventEmitter } from 'node:events'
 import { STATUS_CODES } from 'node:http'
-import type { Socket } from 'node:net'
+import type { Pipe } from './wire.ts'
 
 const TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/
 const NO_VALUE = /[^\t\x20-\x7e\x80-\xff]/
@@ -19,7 +19,7 @@ export class Reply extends EventEmitter {
   /** The connection ends with this answer. */
   last = false
   readonly req: { readonly headers: { readonly 'user-agent'?: string } }
-  readonly #socket: Socket
+  readonly #socket: Pipe
   readonly #head: boolean
   readonly #done: () => void
   #pending = ''
@@ -29,7 +29,7 @@ export class Reply extends EventEmitter {
   #over = false
 
   /** `method` is the request's; `done` is called when the answer is whole. */
-  constructor(socket: Socket, method: string, agent: string | undefined, done: () => void) {
+  constructor(socket: Pipe, method: string, agent: string | undefined, done: () => void) {
     super()
     this.#socket = socket
     this.#head = method === 'HEAD'

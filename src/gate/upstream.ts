@@ -1,5 +1,6 @@
 /** The way out: resolve, vet, dial exactly the vetted address, verify the certificate. */
 import { Resolver } from 'node:dns/promises'
+import type { EventEmitter } from 'node:events'
 import { connect as connectTcp, type Socket } from 'node:net'
 import { networkInterfaces } from 'node:os'
 import {
@@ -17,7 +18,9 @@ import { isPublicAddress } from './address.ts'
 import { tlsFacts } from './certificate-facts.ts'
 import { connectThroughProxy, ProxyRefusal } from './corporate-proxy.ts'
 import { withDeadline } from './deadline.ts'
+import { type KnownServer, KnownServers } from './known-servers.ts'
 import type { Deadlines, GateOptions } from './options.ts'
+import type { Pipe, Wire, WireSocket } from './wire.ts'
 
 /** Where one request goes. Connections are shared only between requests of the same rule, host and port. */
 export interface Target {
@@ -68,9 +71,18 @@ export class Dialler {
   /** TLS sessions for resumption, by target. */
   readonly #sessions = new Map<string, { ticket: Buffer; facts: TlsFacts }>()
 
-  constructor(options: Pick<GateOptions, 'upstream' | 'resolve'>, deadlines: Deadlines) {
+  readonly #wire: Wire | null
+  readonly #known: KnownServers | null
+
+  constructor(
+    options: Pick<GateOptions, 'upstream' | 'resolve'>,
+    deadlines: Deadlines,
+    wire: Wire | null = null,
+  ) {
     this.#options = options
     this.#deadlines = deadlines
+    this.#wire = wire
+    this.#known = wire && new KnownServers(wire)
   }
 
   /** Facts of a connection that this dialler made. */
@@ -92,24 +104,62 @@ export class Dialler {
     return await this.#secure(target, tcp, alpn, left)
   }
 
+  /** Whether connections to the target can be native: it has shown a certificate that Node has verified. */
+  knows(target: Target): boolean {
+    return target.tls && !this.#proxied(target) && this.#known?.get(target.key) !== undefined
+  }
+
+  /** A connection for HTTP/1.1, a native one where that is possible. @throws UpstreamError */
+  async openHttp1(target: Target): Promise<Pipe> {
+    const known = this.knows(target) ? this.#known?.get(target.key) : undefined
+    const native = known && (await this.#openKnown(target, known))
+    return native ?? (await this.open(target, ['http/1.1']))
+  }
+
+  /** Null when the server did not do as before: Node tries by itself then, and says what is wrong. */
+  async #openKnown(target: Target, known: KnownServer): Promise<WireSocket | null> {
+    const { addresses, port } = await this.#addresses(target)
+    const ms = Math.max(1000, this.#deadlines.connect / addresses.length)
+    for (const address of addresses) {
+      const socket = this.#wire?.connect(address, port, target.host, known.number)
+      if (!socket) break
+      try {
+        await withDeadline(secured(socket, 'secure'), ms)
+        this.#facts.set(socket, { address, port, tls: known.facts })
+        return socket
+      } catch {
+        socket.destroy()
+        // Another certificate, or no TLS 1.3 any more.
+        if (socket.ending === 'unknown' || socket.ending === 'tls') break
+      }
+    }
+    this.#known?.forget(target.key)
+    return null
+  }
+
   /** TCP to a vetted address, or through the corporate proxy. @throws UpstreamError */
   async dial(target: Target): Promise<Socket> {
-    const { proxy } = this.#options.upstream
-    // A pinned address is on this machine or this network; the corporate proxy is not the way there.
-    const socket =
-      proxy !== null && target.rule.connect === null
-        ? await this.#throughProxy(proxy, target)
-        : await this.#direct(target)
+    const proxy = this.#proxied(target)
+    const socket = proxy !== null ? await this.#throughProxy(proxy, target) : await this.#direct(target)
     socket.setNoDelay(true)
     socket.setKeepAlive(true, 60_000)
     socket.on('error', ignored)
     return socket
   }
 
-  async #direct(target: Target): Promise<Socket> {
+  /** A pinned address is on this machine or this network; the corporate proxy is not the way there. */
+  #proxied(target: Target): string | null {
+    return target.rule.connect === null ? this.#options.upstream.proxy : null
+  }
+
+  async #addresses(target: Target): Promise<{ addresses: readonly string[]; port: number }> {
     const pin = target.rule.connect
     const addresses = pin ? [pin.address] : await this.#vetted(target.host)
-    const port = pin?.port ?? target.port
+    return { addresses, port: pin?.port ?? target.port }
+  }
+
+  async #direct(target: Target): Promise<Socket> {
+    const { addresses, port } = await this.#addresses(target)
     let last: unknown
     for (const address of addresses) {
       try {
@@ -172,7 +222,7 @@ export class Dialler {
     })
     socket.on('error', ignored)
     try {
-      await withDeadline(secured(socket), ms)
+      await withDeadline(secured(socket, 'secureConnect'), ms)
     } catch (error) {
       socket.destroy()
       tcp.destroy()
@@ -181,6 +231,7 @@ export class Dialler {
     }
     // A resumed session shows no certificate: it is the one that was verified when the session began.
     const facts = socket.isSessionReused() && before ? before.facts : tlsFacts(socket)
+    this.#known?.learn(target.key, socket, facts)
     socket.on('session', (ticket) => this.#remember(target.key, ticket, facts))
     const base = this.#facts.get(tcp)
     if (base) this.#facts.set(socket, { ...base, tls: facts })
@@ -232,9 +283,9 @@ function tcpTo(address: string, port: number, ms: number): Promise<Socket> {
   })
 }
 
-function secured(socket: TLSSocket): Promise<void> {
+function secured(socket: EventEmitter, event: string): Promise<void> {
   return new Promise((resolve, reject) => {
-    socket.once('secureConnect', resolve)
+    socket.once(event, resolve)
     socket.once('error', reject)
     socket.once('close', () => reject(new Error('closed during the handshake')))
   })

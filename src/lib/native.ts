@@ -37,6 +37,27 @@ export interface Native {
   FactEncoder: new (frame: EventFrame) => FactEncoder
   /** In-process Rego (regorus). */
   RegoEngine: new () => RegoEngine
+  /** TLS connections on the main thread. Throws where this Node does not export what it needs of libuv. */
+  Wire: new (turn: (count: number) => void, events: Int32Array) => NativeWire
+}
+
+/** Numbers and answers: src/gate/wire.ts. */
+export interface NativeWire {
+  certificate(certificate: string, key: string): number
+  forgetCertificate(certificate: number): void
+  target(leaf: Uint8Array): number
+  forgetTarget(target: number): void
+  accept(fd: number, certificate: number, first: Uint8Array): number
+  connect(address: string, port: number, host: string, target: number): number
+  read(id: number, into: Uint8Array): number
+  write(id: number, bytes: Uint8Array, more: boolean): number
+  writeText(id: number, text: string, more: boolean): number
+  flush(id: number): number
+  pass(from: number, to: number, size: number): number
+  pause(id: number, paused: boolean): void
+  end(id: number): number
+  close(id: number): void
+  stop(): void
 }
 
 /** The parts of an event that are the same for all facts of a journal, as JSON (src/audit/ocsf.ts). */

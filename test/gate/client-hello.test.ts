@@ -50,7 +50,7 @@ test('reads name and ALPN of a real hello', async () => {
   const result = parseClientHello(bytes)
   assert.deepEqual(result, {
     kind: 'hello',
-    hello: { serverName: 'api.example.com', alpn: ['h2', 'http/1.1'] },
+    hello: { serverName: 'api.example.com', alpn: ['h2', 'http/1.1'], modern: true },
   })
 })
 
@@ -67,12 +67,12 @@ test('N-21: a name split over records is found', () => {
     for (let at = 0; at < whole.length; at += size) parts.push(record(whole.subarray(at, at + size)))
     const result = parseClientHello(Buffer.concat(parts))
     if (parts.length > 32) assert.equal(result.kind, 'unreadable')
-    else assert.deepEqual(result, { kind: 'hello', hello: { serverName: 'api.example.com', alpn: [] } })
+    else assert.deepEqual(result, { kind: 'hello', hello: { serverName: 'api.example.com', alpn: [], modern: false } })
   }
 })
 
 test('a hello without the extension has no name', () => {
-  assert.deepEqual(parseClientHello(hello()), { kind: 'hello', hello: { serverName: null, alpn: [] } })
+  assert.deepEqual(parseClientHello(hello()), { kind: 'hello', hello: { serverName: null, alpn: [], modern: false } })
 })
 
 const good = nameEntry('api.example.com')

@@ -11,6 +11,7 @@ mod lockdown;
 mod rego;
 mod sockets;
 mod tree_hashes;
+mod wire;
 
 /// A JS `Error` with the text of any Rust error.
 fn failed(what: &str, why: impl std::fmt::Display) -> napi::Error {

@@ -1,0 +1,457 @@
+//! TLS connections of the gate: sockets are read, bytes decrypted, encrypted and written here; what they mean is decided
+//! by src/gate, which is told of each batch and takes it, passes it on to another connection, or leaves it held.
+//!
+//! All of it runs on Node's main thread, from Node's own loop: no byte moves while JavaScript runs, other than by a
+//! call of its own.
+
+mod connection;
+mod poll;
+mod tls;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::mem::size_of;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use libc::{c_int, c_void, socklen_t};
+use napi::bindgen_prelude::{Function, FunctionRef, Int32Array, Uint8ArraySlice};
+use napi::{Env, Result};
+use napi_derive::napi;
+use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::ServerName;
+use rustls::server::UnbufferedServerConnection;
+use rustls::{ClientConfig, ServerConfig};
+
+use crate::{errno, failed};
+use connection::{Connection, Ending, MOST_WAITING, News, Scratch, Stage, Tls};
+use poll::{Epoll, Watch};
+
+/// Read from one socket in one turn, at most.
+const INPUT: usize = 256 << 10;
+/// Room for what is decrypted of a record that began earlier.
+const MARGIN: usize = 64 << 10;
+
+/// What JavaScript is told about a connection; the numbers are known to src/gate/wire.ts.
+#[derive(Clone, Copy)]
+enum Event {
+    /// The handshake is done.
+    Secure = 1,
+    /// Decrypted bytes are there: how many.
+    Data = 2,
+    /// The peer sends nothing more.
+    End = 3,
+    /// Who was told to wait need not any more.
+    Drain = 4,
+    /// It is gone, and why.
+    Close = 5,
+    /// All that was written is sent, and our side has ended.
+    Finish = 6,
+}
+
+struct Inner {
+    connections: HashMap<u32, Connection>,
+    next: u32,
+    scratch: Scratch,
+    epoll: Epoll,
+    servers: HashMap<u32, Arc<ServerConfig>>,
+    targets: HashMap<u32, Arc<ClientConfig>>,
+    events: Vec<[i32; 3]>,
+    /// Looked at in this turn. What to watch for is settled when JavaScript has taken what it was told of: nearly
+    /// always it is the same as before.
+    touched: Vec<u32>,
+}
+
+/// The answer to a write, known to src/gate/wire.ts.
+const GONE: i32 = -1;
+const GO_ON: i32 = 0;
+const WAIT: i32 = 1;
+
+#[napi]
+pub struct Wire {
+    inner: Rc<RefCell<Inner>>,
+    watch: RefCell<Option<Watch>>,
+}
+
+#[napi]
+impl Wire {
+    /// `turn` is called with a count of events; each is three numbers in `events`: connection, event, argument.
+    #[napi(constructor)]
+    pub fn new(env: Env, turn: Function<u32, ()>, events: Int32Array) -> Result<Self> {
+        let inner = Rc::new(RefCell::new(Inner {
+            connections: HashMap::new(),
+            next: 0,
+            scratch: Scratch { input: vec![0; INPUT + MARGIN], output: vec![0; MARGIN] },
+            epoll: Epoll::new()?,
+            servers: HashMap::new(),
+            targets: HashMap::new(),
+            events: Vec::new(),
+            touched: Vec::new(),
+        }));
+        let fd = inner.borrow().epoll.raw();
+        let mut caller = Caller { env, turn: turn.create_ref()?, events };
+        let shared = Rc::clone(&inner);
+        let watch = Watch::start(&env, fd, Box::new(move || caller.run(&shared)))?;
+        Ok(Self { inner, watch: RefCell::new(Some(watch)) })
+    }
+
+    /// A certificate to show, with its key (PEM); its number for `accept`.
+    #[napi]
+    pub fn certificate(&self, certificate: String, key: String) -> Result<u32> {
+        let config = tls::server_config(&certificate, &key).map_err(|e| failed("certificate", e))?;
+        let mut inner = self.inner.borrow_mut();
+        let number = inner.number();
+        inner.servers.insert(number, config);
+        Ok(number)
+    }
+
+    /// Shows this certificate to no further client.
+    #[napi]
+    pub fn forget_certificate(&self, certificate: u32) {
+        self.inner.borrow_mut().servers.remove(&certificate);
+    }
+
+    /// A server that shows `leaf` (DER); its number for `connect`.
+    #[napi]
+    pub fn target(&self, leaf: &[u8]) -> Result<u32> {
+        let config = tls::client_config(leaf).map_err(|e| failed("target", e))?;
+        let mut inner = self.inner.borrow_mut();
+        let number = inner.number();
+        inner.targets.insert(number, config);
+        Ok(number)
+    }
+
+    /// Connects to this server no more.
+    #[napi]
+    pub fn forget_target(&self, target: u32) {
+        self.inner.borrow_mut().targets.remove(&target);
+    }
+
+    /// Serves TLS on an accepted socket, of which `first` was read already. The caller's descriptor stays its own.
+    #[napi]
+    pub fn accept(&self, fd: i32, certificate: u32, first: &[u8]) -> Result<u32> {
+        // SAFETY: fcntl duplicates any descriptor number or fails with EBADF; the copy is ours alone.
+        let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
+        if copy < 0 {
+            return Err(errno("accept"));
+        }
+        let fd = unsafe { OwnedFd::from_raw_fd(copy) };
+        let inner = &mut *self.inner.borrow_mut();
+        let config = inner.servers.get(&certificate).ok_or_else(|| failed("accept", "no such certificate"))?;
+        let tls = UnbufferedServerConnection::new(Arc::clone(config)).map_err(|e| failed("accept", e))?;
+        let mut connection = Connection::new(fd, Tls::Server(Box::new(tls)), Stage::Handshake);
+        if connection.feed(&mut inner.scratch, first).ending.is_some() {
+            return Err(failed("accept", "the handshake failed"));
+        }
+        let id = inner.number();
+        inner.connections.insert(id, connection);
+        inner.watch(id);
+        Ok(id)
+    }
+
+    /// Connects to exactly this address; `host` is what the server is called.
+    #[napi]
+    pub fn connect(&self, address: String, port: u16, host: String, target: u32) -> Result<u32> {
+        let address: IpAddr = address.parse().map_err(|e| failed("connect", e))?;
+        let host = ServerName::try_from(host).map_err(|e| failed("connect", e))?;
+        let inner = &mut *self.inner.borrow_mut();
+        let config = inner.targets.get(&target).ok_or_else(|| failed("connect", "no such target"))?;
+        let tls = UnbufferedClientConnection::new(Arc::clone(config), host)
+            .map_err(|e| failed("connect", e))?;
+        let fd = connecting(SocketAddr::new(address, port))?;
+        let id = inner.number();
+        inner.connections.insert(id, Connection::new(fd, Tls::Client(Box::new(tls)), Stage::Connecting));
+        inner.watch(id);
+        Ok(id)
+    }
+
+    /// Copies decrypted bytes; 0: there are none.
+    #[napi]
+    pub fn read(&self, id: u32, mut into: Uint8ArraySlice<'_>) -> u32 {
+        let inner = &mut *self.inner.borrow_mut();
+        // SAFETY: no JavaScript runs during the call, so nobody else looks at these bytes.
+        let into = unsafe { into.as_mut() };
+        let size = inner.connections.get_mut(&id).map_or(0, |one| one.take(into));
+        inner.watch(id);
+        u32::try_from(size).unwrap_or(0)
+    }
+
+    /// Encrypts and sends; with `more`, at the latest with the next call that sends. 0: go on; 1: wait for the event
+    /// that it drained; -1: it is gone.
+    #[napi]
+    pub fn write(&self, id: u32, bytes: &[u8], more: bool) -> i32 {
+        self.inner.borrow_mut().write(id, bytes, more)
+    }
+
+    /// The same with text, each character one byte (Latin-1).
+    #[napi]
+    pub fn write_text(&self, id: u32, text: napi::JsString, more: bool) -> Result<i32> {
+        let text = text.into_latin1()?;
+        Ok(self.inner.borrow_mut().write(id, text.as_slice(), more))
+    }
+
+    /// Sends what was kept back.
+    #[napi]
+    pub fn flush(&self, id: u32) -> i32 {
+        let inner = &mut *self.inner.borrow_mut();
+        let Some(one) = inner.connections.get_mut(&id) else { return GONE };
+        let sent = one.send().is_ok();
+        inner.written(id, sent)
+    }
+
+    /// Passes decrypted bytes of one connection to another, without their passing through JavaScript.
+    #[napi]
+    pub fn pass(&self, from: u32, to: u32, size: u32) -> i32 {
+        let inner = &mut *self.inner.borrow_mut();
+        let Some(mut source) = inner.connections.remove(&from) else { return GONE };
+        let passed = inner
+            .connections
+            .get_mut(&to)
+            .is_some_and(|to| source.pass(size as usize, to, &mut inner.scratch));
+        inner.connections.insert(from, source);
+        inner.watch(from);
+        inner.written(to, passed)
+    }
+
+    /// Reads nothing more for now.
+    #[napi]
+    pub fn pause(&self, id: u32, paused: bool) {
+        let inner = &mut *self.inner.borrow_mut();
+        if let Some(one) = inner.connections.get_mut(&id) {
+            one.paused = paused;
+        }
+        inner.watch(id);
+    }
+
+    /// Ends our side once all is sent: 0 now, 1 later, which is told. -1: both sides have ended, and it is gone.
+    #[napi]
+    pub fn end(&self, id: u32) -> i32 {
+        let inner = &mut *self.inner.borrow_mut();
+        let Some(one) = inner.connections.get_mut(&id) else { return GONE };
+        if !one.end() || one.over() {
+            inner.close(id);
+            return GONE;
+        }
+        one.finish_told = one.finished();
+        let answer = if one.finished() { GO_ON } else { WAIT };
+        inner.watch(id);
+        answer
+    }
+
+    /// Breaks it off. Nothing more is told about it.
+    #[napi]
+    pub fn close(&self, id: u32) {
+        self.inner.borrow_mut().close(id);
+    }
+
+    /// Breaks all off, for good.
+    #[napi]
+    pub fn stop(&self) {
+        let inner = &mut *self.inner.borrow_mut();
+        let all: Vec<u32> = inner.connections.keys().copied().collect();
+        for id in all {
+            inner.close(id);
+        }
+        inner.servers.clear();
+        inner.targets.clear();
+        self.watch.borrow_mut().take();
+    }
+}
+
+impl Inner {
+    fn number(&mut self) -> u32 {
+        // Beyond 2^31 numbers would be read as negative, and an old one could be taken for a new one.
+        self.next = (self.next + 1) & 0x7fff_ffff;
+        while self.connections.contains_key(&self.next) {
+            self.next = (self.next + 1) & 0x7fff_ffff;
+        }
+        self.next
+    }
+
+    fn close(&mut self, id: u32) {
+        if let Some(one) = self.connections.remove(&id) {
+            // The socket may have another descriptor, with which epoll would still know it.
+            self.epoll.watch(one.raw(), id, one.watched, None);
+        }
+    }
+
+    fn write(&mut self, id: u32, bytes: &[u8], more: bool) -> i32 {
+        let Some(one) = self.connections.get_mut(&id) else { return GONE };
+        let sent = one.write(&mut self.scratch, bytes, more);
+        self.written(id, sent)
+    }
+
+    fn written(&mut self, id: u32, sent: bool) -> i32 {
+        let Some(one) = self.connections.get_mut(&id) else { return GONE };
+        if !sent {
+            return GONE;
+        }
+        let crowded = one.backlog() > MOST_WAITING;
+        one.crowded |= crowded;
+        self.watch(id);
+        if crowded { WAIT } else { GO_ON }
+    }
+
+    /// Has epoll watch for what this connection wants now.
+    fn watch(&mut self, id: u32) {
+        let Some(one) = self.connections.get_mut(&id) else { return };
+        let wanted = one.interest();
+        if one.watched == Some(wanted) {
+            return;
+        }
+        // Without interest epoll would still tell of a peer that is gone, again and again.
+        let events = (wanted != 0).then_some(wanted);
+        if one.watched == events {
+            return;
+        }
+        self.epoll.watch(one.raw(), id, one.watched, events);
+        one.watched = events;
+    }
+
+    /// Tells what happened; the connection is removed with its end.
+    fn tell(&mut self, id: u32, news: &News) {
+        let Some(one) = self.connections.get_mut(&id) else { return };
+        let number = id as i32;
+        if news.established {
+            self.events.push([number, Event::Secure as i32, 0]);
+        }
+        let available = one.available();
+        if available > 0 && news.ending.is_none() {
+            self.events.push([number, Event::Data as i32, i32::try_from(available).unwrap_or(i32::MAX)]);
+        }
+        if let Some(ending) = news.ending {
+            self.events.push([number, Event::Close as i32, ending as i32]);
+            self.close(id);
+            return;
+        }
+        if one.ended && !one.end_told {
+            one.end_told = true;
+            self.events.push([number, Event::End as i32, 0]);
+        }
+        if one.finished() && !one.finish_told {
+            one.finish_told = true;
+            self.events.push([number, Event::Finish as i32, 0]);
+        }
+        if one.crowded && one.backlog() == 0 {
+            one.crowded = false;
+            self.events.push([number, Event::Drain as i32, 0]);
+        }
+        if one.over() {
+            self.events.push([number, Event::Close as i32, Ending::Closed as i32]);
+            self.close(id);
+        }
+    }
+
+    /// Looks at every socket that is ready.
+    fn look(&mut self) {
+        for ready in self.epoll.ready() {
+            let Some(one) = self.connections.get_mut(&ready.id) else { continue };
+            let mut news = News::default();
+            let wrong = ready.events & (libc::EPOLLERR | libc::EPOLLHUP) as u32 != 0;
+            if one.stage == Stage::Connecting {
+                news = one.connected(&mut self.scratch);
+            } else {
+                if ready.events & libc::EPOLLOUT as u32 != 0 && one.send().is_err() {
+                    news.ending = Some(Ending::Broken);
+                }
+                let reads = one.interest() & libc::EPOLLIN as u32 != 0;
+                if news.ending.is_none() && reads && (ready.events & libc::EPOLLIN as u32 != 0 || wrong) {
+                    news = one.receive(&mut self.scratch);
+                } else if wrong && ready.events & libc::EPOLLERR as u32 != 0 {
+                    news.ending = Some(Ending::Broken);
+                }
+            }
+            self.tell(ready.id, &news);
+            self.touched.push(ready.id);
+        }
+    }
+}
+
+/// Calls JavaScript when something happened.
+struct Caller {
+    env: Env,
+    turn: FunctionRef<u32, ()>,
+    events: Int32Array,
+}
+
+impl Caller {
+    fn run(&mut self, shared: &Rc<RefCell<Inner>>) {
+        shared.borrow_mut().look();
+        loop {
+            // What JavaScript does may bring about more; it is not told of that while it works.
+            let told = std::mem::take(&mut shared.borrow_mut().events);
+            if told.is_empty() {
+                break;
+            }
+            self.tell(&told);
+        }
+        let inner = &mut *shared.borrow_mut();
+        for id in std::mem::take(&mut inner.touched) {
+            inner.watch(id);
+        }
+    }
+}
+
+impl Caller {
+    /// An exception is caught over there: what can still arrive here is the end of the process.
+    fn tell(&mut self, told: &[[i32; 3]]) {
+        let Ok(turn) = self.turn.borrow_back(&self.env) else { return };
+        // SAFETY: no JavaScript runs while it is written, and nothing else holds a slice of it.
+        let most = unsafe { self.events.as_mut() }.len() / 3;
+        for part in told.chunks(most.max(1)) {
+            for (to, from) in unsafe { self.events.as_mut() }.chunks_mut(3).zip(part) {
+                to.copy_from_slice(from);
+            }
+            let _ = turn.call(u32::try_from(part.len()).unwrap_or(0));
+        }
+    }
+}
+
+/// A socket on its way to `address`.
+fn connecting(address: SocketAddr) -> Result<OwnedFd> {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    // SAFETY: no memory is involved; the kernel makes a new descriptor.
+    let fd = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(errno("connect"));
+    }
+    // SAFETY: as above; it is ours alone.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    set(&fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
+    set(&fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1);
+    set(&fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 60);
+    let got = match address {
+        SocketAddr::V4(v4) => {
+            // SAFETY: all-zero is a valid sockaddr_in.
+            let mut to: libc::sockaddr_in = unsafe { std::mem::zeroed() };
+            to.sin_family = libc::AF_INET as libc::sa_family_t;
+            to.sin_port = v4.port().to_be();
+            to.sin_addr.s_addr = u32::from(*v4.ip()).to_be();
+            connect_to(&fd, &to)
+        }
+        SocketAddr::V6(v6) => {
+            // SAFETY: as above, for sockaddr_in6.
+            let mut to: libc::sockaddr_in6 = unsafe { std::mem::zeroed() };
+            to.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+            to.sin6_port = v6.port().to_be();
+            to.sin6_addr.s6_addr = v6.ip().octets();
+            connect_to(&fd, &to)
+        }
+    };
+    let pending = std::io::Error::last_os_error().raw_os_error() == Some(libc::EINPROGRESS);
+    if got == 0 || pending { Ok(fd) } else { Err(errno("connect")) }
+}
+
+fn connect_to<T>(fd: &OwnedFd, to: &T) -> c_int {
+    let to: *const T = to;
+    // SAFETY: `to` is a live socket address of the stated size.
+    unsafe { libc::connect(fd.as_raw_fd(), to.cast(), size_of::<T>() as socklen_t) }
+}
+
+fn set(fd: &OwnedFd, level: c_int, name: c_int, value: c_int) {
+    let value: *const c_int = &raw const value;
+    // SAFETY: one int. A socket without the option is slower, not wrong.
+    unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value.cast::<c_void>(), size_of::<c_int>() as socklen_t) };
+}
