@@ -49,7 +49,14 @@ export class InletRequest extends EventEmitter {
   #ended = false
   readonly #divert: Divert
 
-  constructor(socket: Pipe, method: string, url: string, rawHeaders: string[], whole: boolean, divert: Divert) {
+  constructor(
+    socket: Pipe,
+    method: string,
+    url: string,
+    rawHeaders: string[],
+    whole: boolean,
+    divert: Divert,
+  ) {
     super()
     this.#socket = socket
     this.#divert = divert

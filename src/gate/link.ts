@@ -61,6 +61,8 @@ export class Link extends EventEmitter {
   /** Exchanges that it has carried. */
   served = 0
   idleSince = 0
+  /** Whoever has it is the last one. */
+  retired = false
   readonly #parser: HTTPParser
   readonly #release: (link: Link) => void
   #sent: Head | null = null

@@ -8,6 +8,8 @@ import { type Pipe, WireSocket } from './wire.ts'
 
 /** Shorter than the idle limits that servers commonly have, so that a kept connection is rarely a dead one. */
 const IDLE_MS = 4_000
+/** A connection of Node's that has carried so many exchanges is replaced by a native one, which is made meanwhile. */
+const WORTH_RENEWING = 4
 /** Idle connections kept, a target. */
 const MOST_IDLE = 32
 const H2_IDLE_MS = 60_000
@@ -18,6 +20,7 @@ export class LinkPool {
   /** Idle ones by target, the latest last: it is the likeliest to live. */
   readonly #idle = new Map<string, Link[]>()
   readonly #all = new Set<Link>()
+  #closed = false
 
   constructor(dialler: Dialler) {
     this.#dialler = dialler
@@ -36,7 +39,7 @@ export class LinkPool {
 
   /** Takes a connection that turned out to speak HTTP/1.1; the next request to its target uses it. */
   lend(target: Target, socket: Pipe): void {
-    this.#keep(target.key, this.#link(target, socket))
+    this.#keep(target, this.#link(target, socket))
   }
 
   /** Closes what has been idle for too long. */
@@ -53,18 +56,40 @@ export class LinkPool {
   }
 
   close(): void {
+    this.#closed = true
     for (const link of this.#all) link.destroy()
     this.#idle.clear()
   }
 
   #link(target: Target, socket: Pipe): Link {
-    const link = new Link(socket, (free) => this.#keep(target.key, free))
+    const link = new Link(socket, (free) => this.#free(target, free))
     this.#all.add(link)
     socket.once('close', () => this.#all.delete(link))
     return link
   }
 
-  #keep(key: string, link: Link): void {
+  #free(target: Target, link: Link): void {
+    if (link.retired) return link.destroy()
+    this.#keep(target, link)
+    const node = !(link.socket instanceof WireSocket)
+    if (node && link.served === WORTH_RENEWING && this.#dialler.knows(target)) void this.#renew(target, link)
+  }
+
+  /** Never rejects: where no native one is to be had, the old one goes on. */
+  async #renew(target: Target, old: Link): Promise<void> {
+    const socket = await this.#dialler.openKnown(target).catch(() => null)
+    if (!socket) return
+    this.#keep(target, this.#link(target, socket))
+    old.retired = true
+    const idle = this.#idle.get(target.key) ?? []
+    const at = idle.indexOf(old)
+    if (at === -1) return
+    idle.splice(at, 1)
+    old.destroy()
+  }
+
+  #keep({ key }: Target, link: Link): void {
+    if (this.#closed) return link.destroy()
     let idle = this.#idle.get(key)
     if (!idle) this.#idle.set(key, (idle = []))
     link.idleSince = performance.now()

@@ -18,7 +18,7 @@ import { isPublicAddress } from './address.ts'
 import { tlsFacts } from './certificate-facts.ts'
 import { connectThroughProxy, ProxyRefusal } from './corporate-proxy.ts'
 import { withDeadline } from './deadline.ts'
-import { type KnownServer, KnownServers } from './known-servers.ts'
+import { KnownServers } from './known-servers.ts'
 import type { Deadlines, GateOptions } from './options.ts'
 import type { Pipe, Wire, WireSocket } from './wire.ts'
 
@@ -111,26 +111,30 @@ export class Dialler {
 
   /** A connection for HTTP/1.1, a native one where that is possible. @throws UpstreamError */
   async openHttp1(target: Target): Promise<Pipe> {
-    const known = this.knows(target) ? this.#known?.get(target.key) : undefined
-    const native = known && (await this.#openKnown(target, known))
-    return native ?? (await this.open(target, ['http/1.1']))
+    return (await this.openKnown(target)) ?? (await this.open(target, ['http/1.1']))
   }
 
-  /** Null when the server did not do as before: Node tries by itself then, and says what is wrong. */
-  async #openKnown(target: Target, known: KnownServer): Promise<WireSocket | null> {
+  /**
+   * A native connection. Null where there can be none, or when the server did not do as before: Node tries by itself
+   * then, and says what is wrong. @throws UpstreamError
+   */
+  async openKnown(target: Target): Promise<WireSocket | null> {
+    const known = this.knows(target) ? this.#known?.get(target.key) : undefined
+    if (!known) return null
     const { addresses, port } = await this.#addresses(target)
     const ms = Math.max(1000, this.#deadlines.connect / addresses.length)
     for (const address of addresses) {
-      const socket = this.#wire?.connect(address, port, target.host, known.number)
-      if (!socket) break
+      let socket: WireSocket | undefined
       try {
+        socket = this.#wire?.connect(address, port, target.host, known.number)
+        if (!socket) break
         await withDeadline(secured(socket, 'secure'), ms)
         this.#facts.set(socket, { address, port, tls: known.facts })
         return socket
       } catch {
-        socket.destroy()
         // Another certificate, or no TLS 1.3 any more.
-        if (socket.ending === 'unknown' || socket.ending === 'tls') break
+        if (socket?.ending === 'unknown' || socket?.ending === 'tls') break
+        socket?.destroy()
       }
     }
     this.#known?.forget(target.key)

@@ -31,13 +31,7 @@ export type Ending = (typeof ENDINGS)[number]
 export type Pipe = EventEmitter &
   Pick<
     Socket,
-    | 'destroyed'
-    | 'writable'
-    | 'writableNeedDrain'
-    | 'bytesRead'
-    | 'cork'
-    | 'uncork'
-    | 'destroySoon'
+    'destroyed' | 'writable' | 'writableNeedDrain' | 'bytesRead' | 'cork' | 'uncork' | 'destroySoon'
   > & {
     setTimeout(ms: number): unknown
     write(chunk: Buffer | string, encoding?: 'latin1'): boolean
@@ -95,7 +89,7 @@ export class Wire {
 
   stop(): void {
     this.#native.stop()
-    for (const socket of [...this.#sockets.values()]) socket.closed('closed')
+    for (const socket of this.#sockets.values()) socket.closed('closed')
   }
 
   #add(id: number): WireSocket {

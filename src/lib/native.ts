@@ -38,7 +38,10 @@ export interface Native {
   /** In-process Rego (regorus). */
   RegoEngine: new () => RegoEngine
   /** TLS connections on the main thread. Throws where this Node does not export what it needs of libuv. */
-  Wire: new (turn: (count: number) => void, events: Int32Array) => NativeWire
+  Wire: new (
+    turn: (count: number) => void,
+    events: Int32Array,
+  ) => NativeWire
 }
 
 /** Numbers and answers: src/gate/wire.ts. */

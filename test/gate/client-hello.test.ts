@@ -67,12 +67,19 @@ test('N-21: a name split over records is found', () => {
     for (let at = 0; at < whole.length; at += size) parts.push(record(whole.subarray(at, at + size)))
     const result = parseClientHello(Buffer.concat(parts))
     if (parts.length > 32) assert.equal(result.kind, 'unreadable')
-    else assert.deepEqual(result, { kind: 'hello', hello: { serverName: 'api.example.com', alpn: [], modern: false } })
+    else
+      assert.deepEqual(result, {
+        kind: 'hello',
+        hello: { serverName: 'api.example.com', alpn: [], modern: false },
+      })
   }
 })
 
 test('a hello without the extension has no name', () => {
-  assert.deepEqual(parseClientHello(hello()), { kind: 'hello', hello: { serverName: null, alpn: [], modern: false } })
+  assert.deepEqual(parseClientHello(hello()), {
+    kind: 'hello',
+    hello: { serverName: null, alpn: [], modern: false },
+  })
 })
 
 const good = nameEntry('api.example.com')

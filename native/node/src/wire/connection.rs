@@ -7,7 +7,9 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use libc::{c_int, c_void};
 use rustls::client::UnbufferedClientConnection;
 use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus};
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
+};
 use rustls::{AlertDescription, CertificateError, Error};
 
 /// The two kinds of connection have the same methods and no trait in common.
@@ -106,7 +108,9 @@ macro_rules! seal {
 }
 
 /// Sent bytes that wait for the peer; with more, whoever writes should wait.
-pub const MOST_WAITING: usize = 128 << 10;
+pub const MOST_WAITING: usize = 64 << 10;
+/// Read at once of what JavaScript gets: a reader that pauses has no more than this held for it.
+const MOST_READ: usize = 64 << 10;
 /// What TLS adds to a piece of 16 KiB, and messages of its own that may go out with it.
 const RECORD: usize = 16_384;
 const RECORD_OVERHEAD: usize = 32;
@@ -168,6 +172,8 @@ pub struct Connection {
     /// Our side shall end once all is sent, or has.
     closing: bool,
     shut: bool,
+    /// What comes is passed on as it is: worth larger pieces.
+    bulk: bool,
     /// A writer was told to wait.
     pub crowded: bool,
     /// What epoll was last told to watch for; none: it does not know this socket.
@@ -199,6 +205,7 @@ impl Connection {
             finish_told: false,
             closing: false,
             shut: false,
+            bulk: false,
             crowded: false,
             watched: None,
         }
@@ -253,7 +260,8 @@ impl Connection {
     /// Reads what the socket has, up to the size of the buffer, and decrypts it.
     pub fn receive(&mut self, scratch: &mut Scratch) -> News {
         let before = self.partial.len();
-        let Some(room) = scratch.input.get_mut(before..) else {
+        let most = if self.bulk { scratch.input.len() } else { before + MOST_READ };
+        let Some(room) = scratch.input.get_mut(before..most) else {
             return News { ending: Some(Ending::Tls), ..News::default() };
         };
         // SAFETY: `room` is a live buffer of the stated length.
@@ -301,8 +309,8 @@ impl Connection {
         if let Some(rest) = bytes.get(step.used..) {
             self.partial.extend_from_slice(rest);
         }
-        if self.partial.capacity() > 2 * KEPT_CAPACITY {
-            self.partial.shrink_to_fit();
+        if self.partial.is_empty() && !self.bulk && self.partial.capacity() > 0 {
+            self.partial = Vec::new();
         }
         self.ended |= step.closed;
         let mut news = News::default();
@@ -327,6 +335,7 @@ impl Connection {
             to.copy_from_slice(from);
         }
         self.drop_taken(size);
+        self.bulk = false;
         if self.held.is_empty() && self.held.capacity() > KEPT_CAPACITY {
             self.held = Vec::new();
         }
@@ -338,6 +347,7 @@ impl Connection {
         let end = self.taken + size;
         let Some(bytes) = self.held.get(self.taken..end) else { return false };
         let sent = to.write(scratch, bytes, false);
+        self.bulk = true;
         self.drop_taken(size);
         sent
     }
@@ -474,7 +484,9 @@ fn append(
                 into.truncate(start + size);
                 return Ok(());
             }
-            Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) if required_size > room => {
+            Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size }))
+                if required_size > room =>
+            {
                 room = required_size;
             }
             Err(error) => {
@@ -484,4 +496,3 @@ fn append(
         }
     }
 }
-

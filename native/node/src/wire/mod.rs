@@ -139,7 +139,8 @@ impl Wire {
         }
         let fd = unsafe { OwnedFd::from_raw_fd(copy) };
         let inner = &mut *self.inner.borrow_mut();
-        let config = inner.servers.get(&certificate).ok_or_else(|| failed("accept", "no such certificate"))?;
+        let config =
+            inner.servers.get(&certificate).ok_or_else(|| failed("accept", "no such certificate"))?;
         let tls = UnbufferedServerConnection::new(Arc::clone(config)).map_err(|e| failed("accept", e))?;
         let mut connection = Connection::new(fd, Tls::Server(Box::new(tls)), Stage::Handshake);
         if connection.feed(&mut inner.scratch, first).ending.is_some() {
@@ -158,8 +159,8 @@ impl Wire {
         let host = ServerName::try_from(host).map_err(|e| failed("connect", e))?;
         let inner = &mut *self.inner.borrow_mut();
         let config = inner.targets.get(&target).ok_or_else(|| failed("connect", "no such target"))?;
-        let tls = UnbufferedClientConnection::new(Arc::clone(config), host)
-            .map_err(|e| failed("connect", e))?;
+        let tls =
+            UnbufferedClientConnection::new(Arc::clone(config), host).map_err(|e| failed("connect", e))?;
         let fd = connecting(SocketAddr::new(address, port))?;
         let id = inner.number();
         inner.connections.insert(id, Connection::new(fd, Tls::Client(Box::new(tls)), Stage::Connecting));
@@ -453,5 +454,7 @@ fn connect_to<T>(fd: &OwnedFd, to: &T) -> c_int {
 fn set(fd: &OwnedFd, level: c_int, name: c_int, value: c_int) {
     let value: *const c_int = &raw const value;
     // SAFETY: one int. A socket without the option is slower, not wrong.
-    unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value.cast::<c_void>(), size_of::<c_int>() as socklen_t) };
+    unsafe {
+        libc::setsockopt(fd.as_raw_fd(), level, name, value.cast::<c_void>(), size_of::<c_int>() as socklen_t)
+    };
 }

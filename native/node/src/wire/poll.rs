@@ -40,9 +40,9 @@ impl Libuv {
         // SAFETY: libuv 1.x keeps these signatures (uv.h).
         unsafe {
             Ok(Self {
-                handle_size: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(c_int) -> usize>(symbol(
-                    c"uv_handle_size",
-                )?),
+                handle_size: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(c_int) -> usize>(
+                    symbol(c"uv_handle_size")?,
+                ),
                 poll_init: std::mem::transmute::<
                     *mut c_void,
                     unsafe extern "C" fn(*mut sys::uv_loop_s, Handle, c_int) -> c_int,
@@ -100,8 +100,7 @@ impl Epoll {
     pub fn ready(&self) -> Vec<Ready> {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; MOST_READY];
         // SAFETY: the kernel writes at most MOST_READY events.
-        let count =
-            unsafe { libc::epoll_wait(self.raw(), events.as_mut_ptr(), MOST_READY as c_int, 0) };
+        let count = unsafe { libc::epoll_wait(self.raw(), events.as_mut_ptr(), MOST_READY as c_int, 0) };
         events
             .iter()
             .take(usize::try_from(count).unwrap_or(0))
