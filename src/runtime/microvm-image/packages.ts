@@ -60,33 +60,66 @@ async function privateApt(dir: string): Promise<Apt> {
   for (const place of ['state/lists/partial', 'cache/archives/partial', 'etc'])
     mkdirSync(join(dir, place), { recursive: true })
   writeFileSync(join(dir, 'state/status'), '')
-  const format = '$(CREATED_BY)|$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)'
-  const targets = await runTool(findTool('apt-get', 'apt'), ['indextargets', '--format', format])
-  const sources = targets
-    .split('\n')
-    .map((line) => line.split('|'))
-    .filter(([kind, origin]) => kind === 'Packages' && origin === 'Debian')
-    .map(([, , uri, release, component]) => `deb [signed-by=${KEYRING}] ${uri} ${release} ${component}\n`)
-  if (sources.length === 0) throw failed("this machine's apt has no Debian archive")
   const list = join(dir, 'etc/sources.list')
-  writeFileSync(list, [...new Set(sources)].join(''))
-  const settings = {
-    'Dir::State': join(dir, 'state'),
-    'Dir::State::status': join(dir, 'state/status'),
-    'Dir::Cache': join(dir, 'cache'),
+  writeFileSync(list, (await debianSources(dir)).join(''))
+  return aptWith({
+    ...stateIn(dir),
     'Dir::Etc::sourcelist': list,
     'Dir::Etc::sourceparts': '/dev/null',
     'Dir::Etc::preferencesparts': '/dev/null',
-    'APT::Sandbox::User': '',
     'APT::Architecture': 'amd64',
-    'Debug::NoLocking': 'true',
-    'Acquire::Languages': 'none',
     'Acquire::Retries': '3',
     // Else apt takes an archive that does not answer for one without packages.
     'APT::Update::Error-Mode': 'any',
-  }
+  })
+}
+
+const stateIn = (dir: string): Record<string, string> => ({
+  'Dir::State': join(dir, 'state'),
+  'Dir::State::status': join(dir, 'state/status'),
+  'Dir::Cache': join(dir, 'cache'),
+  'APT::Sandbox::User': '',
+  'Debug::NoLocking': 'true',
+  'Acquire::Languages': 'none',
+})
+
+function aptWith(settings: Readonly<Record<string, string>>): Apt {
   const options = Object.entries(settings).flatMap(([name, value]) => ['-o', `${name}=${value}`])
   return (tool, args, cwd) => runTool(findTool(tool, 'apt'), [...options, ...args], cwd)
+}
+
+/**
+ * The Debian archives that this machine's apt names. Whose an archive is stands in its lists; a machine that never
+ * fetched any (a fresh container) has them fetched into `dir`.
+ */
+async function debianSources(dir: string): Promise<string[]> {
+  let targets = await targetsOf(aptWith({}))
+  if (targets.length === 0) {
+    const apt = aptWith(stateIn(dir))
+    await apt('apt-get', ['update', '-qq'])
+    targets = await targetsOf(apt)
+  }
+  if (targets.length === 0)
+    throw failed(
+      "this machine's apt has no list of packages, and no archive that it names answers",
+      'run apt-get update as root and see what it says',
+    )
+  const debian = targets.filter(({ origin }) => origin === 'Debian')
+  if (debian.length === 0) throw failed("this machine's apt names no Debian archive")
+  return [...new Set(debian.map(({ line }) => line))]
+}
+
+async function targetsOf(apt: Apt): Promise<{ origin: string; line: string }[]> {
+  const format = '$(CREATED_BY)|$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)'
+  const said = await apt('apt-get', ['indextargets', '--format', format])
+  return said
+    .split('\n')
+    .map((text) => text.split('|'))
+    .filter(([kind]) => kind === 'Packages')
+    .map(([, origin = '', uri, release, component]) => ({
+      origin,
+      line: `deb [signed-by=${KEYRING}] ${uri} ${release} ${component}\n`,
+    }))
 }
 
 /** `NAME_VERSION_ARCH.deb`; apt writes a colon as %3a. */
@@ -124,10 +157,5 @@ export async function unpack(packages: readonly Package[], tree: string): Promis
     await runTool('/bin/sh', ['-euc', script, 'unpack', deb, path, tar, ...options, ...omitted], tree)
 }
 
-const failed = (why: string): AmbitError =>
-  new AmbitError(
-    'ERR_RUNTIME_FAILED',
-    'building the image',
-    why,
-    'it is built from Debian packages, on Debian',
-  )
+const failed = (why: string, remedy = 'it is built from Debian packages, on Debian'): AmbitError =>
+  new AmbitError('ERR_RUNTIME_FAILED', 'building the image', why, remedy)
