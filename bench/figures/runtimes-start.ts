@@ -37,16 +37,18 @@ export function runscDo(): string[] {
 export async function starts(bench: Bench): Promise<readonly Contender[]> {
   const project = join(bench.scratch, 'start-project')
   mkdirSync(project)
-  return await Promise.all([
-    firstWord(BARE, SAYS),
-    firstWord(BWRAP, [...BWRAP_ARGV, ...SAYS]),
-    attempt(RUNSC, async () => firstWord(RUNSC, [...runscDo(), ...SAYS])),
-    attempt(QEMU, () => bareMachine(bench)),
-    attempt(OS_SANDBOX, () => session(bench, OS_SANDBOX, 'os-sandbox', project)),
-    attempt(CONTAINER, () => session(bench, CONTAINER, 'container', project)),
-    attempt(COLD, () => session(bench, COLD, 'microvm', project)),
-    attempt(WARM, () => session(bench, WARM, 'microvm', project)),
-  ])
+  const prepare: readonly (readonly [string, () => Promise<Contender>])[] = [
+    [RUNSC, async () => firstWord(RUNSC, [...runscDo(), ...SAYS])],
+    [QEMU, () => bareMachine(bench)],
+    [OS_SANDBOX, () => session(bench, OS_SANDBOX, 'os-sandbox', project)],
+    [CONTAINER, () => session(bench, CONTAINER, 'container', project)],
+    [COLD, () => session(bench, COLD, 'microvm', project)],
+    [WARM, () => session(bench, WARM, 'microvm', project)],
+  ]
+  const contenders = [firstWord(BARE, SAYS), firstWord(BWRAP, [...BWRAP_ARGV, ...SAYS])]
+  // One after the other: the first of them may have to build the image.
+  for (const [name, make] of prepare) contenders.push(await attempt(name, make))
+  return contenders
 }
 
 /** The kernel and initramfs of the image, until the guest's agent says its first word; no session, no cell. */

@@ -38,7 +38,7 @@ const withKvm = new WeakMap<LaunchCell, (why: string) => void>()
 
 function doubt(cell: LaunchCell, error: unknown): never {
   // Not where somebody called it off, or what stands around the machine failed.
-  if (error instanceof AmbitError && /machine$/.test(error.what)) withKvm.get(cell)?.(error.why)
+  if (error instanceof AmbitError && error.what.endsWith('machine')) withKvm.get(cell)?.(error.why)
   throw error
 }
 

@@ -83,12 +83,18 @@ function commandLine({ image }: Bootable, accelerator: Accelerator): string[] {
     ['-device', 'virtio-blk-device,drive=root', '-device', 'virtio-rng-device'],
     ['-device', 'virtio-serial-device', '-chardev', `socket,id=control,fd=${control}`],
     ['-device', 'virtserialport,chardev=control,name=ambit.control'],
-    ...['io', 'view'].map((name) => [
-      ...['-chardev', `null,id=${name}`],
-      ...['-device', `virtserialport,chardev=${name},name=ambit.${name}`],
-    ]),
+    silentPort('io'),
+    silentPort('view'),
   ].flat()
 }
+
+/** The guest waits for its ports, and says its first word without their answer. */
+const silentPort = (name: string): string[] => [
+  '-chardev',
+  `null,id=${name}`,
+  '-device',
+  `virtserialport,chardev=${name},name=ambit.${name}`,
+]
 
 /** The microvm machine has nothing to measure its time stamp counter by. */
 const clockRate = (): string =>
