@@ -1,5 +1,4 @@
 import { readdirSync } from 'node:fs'
-import { homedir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { imagesDir, keysDir } from '../lib/paths.ts'
 import { printable } from '../lib/printable.ts'
@@ -8,12 +7,14 @@ import { formatPublicKey, loadOrMakeImageKey } from '../runtime/microvm-image/mi
 import { Digests } from '../runtime/microvm-image/digests.ts'
 import { verifyImage } from '../runtime/microvm-image/verify.ts'
 import { warmImage } from '../runtime/microvm-image/warm.ts'
-import { compilePlan } from '../profile/compile.ts'
+import { isolationIn } from '../profile/compile.ts'
 import { loadProfile } from '../profile/load.ts'
-import { type Arguments, type Command, type Context, text, usageError } from './command.ts'
+import { type Command, type Context, text, usageError } from './command.ts'
 
 /** What a session starts unless told otherwise. */
 const DEFAULT = 'default'
+/** Whose shape of machine is kept warm unless told otherwise: that of `ambit run`. */
+const PROFILE = 'writer'
 
 export const command: Command = {
   name: 'image',
@@ -22,6 +23,7 @@ export const command: Command = {
   details: `
 build   makes kernel, initramfs and a read-only root from Debian's packages, by the mirror of this machine's own apt.
         It needs no root: packages are unpacked, not installed. Takes a minute or two; what was fetched is kept.
+        Ends with: ambit image warm.
 warm    boots a machine of the size that the profile asks for and keeps what it has become: sessions of that size then
         start from it, in a second. It lies in the state directory, signed; nobody else's sessions start from it.
         To be made anew after another build, or an update of QEMU or Ambit.
@@ -35,7 +37,7 @@ exit status: 0 done, 125 the image is not what was signed.
       type: 'string',
       short: 'p',
       value: 'P',
-      help: 'whose memory and processors (default: writer)',
+      help: `whose memory and processors (default: ${PROFILE})`,
     },
     out: { type: 'string', value: 'DIR', help: 'where the image goes (default: in the state directory)' },
   },
@@ -45,7 +47,7 @@ exit status: 0 done, 125 the image is not what was signed.
     const given = typeof args.flags.out === 'string' ? args.flags.out : dir
     const place = given === undefined ? join(imagesDir(context.paths), DEFAULT) : resolve(context.cwd, given)
     if (verb === 'build') return build(place, context)
-    if (verb === 'warm') return warm(args, context)
+    if (verb === 'warm') return warm(text(args, 'profile') ?? PROFILE, context)
     if (verb === 'verify') return verify(place, context)
     if (verb === 'ls') return list(context)
     if (verb !== 'key') throw usageError(command, 'say build, warm, ls, verify or key')
@@ -57,18 +59,19 @@ exit status: 0 done, 125 the image is not what was signed.
 async function build(out: string, context: Context): Promise<number> {
   const { paths } = context
   const cache = join(imagesDir(paths), '.cache')
-  await buildImage({ out, cache, paths, say: (line) => context.err(`ambit: image: ${line}`) })
-  return verify(out, context)
+  const say = (line: string): void => context.err(`ambit: image: ${line}`)
+  await buildImage({ out, cache, paths, say })
+  await verify(out, context)
+  if (out !== join(imagesDir(paths), DEFAULT)) return 0
+  say(`booting it once, for sessions of ${PROFILE} to go on from`)
+  // Sessions start without one, too.
+  await warm(PROFILE, context).catch((error: Error) => say(`no snapshot: ${printable(error.message)}`))
+  return 0
 }
 
-async function warm(args: Arguments, context: Context): Promise<number> {
-  const { paths, env, cwd } = context
-  const profile = text(args, 'profile') ?? 'writer'
-  const { isolation } = compilePlan(
-    loadProfile(profile, paths),
-    { project: cwd, workspace: join(cwd, '.ambit-warm'), home: env.HOME ?? homedir() },
-    paths,
-  )
+async function warm(profile: string, context: Context): Promise<number> {
+  const { paths } = context
+  const isolation = isolationIn(loadProfile(profile, paths))
   const { dir, size } = await warmImage(paths, isolation)
   context.out(
     `${printable(dir)}  ${Math.round(size / (1 << 20))} MiB, for sessions like those of ${printable(profile)}`,

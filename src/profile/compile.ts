@@ -59,6 +59,10 @@ export function compilePlan(document: ProfileDocument, variables: Variables, pat
   }
 }
 
+/** How strongly a profile isolates, and within which limits; the same on whatever it is used. */
+export const isolationIn = ({ resolved, place }: ProfileDocument): Plan['isolation'] =>
+  compileIsolation(withDefaults(resolved.spec), place)
+
 /** The home's own links are the administrator's (`/home` on another disk); every other path must be named as it is. */
 function valuesOf(variables: Variables): Record<VariableName, string> {
   const home = realOf(variables.home)

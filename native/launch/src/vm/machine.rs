@@ -23,7 +23,7 @@ const SYSTEM: [&str; 7] =
 /// What QEMU may use beside the guest's memory: itself, translated code, queues.
 const OVERHEAD: u64 = 256 << 20;
 /// Of translated code, MiB. Its default is an eighth of this machine. docs/decisions/0007-a-machines-memory.md.
-const TRANSLATED: u64 = 32;
+const TRANSLATED: u64 = 28;
 const THREADS: u64 = 64;
 
 /// Where it looks for its modules and firmware from.
