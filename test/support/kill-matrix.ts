@@ -131,7 +131,10 @@ export async function killOnce(
   // Until the kill is done, the agent comes to its step and no further.
   if (reaches(step, 'answer')) held.release(`/${mark}`)
   if (reaches(step, 'end')) held.release(`/${mark}-more`)
-  const seen = await until(stage, before, () => pid, STEPS[step], ended)
+  // Parts are made side by side: a step may show before its victim is there. A host is there or is not.
+  const comes = victim !== 'host' && !reaches(step, 'end')
+  const reached = (state: Seen): boolean => STEPS[step](state) && (!comes || state.parts.has(victim))
+  const seen = await until(stage, before, () => pid, reached, ended)
   if (!seen) throw new Error(`${where}: the step was never seen\n${describe(await running)}`)
   const target = seen.state.parts.get(victim)
   const hit = target !== undefined && kill(target)

@@ -30,6 +30,8 @@ export interface Upstream {
   /** PEM of the CA that signed its certificate. */
   readonly ca: string
   readonly requests: Seen[]
+  /** Targets of requests whose head has come. */
+  readonly begun: readonly string[]
   /** TCP connections accepted, whatever came of them. */
   readonly connections: () => number
   /** Bytes read from the network below TLS. */
@@ -63,12 +65,14 @@ export async function serveHttps(
   const [first] = certificates.values()
   if (!first) throw new TypeError('an upstream needs a host')
   const requests: Seen[] = []
+  const begun: string[] = []
   const sockets = new Set<Socket>()
   let closedBytes = 0
   let connections = 0
   const server = createServer(
     { cert: first.cert, key: first.key, ALPNProtocols: ['http/1.1'] },
     (request, response) => {
+      begun.push(request.url ?? '')
       void receive(request).then((seen) => {
         requests.push(seen)
         if (answer) answer(seen, response)
@@ -91,6 +95,7 @@ export async function serveHttps(
     port: bound,
     ca: ca.cert,
     requests,
+    begun,
     connections: () => connections,
     bytesRead: () => closedBytes + [...sockets].reduce((sum, socket) => sum + socket.bytesRead, 0),
     close: () => server.close(),
