@@ -14,11 +14,14 @@ const NATIVE: Readonly<Record<string, string>> = {
   'terminal-filter': 'ambit-launch',
   'launch-orders': 'ambit-launch',
   'launch-spec': 'ambit-launch',
+  'machine-news': 'ambit-launch',
+  'machine-frames': 'ambit-launch',
   'journal-prefix': 'ambit-shared',
   'spec-and-orders': 'ambit-view',
   'names-and-settings': 'ambit-view',
   'review-layer': 'ambit-view',
   requests: 'ambit-view',
+  'guest-stream': 'ambit-view',
 }
 
 const { values, positionals } = parseArgs({

@@ -1,6 +1,8 @@
 //! Parsers of bytes that come from outside, fuzzed a moment in every run and longer by `./dev fuzz NAME`.
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 
 use ambit_shared::fuzz::fuzz;
 
@@ -8,6 +10,9 @@ use crate::control::Orders;
 use crate::spec::LaunchSpec;
 use crate::sys;
 use crate::termfilter::Filter;
+use crate::vm::facts::as_recorded;
+use crate::vm::guest::{Guest, News};
+use crate::vm::streams;
 
 fn filtered(pieces: &[&[u8]]) -> Vec<u8> {
     let (mut filter, mut out) = (Filter::default(), Vec::new());
@@ -124,5 +129,76 @@ fn fuzz_launch_spec() {
         }
         let texts = spec.argv.iter().chain(spec.env.keys()).chain(spec.env.values());
         assert!(!texts.into_iter().any(|text| text.contains('\0')));
+    });
+}
+
+/// What a guest may say on `ambit.control`, whole and in pieces.
+#[test]
+fn fuzz_machine_news() {
+    let seeds: [&[u8]; 9] = [
+        b"{\"ev\":\"hello\",\"v\":1}\n{\"ev\":\"ready\",\"controls\":[{\"control\":\"landlock\",\"state\":\"fully\",\"detail\":\"d\"}]}\n",
+        b"{\"ev\":\"running\",\"pid\":4}\n{\"ev\":\"ended\",\"code\":0}\n{\"ev\":\"ended\",\"signal\":9}\n",
+        b"{\"ev\":\"launch\",\"n\":1,\"fact\":{\"k\":\"process.launch\",\"pid\":7,\"ppid\":1,\"path\":\"/usr/bin/id\",\"digest\":null,\"argv\":[\"id\",\"--token\",\"sk-aaaaaaaaaaaaaaaaaaaa\"],\"cwd\":\"/\",\"truncated\":false}}\n",
+        b"{\"ev\":\"exit\",\"fact\":{\"k\":\"process.exit\",\"pid\":7,\"code\":-2147483648}}\n",
+        b"{\"ev\":\"launch\",\"n\":18446744073709551615,\"fact\":{\"k\":\"file.hash\",\"path\":\"/\",\"size\":0,\"sha256\":\"\"}}\n",
+        b"{\"ev\":\"failed\",\"what\":\"a\\u001b[2J\\u202e\",\"why\":\"b\\n\",\"remedy\":null}\n",
+        b"{\"ev\":\"over-limit\",\"limit\":\"processes\"}\n{\"ev\":\"over-limit\",\"limit\":\"\\u0000\"}\n",
+        b"{\"ev\":\"ended\",\"code\":1,\"signal\":64}\n{\"ev\":\"ended\",\"signal\":-9}\n",
+        b"{\"ev\":\"ready\",\"controls\":[[[[[[[[[[[[[[[[[[",
+    ];
+    fuzz("machine-news", &seeds, |input| {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut guest = Guest::new(ours.into()).unwrap();
+        let (mut taken, programs) = (0, BTreeMap::from([("/usr/bin/id".into(), "digest".into())]));
+        let lines = input.iter().filter(|byte| **byte == b'\n').count();
+        for piece in input.chunks(input.len() / 3 + 1) {
+            theirs.write_all(piece).unwrap();
+            guest.read().unwrap();
+            assert!(guest.held() <= input.len());
+            loop {
+                match guest.take() {
+                    Ok(None) => break,
+                    Ok(Some(news)) => heard(news, &programs),
+                    Err(failure) => {
+                        let said = format!("{} {}", failure.what, failure.why);
+                        assert!(said.len() < 4096 && !said.contains(char::is_control), "{said:?}");
+                        return;
+                    }
+                }
+                taken += 1;
+            }
+        }
+        assert!(taken <= lines);
+    });
+}
+
+fn heard(news: News, programs: &BTreeMap<String, String>) {
+    let (News::Launch { fact, .. } | News::Exit { fact }) = news else { return };
+    let Ok(fact) = as_recorded(fact, programs) else { return };
+    let text = serde_json::to_string(&fact).unwrap();
+    assert!(text.len() < 1 << 20 && !text.contains("sk-aaaaaaaaaaaaaaaaaaaa"), "{text}");
+}
+
+/// What a guest may say on `ambit.io`: nothing comes out that was not in a frame, and nothing piles up.
+#[test]
+fn fuzz_machine_frames() {
+    let seeds: [&[u8]; 6] = [
+        b"\x01\x03\0\0\0out\x02\x03\0\0\0err\x01\0\0\0\0\x02\0\0\0\0",
+        b"\x01\0\0\x01\0",
+        b"\x01\x01\0\x01\0",
+        b"\0\x01\0\0\0x",
+        b"\x02\xff\xff\xff\xff",
+        b"\x02\0\0\0\0\x02\x02\0\0\0no\x01\x03\0\0\0yes",
+    ];
+    fuzz("machine-frames", &seeds, |input| {
+        let (mut one, mut two) = (Vec::new(), Vec::new());
+        let done = streams::receive(input, &mut [Some(&mut one), Some(&mut two)]);
+        assert!(one.len() + two.len() <= input.len());
+        // Cut short anywhere, what came before is the same.
+        let half = &input[..input.len() / 2];
+        let (mut first, mut second) = (Vec::new(), Vec::new());
+        let cut = streams::receive(half, &mut [Some(&mut first), Some(&mut second)]);
+        assert!(one.starts_with(&first) && two.starts_with(&second));
+        assert!(cut.is_err() || done.is_ok());
     });
 }

@@ -57,6 +57,8 @@ pub struct Guest {
     socket: UnixStream,
     orders: SyncSender<Vec<u8>>,
     buffer: Vec<u8>,
+    /// Where in it the next line begins.
+    at: usize,
     ended: bool,
 }
 
@@ -67,7 +69,7 @@ impl Guest {
         let mut writing = socket.try_clone().context(what)?;
         let (orders, waiting) = sync_channel::<Vec<u8>>(WAITING);
         std::thread::spawn(move || waiting.iter().all(|line| writing.write_all(&line).is_ok()));
-        Ok(Self { socket, orders, buffer: Vec::new(), ended: false })
+        Ok(Self { socket, orders, buffer: Vec::new(), at: 0, ended: false })
     }
 
     pub fn fd(&self) -> RawFd {
@@ -81,8 +83,15 @@ impl Guest {
         self.orders.try_send(line).map_err(|_| Failure::new(what, "it does not listen"))
     }
 
+    /// Bytes that were read and are no news yet.
+    #[cfg(test)]
+    pub fn held(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// Reads what is there, without waiting. False once nothing more will come.
     pub fn read(&mut self) -> Result<bool> {
+        self.buffer.drain(..std::mem::take(&mut self.at));
         let mut chunk = [0; 64 << 10];
         while !self.ended && self.buffer.len() <= LONGEST {
             if sys::poll(&[self.fd()], Some(0)).context("hearing the guest")?[0] == 0 {
@@ -98,19 +107,20 @@ impl Guest {
     }
 
     pub fn has_news(&self) -> bool {
-        self.buffer.contains(&b'\n')
+        self.buffer[self.at..].contains(&b'\n')
     }
 
     /// The next whole line of what was read.
     pub fn take(&mut self) -> Result<Option<News>> {
         let what = "hearing the guest";
-        let end = self.buffer.iter().position(|&byte| byte == b'\n');
-        if end.unwrap_or(self.buffer.len()) > LONGEST {
+        let waiting = &self.buffer[self.at..];
+        let end = waiting.iter().position(|&byte| byte == b'\n');
+        if end.unwrap_or(waiting.len()) > LONGEST {
             return Err(Failure::new(what, "it sent a line without end"));
         }
         let Some(end) = end else { return Ok(None) };
-        let line: Vec<u8> = self.buffer.drain(..=end).collect();
-        let news = serde_json::from_slice(&line)
+        self.at += end + 1;
+        let news = serde_json::from_slice(&waiting[..end])
             .map_err(|error| Failure::new(what, words(&format!("it sent what is no event: {error}"))))?;
         match news {
             News::Failed { what, why } => {

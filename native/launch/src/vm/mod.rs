@@ -1,5 +1,6 @@
 //! A cell of the kind `vm`: QEMU stands where the command would, and the command runs under the guest's kernel. What
 //! the guest says is believed as far as it harms nobody but itself. docs/architecture.md, "Inside a microVM".
+pub mod facts;
 pub mod guest;
 pub mod machine;
 pub mod session;

@@ -11,12 +11,12 @@ use crate::cell_end::{Cell, Stdio, Stood};
 use crate::control::{Control, ControlState, Ending, Event, Order, Orders, State};
 use crate::failure::{Context, Failure, Result};
 use crate::pty::{self, RawTerminal};
-use crate::redact::redact;
 use crate::relay::Relay;
 use crate::sensor::{Fact, Records, Sensor};
 use crate::session::{DRAIN, End, announce, drain, wait_for};
 use crate::spec::{Accelerator, Machine, Snapshot};
 use crate::sys;
+use crate::vm::facts::as_recorded;
 use crate::vm::guest::{Ends, Guest, News, words};
 use crate::vm::{guest, machine, snapshot, start, streams};
 use crate::watchdog::Watchdog;
@@ -33,6 +33,8 @@ struct Running<'a> {
     orders: Orders,
     cell: Cell,
     guest: Guest,
+    /// The guest said so.
+    started: bool,
     /// What QEMU says when it cannot go on.
     complaint: Arc<Mutex<String>>,
 }
@@ -56,7 +58,7 @@ pub fn run(mut world: World, control: &Control, mut orders: Orders) -> Result<()
     };
     let guest = Guest::new(ours)?;
     let complaint = listen_to_qemu(stdio);
-    let mut running = Running { world: &world, machine, control, orders, cell, guest, complaint };
+    let mut running = Running { world: &world, machine, control, orders, cell, guest, started: false, complaint };
     let ended = match taking {
         None => running.live(port),
         Some(taking) => running.take_snapshot(taking),
@@ -116,7 +118,7 @@ impl Running<'_> {
         }
         let terminal = self.world.spec.terminal;
         let _raw = terminal.then(|| RawTerminal::enter(0)).transpose().context("taking the terminal")?;
-        let stdio = streams::carry(port, terminal).context("carrying the streams")?;
+        let stdio = streams::carry(port, terminal, self.world.bell.clone()).context("carrying the streams")?;
         let relay = Relay::start(stdio).context("starting the relay")?;
         self.guest.tell(&guest::Order::Exec)?;
         let deadline = Instant::now() + Duration::from_millis(self.world.spec.limits.wallclock);
@@ -303,8 +305,10 @@ impl Running<'_> {
 
     fn take(&mut self, news: News) -> Result<Option<End>> {
         match news {
-            News::Running {} => self.control.emit(&Event::Running { pid: self.cell.main_pid }),
-            News::Launch { n, fact } => {
+            News::Running {} if !std::mem::replace(&mut self.started, true) => {
+                self.control.emit(&Event::Running { pid: self.cell.main_pid });
+            }
+            News::Launch { n, fact: fact @ Fact::Launch { .. } } => {
                 self.record(fact)?;
                 self.guest.tell(&guest::Order::Recorded { n })?;
             }
@@ -323,23 +327,8 @@ impl Running<'_> {
         Ok(None)
     }
 
-    /// The guest's word, redacted here, too; digests are those of the image, which its kernel checks.
     fn record(&self, fact: Fact) -> Result<()> {
-        let fact = match fact {
-            Fact::Launch { pid, ppid, path, argv, cwd, truncated, .. } => Fact::Launch {
-                digest: self.machine.programs.get(&path).cloned(),
-                argv: redact(argv),
-                pid,
-                ppid,
-                path,
-                cwd,
-                truncated,
-            },
-            exit @ Fact::Exit { .. } => exit,
-            Fact::Hash { .. } => {
-                return Err(Failure::new("hearing the guest", "it knows of a file's digest"));
-            }
-        };
+        let fact = as_recorded(fact, &self.machine.programs)?;
         self.world.journal.append(&fact).context("recording a process")
     }
 }

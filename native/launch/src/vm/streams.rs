@@ -5,7 +5,9 @@ use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
+use crate::alarm::{Alarm, Bell};
 use crate::cell_end::Stdio;
+use crate::failure::Failure;
 use crate::sys;
 
 const CHUNK: usize = 32 << 10;
@@ -13,8 +15,8 @@ const MOST: usize = 64 << 10;
 const HEADER: usize = 5;
 const STDIN: u8 = 0;
 
-/// Carries until either side ends. What comes back is for the relay.
-pub fn carry(port: OwnedFd, terminal: bool) -> io::Result<Stdio> {
+/// Carries until either side ends; what is no frame rings. What comes back is for the relay.
+pub fn carry(port: OwnedFd, terminal: bool, bell: Bell) -> io::Result<Stdio> {
     let port = UnixStream::from(port);
     let sending = port.try_clone()?;
     if terminal {
@@ -22,7 +24,7 @@ pub fn carry(port: OwnedFd, terminal: bool) -> io::Result<Stdio> {
         let keys = ours.try_clone()?;
         std::thread::spawn(move || send(keys, sending));
         std::thread::spawn(move || {
-            let _ = receive(port, &mut [Some(&ours), None]);
+            tell_of(receive(port, &mut [Some(&ours), None]), &bell);
             let _ = ours.shutdown(Shutdown::Write);
         });
         return Ok(Stdio::Terminal(relayed.into()));
@@ -31,9 +33,18 @@ pub fn carry(port: OwnedFd, terminal: bool) -> io::Result<Stdio> {
     std::thread::spawn(move || send(File::from(stdin), sending));
     std::thread::spawn(move || {
         let (stdout, stderr) = (File::from(stdout), File::from(stderr));
-        receive(port, &mut [Some(stdout), Some(stderr)])
+        tell_of(receive(port, &mut [Some(stdout), Some(stderr)]), &bell);
     });
     Ok(Stdio::Pipes { input, output, errors })
+}
+
+/// The end of the stream is QEMU's, of which others know more.
+fn tell_of(received: io::Result<()>, bell: &Bell) {
+    if let Err(error) = received
+        && error.kind() == io::ErrorKind::InvalidData
+    {
+        bell.ring(Alarm::Failed(Failure::new("hearing the guest", error)));
+    }
 }
 
 fn send(mut from: impl Read, mut port: UnixStream) -> io::Result<()> {
@@ -53,7 +64,7 @@ fn send(mut from: impl Read, mut port: UnixStream) -> io::Result<()> {
 }
 
 /// Stream 1 goes to the first, 2 to the second. One whose reader is gone is dropped on, so that the other goes on.
-fn receive<W: Write>(mut port: impl Read, out: &mut [Option<W>; 2]) -> io::Result<()> {
+pub fn receive<W: Write>(mut port: impl Read, out: &mut [Option<W>; 2]) -> io::Result<()> {
     let mut bytes = vec![0; MOST];
     while out.iter().any(Option::is_some) {
         let mut header = [0; HEADER];
@@ -61,7 +72,7 @@ fn receive<W: Write>(mut port: impl Read, out: &mut [Option<W>; 2]) -> io::Resul
         let length = u32::from_le_bytes([header[1], header[2], header[3], header[4]]) as usize;
         let place = usize::from(header[0]).checked_sub(1).and_then(|stream| out.get_mut(stream));
         let (Some(place), true) = (place, length <= MOST) else {
-            return Err(io::Error::other("not a frame"));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it sent what is no frame"));
         };
         port.read_exact(&mut bytes[..length])?;
         if length == 0 || place.as_mut().is_some_and(|to| to.write_all(&bytes[..length]).is_err()) {

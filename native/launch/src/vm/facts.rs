@@ -1,0 +1,66 @@
+//! What the guest says of its processes, as it goes on record: its word, in no other form than the sensor's own would
+//! have. A record that nobody can read would stand in the log as tampering.
+use std::collections::BTreeMap;
+
+use crate::failure::{Failure, Result};
+use crate::redact::redact;
+use crate::sensor::Fact;
+
+/// An honest sensor stays far below these (process_memory.rs), also where each byte becomes three.
+const LONGEST_PATH: usize = 32 << 10;
+const LONGEST_ARGUMENT: usize = 4 << 10;
+const MOST_ARGUMENTS: usize = 256;
+
+/// Redacted here, too; the digest is the image's, which its kernel checks.
+pub fn as_recorded(fact: Fact, programs: &BTreeMap<String, String>) -> Result<Fact> {
+    match fact {
+        Fact::Launch { pid: pid @ 1.., ppid: ppid @ 0.., path, argv, cwd, truncated, .. }
+            if path.len().max(cwd.len()) <= LONGEST_PATH && is_argv(&argv) =>
+        {
+            let digest = programs.get(&path).cloned();
+            Ok(Fact::Launch { digest, argv: redact(argv), pid, ppid, path, cwd, truncated })
+        }
+        exit @ Fact::Exit { pid: 1.., .. } => Ok(exit),
+        _ => Err(Failure::new("hearing the guest", "it told of a process what no sensor tells")),
+    }
+}
+
+fn is_argv(argv: &[String]) -> bool {
+    argv.len() <= MOST_ARGUMENTS && argv.iter().all(|argument| argument.len() <= LONGEST_ARGUMENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn launch(pid: i32, path: &str, argv: &[&str]) -> Result<Fact> {
+        let argv = argv.iter().map(|argument| argument.to_string()).collect();
+        let (path, cwd, digest) = (path.to_string(), "/".to_string(), Some("its own".to_string()));
+        let fact = Fact::Launch { pid, ppid: 1, path, digest, argv, cwd, truncated: false };
+        as_recorded(fact, &BTreeMap::from([("/usr/bin/id".into(), "the image's".into())]))
+    }
+
+    #[test]
+    fn digests_are_the_images_and_secrets_are_redacted() {
+        let Ok(Fact::Launch { digest, argv, .. }) = launch(5, "/usr/bin/id", &["id", "--token", "abc"]) else {
+            panic!("it is refused")
+        };
+        assert_eq!((digest.as_deref(), &argv[2][..]), (Some("the image's"), "[redacted]"));
+        assert!(matches!(launch(5, "/x", &[]), Ok(Fact::Launch { digest: None, .. })));
+    }
+
+    #[test]
+    fn what_no_sensor_tells_is_refused() {
+        let long = "x".repeat(LONGEST_PATH + 1);
+        for refused in [launch(0, "/x", &[]), launch(-1, "/x", &[]), launch(5, &long, &[])] {
+            assert!(refused.is_err());
+        }
+        assert!(launch(5, "/x", &vec!["a"; MOST_ARGUMENTS + 1]).is_err());
+        assert!(launch(5, "/x", &[&long[..LONGEST_ARGUMENT + 1]]).is_err());
+        let none = BTreeMap::new();
+        assert!(as_recorded(Fact::Exit { pid: 0, code: Some(1) }, &none).is_err());
+        assert!(as_recorded(Fact::Exit { pid: 1, code: None }, &none).is_ok());
+        let hash = Fact::Hash { path: "/x".into(), size: 1, sha256: String::new() };
+        assert!(as_recorded(hash, &none).is_err());
+    }
+}
