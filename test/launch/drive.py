@@ -2,7 +2,7 @@
 
 Python because it is here (git, node-gyp and half of all agents want it) and passes descriptors out of the box.
 """
-import fcntl, json, os, pty, select, shutil, signal, socket, struct, sys, tempfile, termios, time
+import fcntl, json, os, pty, resource, select, shutil, signal, socket, struct, sys, tempfile, termios, time
 
 scenario = json.load(sys.stdin)
 
@@ -119,6 +119,7 @@ def run():
                     control.sendall(b'{"op":"exec"}\n')
     result["restored"] = all(termios.tcgetattr(fd) == old for fd, old in before.items())
     result["status"] = os.waitpid(pid, 0)[1]
+    result["peakKiB"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     result.update({name: value.decode(errors="replace") for name, value in text.items()})
     result["facts"] = list(facts(directory + "/launch.wal")) if os.path.exists(directory + "/launch.wal") else []
     shutil.rmtree(directory)

@@ -48,12 +48,14 @@ export interface Result {
   readonly errors: string
   readonly descriptors: number
   readonly restored: boolean
+  /** Of the launcher or a process that it waited for. */
+  readonly peakKiB: number
   readonly facts: readonly Fact[]
 }
 
 export const isRoot = process.getuid?.() === 0
 /** An ordinary caller: the test's own uid, or a number that nobody has when the test is root. */
-const ordinary = isRoot ? { uid: 47_101 } : {}
+export const ordinary = isRoot ? { uid: 47_101 } : {}
 /** What root's agents run as. */
 export const dedicated = { host: { uid: 47_102, gid: 47_102 } }
 
@@ -83,6 +85,7 @@ export function drive(scenario: Scenario): Result {
     encoding: 'utf8',
     env: { ...process.env, TMPDIR: dirname(launcher) },
     timeout: 60_000,
+    maxBuffer: 64 << 20,
   })
   if (scenario.feed?.some((step) => step.die)) return EMPTY
   if (done.status !== 0) throw new Error(`drive.py: ${done.stderr}`)
@@ -91,7 +94,15 @@ export function drive(scenario: Scenario): Result {
 
 /** The file is read before the uid changes. */
 const READ_DRIVER = 'import sys; exec(compile(open(sys.argv[1]).read(), "drive.py", "exec"))'
-const EMPTY: Result = { events: [], output: '', errors: '', descriptors: 0, restored: true, facts: [] }
+const EMPTY: Result = {
+  events: [],
+  output: '',
+  errors: '',
+  descriptors: 0,
+  restored: true,
+  peakKiB: 0,
+  facts: [],
+}
 
 /** A shell command line inside, as an ordinary caller's session. */
 export const shell = (line: string, more: Partial<Scenario> = {}): Result =>

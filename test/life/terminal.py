@@ -1,49 +1,10 @@
 """Sits at a terminal before `ambit run -- bash` and says, one JSON object, what a person would see."""
-import fcntl, json, os, pty, re, select, shutil, struct, sys, termios, time
+import json, os, shutil, sys, time
+
+from terminal_driver import Terminal
 
 ambit = sys.argv[1:]
 results = {}
-
-
-class Terminal:
-    def __init__(self, command):
-        self.out = b""
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            os.execvp(ambit[0], ambit + command)
-        self.resize(24, 80)
-
-    def resize(self, rows, columns):
-        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-    def type(self, keys):
-        self.out = b""
-        os.write(self.fd, keys.encode())
-
-    def sees(self, pattern, seconds=15):
-        end = time.time() + seconds
-        while not re.search(pattern.encode(), self.out):
-            if time.time() > end:
-                return False
-            if select.select([self.fd], [], [], 0.2)[0]:
-                try:
-                    self.out += os.read(self.fd, 65536)
-                except OSError:
-                    return bool(re.search(pattern.encode(), self.out))
-        return True
-
-    def status(self, seconds=20):
-        end = time.time() + seconds
-        while time.time() < end:
-            if select.select([self.fd], [], [], 0.1)[0]:
-                try:
-                    self.out += os.read(self.fd, 65536)
-                except OSError:
-                    pass
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                return os.waitstatus_to_exitcode(status)
-        return None
 
 
 def note(name, good, terminal):
@@ -51,7 +12,7 @@ def note(name, good, terminal):
 
 
 def shell():
-    t = Terminal(["bash", "--norc", "-i"])
+    t = Terminal(ambit + ["bash", "--norc", "-i"])
     t.sees(r"\$ $")
     t.type("bind 'set enable-bracketed-paste off'; PS1='> '; echo rea''dy\n")
     t.sees("ready\r\n> $")
@@ -106,11 +67,11 @@ ask("other windows' clipboard and title", "printf 'a\\033]52;c;c2VjcmV0\\007b\\0
 t.type("exit 7\n")
 code = t.status()
 note("exit status", code == 7, t)
-t = Terminal(["sleep", "60"])
+t = Terminal(ambit + ["sleep", "60"])
 time.sleep(2)
 t.type("\x03")
 note("ctrl-c ends a command with 130", t.status() == 130, t)
-t = Terminal(["sh", "-c", "trap 'echo got hup > hup.txt; exit' HUP; while :; do sleep 0.1; done"])
+t = Terminal(ambit + ["sh", "-c", "trap 'echo got hup > hup.txt; exit' HUP; while :; do sleep 0.1; done"])
 time.sleep(2)
 os.close(t.fd)
 t.fd = os.open("/dev/null", os.O_RDONLY)

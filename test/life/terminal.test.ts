@@ -1,7 +1,7 @@
 /** At a terminal: windows, jobs, editors, pagers, Unicode; driven through a pty as a person would. */
 import assert from 'node:assert/strict'
 import { cpSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { after, test } from 'node:test'
 import { once } from '../support/case.ts'
 import { describe, Stage } from '../support/stage.ts'
@@ -11,7 +11,8 @@ after(() => setTimeout(() => process.exit(), 100).unref())
 
 const seen = once(async (as: As) => {
   const stage = new Stage(as)
-  cpSync(join(import.meta.dirname, 'terminal.py'), join(stage.outside, 'terminal.py'))
+  for (const file of ['terminal.py', '../support/terminal_driver.py'])
+    cpSync(join(import.meta.dirname, file), join(stage.outside, basename(file)))
   stage.own()
   const ambit = [stage.product.ambit, ...stage.run([], stage.profile())]
   const argv = ['/usr/bin/python3', join(stage.outside, 'terminal.py'), ...ambit]

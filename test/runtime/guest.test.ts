@@ -19,11 +19,11 @@ import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import type { AmbitError } from '../../src/lib/errors.ts'
 import { keysDir, type Paths } from '../../src/lib/paths.ts'
-import { PROGRAM, packCpio } from '../../src/runtime/microvm-image/cpio.ts'
 import { formatPublicKey, loadImageKey } from '../../src/runtime/microvm-image/minisign.ts'
 import { type Image, verifyImage } from '../../src/runtime/microvm-image/verify.ts'
 import { cannotBoot, type Guest, startGuest, testImage } from '../support/guest.ts'
 import { eventually } from '../support/processes.ts'
+import { withRootBeside } from '../support/hostile-image.ts'
 import { makeWorld } from '../view/harness.ts'
 
 const options = { skip: cannotBoot }
@@ -218,7 +218,7 @@ test(
     try {
       const guest = await boot({
         viewSpec: world.specPath,
-        image: { ...image, initramfs: withRootBeside(image.initramfs) },
+        image: { ...image, initramfs: rootBeside() },
         quiet: false,
       })
       await guest.prepare({ argv: ['sleep', '60'] })
@@ -252,17 +252,9 @@ test(
   },
 )
 
-/** The initramfs with a root shell of sorts as its /init, which starts the guest agent beside itself. */
-function withRootBeside(initramfs: string): string {
-  const [program, archive] = [join(dir, 'guest-root'), join(dir, 'with-root.cpio')]
-  const source = join(import.meta.dirname, '../support/probe/guest-root.c')
-  const built = spawnSync('cc', ['-static', '-O1', '-o', program, source], { encoding: 'utf8' })
-  assert.equal(built.status, 0, built.stderr)
-  const guest = readFileSync(join(import.meta.dirname, '../../.build/bin/ambit-guest'))
-  const more = packCpio([
-    { path: 'guest', mode: PROGRAM, content: guest },
-    { path: 'init', mode: PROGRAM, content: readFileSync(program) },
-  ])
-  writeFileSync(archive, Buffer.concat([readFileSync(initramfs), more]))
+/** The initramfs with a root shell of sorts as its /init. */
+function rootBeside(): string {
+  const archive = join(dir, 'with-root.cpio')
+  writeFileSync(archive, withRootBeside(image.initramfs, 'guest-root.c'))
   return archive
 }

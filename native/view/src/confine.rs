@@ -8,8 +8,12 @@ use landlock::{
     RulesetStatus,
 };
 use rustix::fs::{Gid, Uid};
+use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal, getrlimit, setrlimit};
-use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, remove_capability_from_bounding_set, set_capabilities, set_thread_groups,
+    set_thread_res_gid, set_thread_res_uid,
+};
 
 use crate::spec::{Access, ViewSpec};
 use crate::view::View;
@@ -31,11 +35,15 @@ pub fn lock() -> Result<(), String> {
 }
 
 /// A guest's kernel checks permissions for itself, and whoever is root in it does not care. So here the session's own
-/// uid serves, and the host's kernel checks: root gives itself up, for good.
+/// uid serves, and the host's kernel checks: root gives itself up, for good. Where root is itself the owner, it keeps
+/// its uid and loses what makes that more than a name: then only what root owns, or what is open to all, is its own.
 pub fn become_owner(spec: &ViewSpec) -> Result<(), String> {
     let owner = spec.owner;
-    if !rustix::process::geteuid().is_root() || owner.host_uid == 0 {
+    if !rustix::process::geteuid().is_root() {
         return Ok(());
+    }
+    if owner.host_uid == 0 {
+        return drop_capabilities().map_err(|e| format!("serving without capabilities: {e}"));
     }
     let say = |e: &dyn std::fmt::Display| format!("serving as {}: {e}", owner.host_uid);
     for upper in spec.roots.iter().filter_map(|root| root.upper.as_deref()) {
@@ -48,6 +56,19 @@ pub fn become_owner(spec: &ViewSpec) -> Result<(), String> {
     // The kernel forgets both when the uid changes.
     die_with_parent();
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| say(&e))
+}
+
+fn drop_capabilities() -> rustix::io::Result<()> {
+    set_thread_groups(&[])?;
+    for (_, capability) in CapabilitySet::all().iter_names() {
+        // EINVAL: a kernel that knows fewer.
+        match remove_capability_from_bounding_set(capability) {
+            Err(Errno::INVAL) | Ok(()) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let none = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
 }
 
 /// Links are given, not followed.

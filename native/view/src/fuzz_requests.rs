@@ -21,6 +21,8 @@ use crate::serve;
 use crate::spec::ViewSpec;
 use crate::view::View;
 
+mod stream;
+
 const SECRET: &[u8] = b"what-nobody-inside-may-read";
 const QUOTA: u64 = 1 << 20;
 /// Requests of one scene.
@@ -296,7 +298,8 @@ fn body(scene: &Scene, opcode: u32, numbers: &mut Numbers, node: u64, handle: u6
     fields
 }
 
-fn any(scene: &mut Scene, numbers: &mut Numbers) {
+/// A request, or something like one, and whose answer is worth keeping: opcode and node.
+fn compose(scene: &mut Scene, numbers: &mut Numbers) -> (Vec<u8>, Option<(u32, u64)>) {
     let opcode =
         if numbers.below(40) == 0 { numbers.below(60) as u32 } else { OPCODES[numbers.below(OPCODES.len())] };
     let (of, handle) = scene.handles[numbers.below(scene.handles.len())];
@@ -308,23 +311,28 @@ fn any(scene: &mut Scene, numbers: &mut Numbers) {
     let handle = if numbers.below(12) == 0 { number(numbers) } else { handle };
     let body = body(scene, opcode, numbers, node, handle);
     scene.unique += 1;
-    let mut bytes = message(opcode, scene.unique, node, &body);
+    let bytes = message(opcode, scene.unique, node, &body);
     match numbers.below(16) {
         // Changed anywhere, and its length still right.
         0 => {
-            bytes = numbers.mutate(&bytes);
+            let mut bytes = numbers.mutate(&bytes);
             if bytes.len() >= 4 {
                 let length = (bytes.len() as u32).to_ne_bytes();
                 bytes[..4].copy_from_slice(&length);
             }
+            (bytes, None)
         }
-        1 => bytes = numbers.mutate(&bytes),
-        _ => {
-            let reply = scene.send(&bytes);
-            return scene.learn(opcode, node, &reply);
-        }
+        1 => (numbers.mutate(&bytes), None),
+        _ => (bytes, Some((opcode, node))),
     }
-    scene.send(&bytes);
+}
+
+fn any(scene: &mut Scene, numbers: &mut Numbers) {
+    let (bytes, whole) = compose(scene, numbers);
+    let reply = scene.send(&bytes);
+    if let Some((opcode, node)) = whole {
+        scene.learn(opcode, node, &reply);
+    }
 }
 
 #[test]

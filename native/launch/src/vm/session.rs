@@ -22,8 +22,9 @@ use crate::vm::{guest, machine, snapshot, start, streams};
 use crate::watchdog::Watchdog;
 use crate::world::World;
 
-/// From QEMU's start until the guest has looked at every control. Without KVM some two seconds on a machine at rest.
-const BOOT: Duration = Duration::from_secs(25);
+/// From QEMU's start until the guest has looked at every control. Without KVM some two seconds on a machine at rest, and
+/// many times that beside others that keep every processor.
+const BOOT: Duration = Duration::from_secs(60);
 
 /// A session's machine while it runs.
 struct Running<'a> {

@@ -1,0 +1,185 @@
+/**
+ * Root in the guest of a whole session (test/support/probe/machine-root.c): what it can do to the files, the devices and
+ * the network, and what becomes of a session whose guest lies.
+ */
+import assert from 'node:assert/strict'
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
+import { createServer } from 'node:net'
+import { networkInterfaces } from 'node:os'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { attackIn, once } from '../support/case.ts'
+import { placeHostileImage } from '../support/hostile-image.ts'
+import { ISOLATION } from '../support/machine-stage.ts'
+import { withoutRuntime } from '../support/runtime.ts'
+import { describe, type SessionRan, Stage } from '../support/stage.ts'
+import { type As, unavailable } from '../support/users.ts'
+
+const missing = withoutRuntime('microvm')
+const SECRET = 'the secret outside'
+/** The agent waits for root's report, and then does not end. */
+const AGENT =
+  'until grep -q ^done report.txt 2>/dev/null; do sleep 0.2; done; echo x > goes-on.txt; sleep 600'
+
+interface Scene {
+  readonly stage: Stage
+  readonly ran: SessionRan
+  readonly report: ReadonlyMap<string, string>
+  readonly places: readonly string[]
+}
+
+function dress(as: As, part: readonly string[]): Stage {
+  const stage = new Stage(as, {
+    files: {
+      'part.txt': part.join('\n'),
+      'open.txt': 'open',
+      '.env': SECRET,
+      'sub/': '',
+      '.git/hooks/': '',
+      'foreign.txt': SECRET,
+      'foreign/secret.txt': SECRET,
+    },
+    spec: { isolation: ISOLATION, hide: ['**/.env'] },
+  })
+  stage.put(stage.outside, { 'secret.txt': SECRET })
+  symlinkSync(join(stage.outside, 'secret.txt'), join(stage.project, 'out'))
+  const fixed = join(stage.root, 'fixed')
+  mkdirSync(fixed)
+  writeFileSync(join(fixed, 'fixed.txt'), 'as it was')
+  return stage
+}
+
+/** Somebody else's, in the session's own root; needs root to be made, and a stage that has been given to its user. */
+function makeForeign(stage: Stage): boolean {
+  if (process.getuid?.() !== 0) return false
+  const { chownSync } = process.getBuiltinModule('node:fs')
+  for (const [name, mode] of [
+    ['foreign.txt', 0o600],
+    ['foreign', 0o700],
+  ] as const) {
+    chownSync(join(stage.project, name), 54_321, 54_321)
+    chmodSync(join(stage.project, name), mode)
+  }
+  return true
+}
+
+async function runIn(stage: Stage): Promise<SessionRan> {
+  await placeHostileImage(stage, 'machine-root.c')
+  const files = [
+    { path: '${project}', access: 'write' },
+    { path: join(stage.root, 'fixed'), access: 'read' },
+  ]
+  makeForeign(stage)
+  return await stage.session(['/bin/sh', '-c', AGENT], { spec: { files }, timeout: 180_000 })
+}
+
+const scene = once(async (as: As): Promise<Scene> => {
+  const server = createServer((socket) => socket.end('local service'))
+  await new Promise<void>((resolve) => server.listen(0, '0.0.0.0', resolve))
+  const { port } = server.address() as { port: number }
+  const own = Object.values(networkInterfaces())
+    .flat()
+    .find((one) => one?.family === 'IPv4' && !one.internal)
+  const places = [
+    `127.0.0.1:${port}`,
+    `192.0.0.1:${port}`,
+    `10.0.2.2:${port}`,
+    `${own?.address ?? '10.0.2.15'}:${port}`,
+  ]
+  try {
+    const stage = dress(as, [...places, 'exit'])
+    const ran = await runIn(stage)
+    const path = join(stage.project, 'report.txt')
+    assert.ok(existsSync(path), describe(ran))
+    const lines = readFileSync(path, 'utf8').trim().split('\n')
+    return { stage, ran, places, report: new Map(lines.map((line) => line.split(': ') as [string, string])) }
+  } finally {
+    server.close()
+  }
+})
+
+/** Steps of root's whose answer is no refusal. */
+const passed = (report: ReadonlyMap<string, string>, names: readonly string[]): string[] =>
+  names.filter((name) => !/^E[A-Z]+$/.test(report.get(name) ?? 'not tried'))
+
+attackIn(missing)('C-51', 'root in the guest writes nothing that is read-only', async (as) => {
+  const { stage, ran, report } = await scene(as)
+  for (const name of ['uid', 'remount', 'control write', 'done'])
+    assert.equal(report.get(name), 'ok', `control: ${name}\n${describe(ran)}`)
+  const refused = [
+    'write', 'create', 'chmod', 'chown', 'truncate', 'times', 'attribute', 'unlink', 'rename', 'rename out', 'rename in',
+    'link out', 'mkdir', 'symlink', 'hidden', 'hidden made', 'hidden by name', 'protected', 'up', 'link followed', 'device',
+    'disk', 'disk then', ...(process.getuid?.() === 0 ? ['foreign read', 'foreign file', 'foreign write', 'foreign owner', 'foreign mode'] : []),
+  ] // biome-ignore format: a list of names
+  assert.deepEqual(passed(report, refused), [], JSON.stringify([...report]))
+  const fixed = join(stage.root, 'fixed')
+  assert.deepEqual(readdirSync(fixed), ['fixed.txt'])
+  assert.equal(readFileSync(join(fixed, 'fixed.txt'), 'utf8'), 'as it was')
+  assert.equal(statSync(join(fixed, 'fixed.txt')).mode & 0o7777, 0o644)
+  assert.equal(statSync(join(stage.project, 'open.txt')).mode & 0o6000, 0, 'no set-uid file on the host')
+  assert.deepEqual(readdirSync(join(stage.project, '.git/hooks')), [])
+  assert.ok(!existsSync(join(stage.project, 'sub/.env')))
+  const denied = (await stage.events()).filter((event) => event.ambit.kind === 'file.denied')
+  assert.ok(denied.length >= 10, `${denied.length} refusals of the host’s side on record`)
+  return `${refused.length} attempts of root refused by the host's side`
+})
+
+attackIn(missing)('C-52', 'root in the guest finds no device and no way but its own', async (as) => {
+  const { report, places, ran } = await scene(as)
+  const words = (name: string): string[] => (report.get(name) ?? '').trim().split(' ').filter(Boolean).sort()
+  // Network, block, console, entropy (VIRTIO 1.2, section 5).
+  assert.deepEqual(words('virtio devices'), ['0x0001', '0x0002', '0x0003', '0x0004'], describe(ran))
+  assert.deepEqual(words('ports'), ['ambit.control', 'ambit.io', 'ambit.view'])
+  assert.deepEqual(words('pci'), [])
+  assert.equal(report.get('pci by port'), 'none')
+  assert.equal(report.get('vmware port'), 'none')
+  assert.deepEqual(
+    words('firmware files').filter((name) => /opt\/|\/home|ambit/.test(name)),
+    [],
+  )
+  assert.ok(words('firmware files').length > 0, 'control: the firmware interface answers')
+  assert.deepEqual(passed(report, ['share 9p', 'share virtiofs', 'vsock', 'udp']), [])
+  places.forEach((place, at) => {
+    assert.ok(!report.get(`dial ${at}`)?.includes('local service'), `${place} answers`)
+    assert.equal(report.get(`knock as loopback ${at}`), 'none', place)
+    assert.equal(report.get(`knock as the gate's ${at}`), 'none', place)
+  })
+  assert.equal(report.get('knock 0'), 'none', 'the host’s loopback by its address')
+  assert.equal(report.get('knock 1'), 'taken', 'control: a knock on the gate is heard')
+  return '4 virtio devices, 3 ports, no PCI, share, vsock; forged packets unanswered'
+})
+
+const life = (title: string, as: As, body: () => Promise<void>): void => {
+  test(`microvm: ${title}, as ${as}`, { skip: missing ?? unavailable(as) ?? false }, body)
+}
+
+life('a guest that says it ended is over, whatever runs in it', 'user', async () => {
+  const { stage, ran } = await scene('user')
+  assert.equal(ran.code, 0, describe(ran))
+  assert.equal(ran.summary.outcome, 'ended')
+  const kinds = (await stage.events()).map((event) => event.ambit.kind as string)
+  assert.ok(kinds.includes('session.end') && kinds.includes('file.write'), kinds.join())
+})
+
+life(
+  'a guest that sends no FUSE has no session any more, and what it did stays on record',
+  'user',
+  async () => {
+    const stage = dress('user', ['stream'])
+    const ran = await runIn(stage)
+    assert.equal(ran.code, 125, describe(ran))
+    const lines = ran.stderr.trim().split('\n')
+    assert.match(lines.at(-1) ?? '', /^ambit: .*file view/, describe(ran))
+    const kinds = (await stage.events()).map((event) => event.ambit.kind as string)
+    assert.ok(kinds.includes('session.end') && kinds.includes('process.launch'), kinds.join())
+  },
+)
