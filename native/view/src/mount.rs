@@ -42,7 +42,7 @@ fn try_run(spec: &Path, dir: &Path, command: &[&str]) -> Result<i32, String> {
     }
     // spawn() returns only after exec, which waits for the mount to be there, not for it to be served.
     let mut child = child.spawn().map_err(|e| format!("{}: {e}", command[0]))?;
-    let serving = serve::start(&spec, receive(&ours).map_err(|e| e.to_string())?)?;
+    let serving = serve::start(&spec, receive(&ours).map_err(|e| e.to_string())?, |_| {})?;
     serving.stay();
     let status = child.wait().map_err(|e| e.to_string())?;
     serving.finish().map_err(|e| e.to_string())?;

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, Once, OnceLock, RwLock, RwLockWriteGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -43,8 +43,13 @@ pub struct Serving {
     stopping: Arc<AtomicBool>,
 }
 
-/// Opens the view, confines this process and starts the threads.
-pub fn start(spec: &ViewSpec, fuse: File) -> Result<Serving, String> {
+/// Opens the view, confines this process and starts the threads. `complain` is told, once, why a guest is not served
+/// any more.
+pub fn start(
+    spec: &ViewSpec,
+    fuse: File,
+    complain: impl Fn(String) + Send + Sync + 'static,
+) -> Result<Serving, String> {
     let descriptors = confine::raise_descriptors();
     rustix::process::umask(rustix::fs::Mode::empty());
     let journal =
@@ -63,17 +68,18 @@ pub fn start(spec: &ViewSpec, fuse: File) -> Result<Serving, String> {
     let server = Arc::new(Server::new(view.clone()));
     let answering = Arc::new(RwLock::new(()));
     let searched = Arc::new(OnceLock::new());
+    let complaint = Arc::new(Complaint { complain, made: Once::new() });
     let _ = view.watch.kernel.set(Notifier::new(channel.clone()));
     for _ in 0..THREADS {
         let channel = channel.clone();
         let (server, view, stopping) = (server.clone(), view.clone(), stopping.clone());
-        let (answering, searched) = (answering.clone(), searched.clone());
+        let (answering, searched, complaint) = (answering.clone(), searched.clone(), complaint.clone());
         std::thread::spawn(move || {
             let ended = work(&server, &view, &channel, &answering, &searched);
             if let Err(why) = &ended
                 && channel.is_stream()
             {
-                eprintln!("ambit-view: the guest spoke no FUSE: {why}");
+                complaint.make(format!("the guest spoke no FUSE: {why}"));
             }
             if !stopping.load(Ordering::Acquire) {
                 leave(&view, &answering, i32::from(ended.is_err()));
@@ -97,6 +103,18 @@ pub fn start(spec: &ViewSpec, fuse: File) -> Result<Serving, String> {
     let record = view.record.clone();
     let hasher_thread = std::thread::spawn(move || worker.run(&hasher, &record));
     Ok(Serving { view, answering, hasher_thread, stopping })
+}
+
+/// Of several threads, the first to see it says so.
+struct Complaint<C> {
+    complain: C,
+    made: Once,
+}
+
+impl<C: Fn(String)> Complaint<C> {
+    fn make(&self, why: String) {
+        self.made.call_once(|| (self.complain)(why));
+    }
 }
 
 /// Answers requests until the mount is gone. Changes wait until the roots are looked through (search.rs).
@@ -274,8 +292,10 @@ pub fn serve(spec: &Path, fuse: File, control: File) -> i32 {
     }));
     let tell = |line: serde_json::Value| writeln!(say.lock().unwrap(), "{line}").is_ok();
     let failed = |why: String| json!({ "ev": "failed", "what": "the file view", "why": why, "remedy": null });
+    let out = say.clone();
+    let complain = move |why| drop(writeln!(out.lock().unwrap(), "{}", failed(why)));
     let locked = confine::lock();
-    let serving = match locked.and_then(|()| ViewSpec::read(spec)).and_then(|spec| start(&spec, fuse)) {
+    let serving = match locked.and_then(|()| ViewSpec::read(spec)).and_then(|spec| start(&spec, fuse, complain)) {
         Ok(serving) => serving,
         Err(why) => {
             tell(failed(why));

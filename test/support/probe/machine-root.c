@@ -172,6 +172,8 @@ static const char *knock(const unsigned char *neighbour, const char *from, const
     struct iphdr ip;
     struct tcphdr tcp;
   } __attribute__((packed)) frame = {0};
+  /* One for each: an answer that comes late is none to the next. */
+  static int own_port = 41000;
   struct {
     unsigned from, to;
     unsigned char zero, protocol;
@@ -184,7 +186,7 @@ static const char *knock(const unsigned char *neighbour, const char *from, const
   frame.ip = (struct iphdr){.ihl = 5, .version = 4, .tot_len = htons(40), .ttl = 64, .protocol = IPPROTO_TCP,
                             .saddr = inet_addr(from), .daddr = inet_addr(to)};
   frame.ip.check = sum(&frame.ip, 20, 0);
-  frame.tcp.source = htons(40000 + port % 1000), frame.tcp.dest = htons(port), frame.tcp.seq = 1;
+  frame.tcp.source = htons(own_port++), frame.tcp.dest = htons(port), frame.tcp.seq = 1;
   frame.tcp.doff = 5, frame.tcp.syn = 1, frame.tcp.window = htons(1000);
   summed.from = frame.ip.saddr, summed.to = frame.ip.daddr, summed.protocol = IPPROTO_TCP, summed.length = htons(20);
   summed.tcp = frame.tcp;
