@@ -8,7 +8,7 @@ import { machineStage } from '../support/machine-stage.ts'
 import { commandOf, eventually, processesWith } from '../support/processes.ts'
 import { withoutPrograms } from '../support/programs.ts'
 import { withoutRuntime } from '../support/runtime.ts'
-import { describe, type Stage } from '../support/stage.ts'
+import { describe, type SessionRan, type Stage } from '../support/stage.ts'
 
 const missing = withoutRuntime('microvm')
 const sh = (script: string): string[] => ['/bin/sh', '-c', script]
@@ -55,48 +55,65 @@ for (const name of [
     assert.equal((await terminal('user'))[name], true)
   })
 
-test('microvm: SIGTERM to ambit run is the command’s', { skip: missing ?? false }, async () => {
+interface Up {
+  readonly stage: Stage
+  readonly pid: number
+  readonly id: string
+  readonly running: Promise<SessionRan>
+  /** What was there while it ran and is now. */
+  left(): string[]
+}
+
+/** A machine whose command has begun. */
+async function start(script: string): Promise<Up> {
   const stage = await machineStage('user')
   let pid = 0
-  const script = 'trap "echo got; exit 9" TERM; echo up > up; while :; do sleep 0.1; done'
-  const running = stage.session(sh(script), { onStart: (started) => (pid = started), timeout: 180_000 })
+  const running = stage.session(sh(`echo up > up; ${script}`), {
+    onStart: (started) => (pid = started),
+    timeout: 180_000,
+  })
   assert.ok(await eventually(() => readdirSync(stage.project).includes('up'), 120_000), 'control: it runs')
-  process.kill(pid, 'SIGTERM')
-  const ran = await running
+  const known = family(pid).filter((one) => !isDaemon(one))
+  const seen = names(known).join(' ')
+  assert.match(seen, /qemu-system.*ambit-view|ambit-view.*qemu-system/, `control: all of it is seen: ${seen}`)
+  const [id = 'no session'] =
+    /s[0-9a-z]{8,}-[0-9a-z]+/.exec((await stage.ambit(['sessions', '--json'])).stdout) ?? []
+  return { stage, pid, id, running, left: () => leftovers(stage, id, known) }
+}
+
+const leavesNothing = async ({ left }: Up): Promise<void> =>
+  assert.ok(await eventually(() => left().length === 0, 15_000), left().join('\n'))
+
+test('microvm: SIGTERM to ambit run is the command’s', { skip: missing ?? false }, async () => {
+  const up = await start('trap "echo got; exit 9" TERM; while :; do sleep 0.1; done')
+  process.kill(up.pid, 'SIGTERM')
+  const ran = await up.running
   assert.deepEqual([ran.code, ran.stdout], [9, 'got\n'], describe(ran))
-  assert.ok(await eventually(() => leftovers(stage).length === 0, 10_000), leftovers(stage).join('\n'))
+  await leavesNothing(up)
 })
 
-for (const [how, kill] of [
-  ['ambit kill', async (stage: Stage, id: string) => assert.equal((await stage.ambit(['kill', id])).code, 0)],
-  ['SIGKILL', (_: Stage, __: string, pid: number) => process.kill(pid, 'SIGKILL')],
-] as const)
-  test(`microvm: a machine ended by ${how} leaves nothing`, { skip: missing ?? false }, async () => {
-    const stage = await machineStage('user')
-    let pid = 0
-    const running = stage.session(sh('echo x > up; sleep 600'), {
-      onStart: (started) => (pid = started),
-      timeout: 180_000,
-    })
-    assert.ok(await eventually(() => readdirSync(stage.project).includes('up'), 120_000), 'control: it runs')
-    const known = family(pid)
-    assert.ok(
-      names(known).some((name) => name.startsWith('qemu-system')),
-      `control: ${names(known).join(' ')}`,
-    )
-    const id = /s[0-9a-z]{8,}-[0-9a-z]+/.exec((await stage.ambit(['sessions', '--json'])).stdout)?.[0] ?? ''
-    await kill(stage, id, pid)
-    await running
-    const left = (): string[] => leftovers(stage, id, known)
-    assert.ok(await eventually(() => left().length === 0, 15_000), left().join('\n'))
-  })
+test('microvm: a machine ended by ambit kill leaves nothing', { skip: missing ?? false }, async () => {
+  const up = await start('sleep 600')
+  assert.equal((await up.stage.ambit(['kill', up.id])).code, 0)
+  const ran = await up.running
+  assert.equal(ran.summary.outcome, 'killed', describe(ran))
+  await leavesNothing(up)
+})
 
-/** Processes, mounts, sockets and files of a session that should be over; the daemon stays for a while. */
-function leftovers(stage: Stage, id = '-', known: readonly number[] = []): string[] {
+test('microvm: a machine whose ambit run is killed leaves nothing', { skip: missing ?? false }, async () => {
+  const up = await start('sleep 600')
+  process.kill(up.pid, 'SIGKILL')
+  await up.running
+  await leavesNothing(up)
+})
+
+/** The daemon and its next session host stay for a while. */
+const isDaemon = (pid: number): boolean => /ambitd\.cjs|session-host/.test(commandOf(pid))
+
+/** Processes, mounts, sockets and files of a session that should be over. */
+function leftovers(stage: Stage, id: string, known: readonly number[]): string[] {
   const lines = (path: string): string[] => readFileSync(path, 'utf8').split('\n')
-  const processes = processesWith(stage.root).filter(
-    (pid) => !/ambitd\.cjs|session-host/.test(commandOf(pid)),
-  )
+  const processes = processesWith(stage.root).filter((pid) => !isDaemon(pid))
   const files = ['/tmp', '/dev/shm', '/var/tmp', join(stage.ambitHome, 'run')].flatMap((dir) =>
     readdirSync(dir)
       .filter((name) => name.includes(id))

@@ -1,6 +1,6 @@
 /** The microvm runtime: a machine for the agent, and all that os-sandbox gives around it. */
 import assert from 'node:assert/strict'
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { attackIn } from '../support/case.ts'
@@ -8,9 +8,7 @@ import { cannotBoot } from '../support/guest.ts'
 import { labMissing } from '../support/lab.ts'
 import { ISOLATION, machineStage, placeImage } from '../support/machine-stage.ts'
 import { netStage, PUBLIC, rule, watching } from '../support/net-stage.ts'
-import { eventually } from '../support/processes.ts'
 import { describe, Stage } from '../support/stage.ts'
-import { atTerminal } from '../support/terminal.ts'
 import { type As, unavailable } from '../support/users.ts'
 
 const missing = cannotBoot || (existsSync('/dev/net/tun') ? null : 'no /dev/net/tun')
@@ -62,23 +60,6 @@ life(missing, 'keeps changes for review', 'user', async () => {
   assert.equal(readFileSync(join(stage.project, 'notes.txt'), 'utf8'), 'notes\n')
   const list = await stage.ambit(['review', ran.summary.session])
   assert.match(list.stdout, /notes\.txt/, describe(list))
-})
-
-life(missing, 'gives a terminal', 'user', async () => {
-  const stage = await stageOf('user')
-  const asked = await atTerminal(stage, stage.profile(), sh('test -t 0 && test -t 1 && echo a-terminal'))
-  assert.match(asked.stdout, /^a-terminal/m)
-})
-
-life(missing, 'leaves nothing when it is killed', 'user', async () => {
-  const stage = await stageOf('user')
-  let pid = 0
-  const running = stage.session(sh('echo up; sleep 600'), { onStart: (started) => (pid = started) })
-  const launched = (): boolean => machinesOf(stage).length > 0
-  assert.ok(await eventually(launched, 30_000), 'control: QEMU runs')
-  process.kill(pid, 'SIGKILL')
-  await running
-  assert.ok(await eventually(() => !launched(), 10_000), 'QEMU is gone')
 })
 
 life(missing, 'refuses an image that was altered, and says how to get one', 'user', async () => {
@@ -165,43 +146,3 @@ attackIn(missing ?? labMissing)(
     return 'one allowed request; gateway, user-net, vsock, packet sockets, ports: nothing'
   },
 )
-
-attackIn(missing)('C-51', 'what is read-only is so on the host’s side', async (as) => {
-  const stage = await stageOf(as)
-  const tries = sh(
-    'mount -o remount,rw "$PWD" 2>/dev/null; echo x > notes.txt; echo x > x; rm -f notes.txt; ln -s a b; true',
-  )
-  const files = [{ path: '${project}', access: 'read' }]
-  const ran = await stage.session(tries, { spec: { files } })
-  assert.equal(ran.code, 0, describe(ran))
-  assert.deepEqual(readdirSync(stage.project).toSorted(), ['.env', 'notes.txt'])
-  assert.equal(readFileSync(join(stage.project, 'notes.txt'), 'utf8'), 'notes\n')
-  const denied = (await stage.events()).filter((event) => event.ambit.kind === 'file.denied')
-  assert.ok(denied.length > 0, 'the host’s side refused')
-  const control = await stage.session(sh('echo x > x'))
-  assert.equal(control.code, 0, 'control: where it may be written, it is')
-  assert.ok(readdirSync(stage.project).includes('x'))
-  return 'remount and writes refused by the view, on record'
-})
-
-/** QEMU processes of the stage's sessions. */
-function machinesOf(stage: Stage): string[] {
-  return readdirSync('/proc').filter((pid) => {
-    try {
-      if (!/^\d+$/.test(pid) || !readFileSync(`/proc/${pid}/comm`, 'utf8').startsWith('qemu-system'))
-        return false
-      return ofStage(pid, stage)
-    } catch {
-      return false
-    }
-  })
-}
-
-/** A process of a cell has no path of the stage in it; one of those above it does. */
-function ofStage(pid: string, stage: Stage): boolean {
-  for (let at = pid; at !== '1' && at !== '0'; ) {
-    if (readFileSync(`/proc/${at}/cmdline`, 'utf8').includes(stage.root)) return true
-    at = /^PPid:\t(\d+)$/m.exec(readFileSync(`/proc/${at}/status`, 'utf8'))?.[1] ?? '0'
-  }
-  return false
-}

@@ -295,13 +295,14 @@ pub fn serve(spec: &Path, fuse: File, control: File) -> i32 {
     let out = say.clone();
     let complain = move |why| drop(writeln!(out.lock().unwrap(), "{}", failed(why)));
     let locked = confine::lock();
-    let serving = match locked.and_then(|()| ViewSpec::read(spec)).and_then(|spec| start(&spec, fuse, complain)) {
-        Ok(serving) => serving,
-        Err(why) => {
-            tell(failed(why));
-            return 1;
-        }
-    };
+    let serving =
+        match locked.and_then(|()| ViewSpec::read(spec)).and_then(|spec| start(&spec, fuse, complain)) {
+            Ok(serving) => serving,
+            Err(why) => {
+                tell(failed(why));
+                return 1;
+            }
+        };
     let (record, out) = (serving.view.record.clone(), say.clone());
     std::thread::spawn(move || {
         let why = format!("its journal cannot be written: {}", record.wait_for_death());

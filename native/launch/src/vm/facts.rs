@@ -42,7 +42,8 @@ mod tests {
 
     #[test]
     fn digests_are_the_images_and_secrets_are_redacted() {
-        let Ok(Fact::Launch { digest, argv, .. }) = launch(5, "/usr/bin/id", &["id", "--token", "abc"]) else {
+        let Ok(Fact::Launch { digest, argv, .. }) = launch(5, "/usr/bin/id", &["id", "--token", "abc"])
+        else {
             panic!("it is refused")
         };
         assert_eq!((digest.as_deref(), &argv[2][..]), (Some("the image's"), "[redacted]"));

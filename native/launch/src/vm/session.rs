@@ -59,7 +59,8 @@ pub fn run(mut world: World, control: &Control, mut orders: Orders) -> Result<()
     };
     let guest = Guest::new(ours)?;
     let complaint = listen_to_qemu(stdio);
-    let mut running = Running { world: &world, machine, control, orders, cell, guest, started: false, complaint };
+    let mut running =
+        Running { world: &world, machine, control, orders, cell, guest, started: false, complaint };
     let ended = match taking {
         None => running.live(port),
         Some(taking) => running.take_snapshot(taking),
@@ -119,7 +120,8 @@ impl Running<'_> {
         }
         let terminal = self.world.spec.terminal;
         let _raw = terminal.then(|| RawTerminal::enter(0)).transpose().context("taking the terminal")?;
-        let stdio = streams::carry(port, terminal, self.world.bell.clone()).context("carrying the streams")?;
+        let stdio =
+            streams::carry(port, terminal, self.world.bell.clone()).context("carrying the streams")?;
         let relay = Relay::start(stdio).context("starting the relay")?;
         self.guest.tell(&guest::Order::Exec)?;
         let deadline = Instant::now() + Duration::from_millis(self.world.spec.limits.wallclock);
