@@ -73,6 +73,9 @@ function play(lines: readonly string[], more: Partial<Scenario> = {}): Result {
       cell: {
         kind: 'vm',
         qemu: program('false-machine'),
+        accelerator: 'tcg',
+        processors: 1,
+        snapshot: null,
         kernel: part,
         initramfs: file('initramfs'),
         root: file('root'),
@@ -122,6 +125,7 @@ test('what it may not say ends the session with one line, and what was recorded 
     ['say {"ev":"running","pid":1}', /out of turn/],
     ['say {"ev":"hello","v":1}', /out of turn/],
     ['say {"ev":"ready","controls":[]}', /out of turn/],
+    ['say {"ev":"warm"}', /out of turn/],
     ['say {"ev":"exit","fact":{"k":"file.hash","path":"/x","size":1,"sha256":"x"}}', /out of turn/],
     ['say', /what is no event/],
     ['say {"ev":"shutdown"}', /what is no event/],
