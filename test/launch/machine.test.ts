@@ -170,10 +170,10 @@ test('floods are bounded in memory and end the session where nobody listens', op
   const deaf = play([...UP, `flood 60000 ${LAUNCH}`, STAY])
   assert.match(end(deaf), /telling the guest: it does not listen/)
   assert.ok(deaf.facts.length > 1000, `${deaf.facts.length} records are kept`)
-  const output = play([...UP, 'flood-io 300', 'say {"ev":"ended","code":0}', STAY])
+  const output = play([...UP, 'flood-io 160', 'say {"ev":"ended","code":0}', STAY])
   assert.equal(end(output), 'exit: 0')
   for (const { peakKiB } of [deaf, output])
-    assert.ok(peakKiB < calm + 16_384, `${peakKiB} KiB, without a flood ${calm}`)
+    assert.ok(peakKiB < calm + 8_192, `${peakKiB} KiB, without a flood ${calm}`)
 })
 
 test('silence and half a word end with the clock, and an order to kill is obeyed', options, () => {
