@@ -111,8 +111,9 @@ function detailOf(refusal: Refusal, context: ProblemContext): string {
 /** The body of an `application/problem+json` answer. */
 export function problemBody(refusal: Refusal, context: ProblemContext): Buffer {
   const detail = detailOf(refusal, context)
+  // The line's end is for people: a prompt would stand right behind it.
   return Buffer.from(
-    JSON.stringify({
+    `${JSON.stringify({
       type: `urn:ambit:refused:${refusal.reason}`,
       title: titleOf(refusal),
       status: refusal.status,
@@ -122,7 +123,7 @@ export function problemBody(refusal: Refusal, context: ProblemContext): Buffer {
       rule: refusal.rule,
       // The member that npm and yarn show of an answer.
       error: detail,
-    }),
+    })}\n`,
   )
 }
 

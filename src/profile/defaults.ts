@@ -169,6 +169,8 @@ export const DEFAULT_PROTECT: readonly string[] = [
     '.git/worktrees/*/gitdir',
     '.git/objects/info/alternates',
   ),
+  // Remotes as git named them before it had a configuration; it still reads them.
+  ...any('.git/remotes', '.git/branches'),
   // P-03 to P-07
   ...any(...AGENT_CONFIGURATION),
   ...any(
@@ -287,6 +289,8 @@ export const DEFAULT_REVIEW: readonly string[] = [
     '.babelrc*',
   ),
   ...any('.gitattributes', '.editorconfig'),
+  // A rebase that waits runs the `exec` lines of its list when a person goes on with it.
+  ...any('.git/rebase-merge', '.git/worktrees/*/rebase-merge', '.git/modules/**/rebase-merge'),
   // Git takes any directory with HEAD, objects and refs for a bare repository and obeys the configuration in it.
   ...any('HEAD'),
   ...not('.git/HEAD', '.git/logs/HEAD', '.git/modules/**/HEAD'),

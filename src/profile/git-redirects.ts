@@ -1,7 +1,7 @@
 /**
  * What git runs or obeys although it does not bear git's usual names: a `.git` file instead of a directory,
- * `core.hooksPath`, `core.fsmonitor`, `include.path` (CASES.md F-14). Found once, when the session starts; the files
- * that could set such a redirection are protected by name.
+ * `core.hooksPath`, `core.fsmonitor`, `include.path`, and scripts that filters, drivers and helpers name (CASES.md F-14).
+ * Found once, when the session starts; the files that could set such a redirection are protected by name.
  */
 import { spawnSync } from 'node:child_process'
 import { lstatSync } from 'node:fs'
@@ -11,11 +11,14 @@ import { HOST_PATH } from '../lib/host-path.ts'
 import { printable } from '../lib/printable.ts'
 import { readBeginning } from '../lib/small-file.ts'
 
-/** Absolute paths to protect in the working tree `root`; empty where there is no git. */
+/**
+ * Absolute paths to protect for `root`, a working tree or a directory in one; empty where there is no git. Of a working
+ * tree around it only its settings matter: they may lead back into `root`.
+ */
 export function gitRedirects(root: string): string[] {
   const dotGit = join(root, '.git')
   const kind = kindOf(dotGit)
-  if (kind === null) return []
+  if (kind === null) return dirname(root) === root ? [] : gitRedirects(dirname(root))
   if (kind === 'dir') return settingsOf(join(dotGit, 'config'), root)
   const gitDir = pointer(dotGit, /^gitdir: (.+)$/m)
   if (gitDir === null) return [dotGit]
@@ -42,13 +45,35 @@ function pointer(file: string, form: RegExp): string | null {
   return target ? resolve(dirname(file), target) : null
 }
 
+/** Settings that name a file or directory, in lower case as git says them. */
+const PATHS = 'core\\.(hookspath|fsmonitor|attributesfile)|include\\.path|includeif\\..*\\.path'
+/** Settings that name a command which git runs by itself: while it looks, compares, commits, fetches or pages. */
+const COMMANDS = [
+  'core\\.(sshcommand|pager|editor|askpass|gitproxy|alternaterefscommand)',
+  'pager\\..*|sequence\\.editor|interactive\\.difffilter',
+  'filter\\..*\\.(clean|smudge|process)',
+  'diff\\.external|diff\\..*\\.(command|textconv)|merge\\..*\\.driver',
+  'credential\\.(.*\\.)?helper|gpg\\.(.*\\.)?program|gpg\\.ssh\\.defaultkeycommand',
+].join('|')
+const COMMAND = new RegExp(`^(${COMMANDS})$`)
+const MOST_WORDS = 64
+
+/** The words of a shell's command that are files of the working tree `root`: a directory there is no program. */
+function scriptsOf(command: string, root: string): string[] {
+  const words = command.split(/[\s'"`;&|()<>$!=,]+/).filter(Boolean)
+  return words
+    .slice(0, MOST_WORDS)
+    .map((word) => resolve(root, word))
+    .filter((path) => kindOf(path) === 'other')
+}
+
 /**
  * Git's own parser reads the file, and only the file: nothing of the repository is run or followed.
  *
  * @throws AmbitError when it names more, or takes longer, than can be looked through: what it leads to stays unknown.
  */
 function settingsOf(config: string, root: string): string[] {
-  const keys = '^(core\\.(hookspath|fsmonitor|attributesfile)|include\\.path|includeif\\..*\\.path)$'
+  const keys = `^(${PATHS}|${COMMANDS})$`
   const run = spawnSync('git', ['config', '--file', config, '--no-includes', '-z', '--get-regexp', keys], {
     cwd: '/',
     encoding: 'utf8',
@@ -72,6 +97,7 @@ function settingsOf(config: string, root: string): string[] {
     const cut = entry.indexOf('\n')
     const value = cut === -1 ? '' : entry.slice(cut + 1)
     if (value === '' || value === 'true' || value === 'false' || value.startsWith('~')) return []
+    if (COMMAND.test(entry.slice(0, cut))) return scriptsOf(value, root)
     // Includes are relative to the file, hooks and programs to the working tree.
     return [resolve(entry.startsWith('include') ? dirname(config) : root, value)]
   })

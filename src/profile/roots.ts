@@ -35,11 +35,13 @@ function compileRoot(spec: FullSpec, entry: FileEntry, index: number, context: R
   const expanded = expandPath(entry.path, context.values)
   if (typeof expanded === 'string') throw invalid(place, expanded)
   const { path } = expanded
-  refuseTooWide(path, place, context.values.home)
+  // Not the profile's doing: whoever started the session chose it, mostly by where they stood.
+  const said = expanded.bare && expanded.variable === 'project' ? 'the project, here or by --project' : place
+  refuseTooWide(path, said, context.values.home)
   const create = ownDirectory(expanded) && !exists(path)
-  if (!create) requireDirectory(path, place)
-  refuseLinked(path, place)
-  refuseTerritory(path, place, context.territories)
+  if (!create) requireDirectory(path, said)
+  refuseLinked(path, said)
+  refuseTerritory(path, said, context.territories)
   const workspace = expanded.variable === 'workspace'
   const lists = {
     hide: [...(workspace ? [] : DEFAULT_HIDE), ...spec.hide, ...(entry.hide ?? [])],

@@ -47,7 +47,7 @@ export interface Agent {
 export function resolveAgent(command: string, around: Surroundings): Agent {
   const lookup: Lookup = { path: around.env.PATH ?? '', cwd: around.cwd, env: around.env }
   const found = locate(command, lookup)
-  if (!found) throw notFound(command)
+  if (!found) throw notFound(command, around.cwd)
   const main = programAt(found, around)
   if (main.real === '/usr/bin/snap') throw snapPackage(command)
   const programs = [main, ...interpretersOf(main, lookup, around)]
@@ -115,14 +115,14 @@ function measure(programs: Program[], trees: Tree[], around: Surroundings): stri
   return measureTrees(outermost(paths), digestCache(around.cache))
 }
 
-function notFound(command: string): AmbitError {
+function notFound(command: string, cwd: string): AmbitError {
   const name = printable(command, 100)
-  return new AmbitError(
-    'ERR_COMMAND_NOT_FOUND',
-    name,
-    'no such command on PATH',
-    'install it, or give its path',
-  )
+  const say = (why: string, help: string): AmbitError =>
+    new AmbitError('ERR_COMMAND_NOT_FOUND', name, why, help)
+  if (!command.includes('/')) return say('no such command on PATH', 'install it, or give its path')
+  return existsSync(resolve(cwd, command))
+    ? say('is no program that can be run', 'chmod +x it, or start it by its interpreter')
+    : say('there is no such file', `paths are relative to ${printable(cwd, 200)}`)
 }
 
 function snapPackage(command: string): AmbitError {

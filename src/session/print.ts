@@ -7,6 +7,7 @@ import { isRisky } from '../view/review.ts'
 import { pathOf } from './review.ts'
 
 const SHOWN = 8
+const counted = (count: number, what: string): string => `${count} ${what}${count === 1 ? '' : 's'}`
 
 /** Says at the end, on stderr, what the session did. */
 export function printSummary(summary: Summary, screen: Screen): void {
@@ -30,12 +31,12 @@ function renderSummary(summary: Summary, color: boolean): string {
     '',
     bold(`ambit: session ${summary.session} ${summary.outcome}, exit ${summary.exit}`) +
       (summary.reason ? paint('31', ` (${printable(summary.reason)})`) : ''),
-    `  ${summary.commandsTotal} commands, ${summary.filesRead} files read, ${summary.filesChangedTotal} changed, ` +
+    `  ${counted(summary.commandsTotal, 'command')}, ${counted(summary.filesRead, 'file')} read, ${summary.filesChangedTotal} changed, ` +
       `${formatSize(summary.bytesOut)} out`,
   ]
   for (const host of summary.hosts.slice(0, SHOWN)) {
     lines.push(
-      `  → ${printable(host.host, 100)}: ${host.requests} requests, ${formatSize(host.bytesOut)} out, ${formatSize(host.bytesIn)} in`,
+      `  → ${printable(host.host, 100)}: ${counted(host.requests, 'request')}, ${formatSize(host.bytesOut)} out, ${formatSize(host.bytesIn)} in`,
     )
   }
   if (summary.refusalsTotal > 0) {
@@ -51,7 +52,8 @@ function renderSummary(summary: Summary, color: boolean): string {
     if (summary.refusals.length > SHOWN) lines.push(`    … and ${summary.refusals.length - SHOWN} more`)
   }
   if (summary.pending.length > 0) {
-    lines.push(bold(`  ${summary.pending.length} changes wait for review: ambit review ${summary.session}`))
+    const wait = summary.pending.length === 1 ? 'change waits' : 'changes wait'
+    lines.push(bold(`  ${summary.pending.length} ${wait} for review: ambit review ${summary.session}`))
     for (const change of summary.pending.filter(isRisky).slice(0, SHOWN)) {
       const why = change.executableConfig
         ? 'can run code on your machine'

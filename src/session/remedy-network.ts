@@ -255,6 +255,7 @@ function adviseUpload(reason: keyof typeof UPLOADS, plan: Plan): Advice {
   return {
     changes: lines.map((yaml) => ({ place: 'upload', yaml: String(yaml) })),
     risk: 'medium',
-    advice: 'Doubles what may leave; a budget is what bounds a leak.',
+    advice:
+      'Doubles what may leave: how much it would have been is not known. A budget is what bounds a leak.',
   }
 }

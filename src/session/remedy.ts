@@ -146,15 +146,25 @@ function targetOf(fact: Fact, told: string): string {
   return `${fact.method} ${fact.host}${fact.port === 443 ? '' : `:${fact.port}`}${fact.path.replace(/\?.*/s, '?…')}`
 }
 
+const NEVER_BEGAN = 'The session never began; what ambit run said then names the reason and what to do.'
+/** Of sessions that were refused before they began, by the code of the error. */
+const UNSTARTED: Readonly<Record<string, string>> = {
+  ERR_SHEET_REFUSED:
+    'Nobody accepted the grant sheet: answer y at a terminal, or accept it with --yes (ambit explain shows it).',
+  ERR_APPROVAL_REQUIRED: 'A person must approve it: start it at a terminal.',
+  ERR_POLICY_DENIED: "The organisation's policy refuses this profile here: see ambit policy.",
+}
+
 /** The advice, and the rule where it is known better than the enforcement point knew it. */
 function adviceFor(
   attempt: Attempt,
   plan: Plan | null,
   label: Label,
 ): { advice: Advice; rule: string | null } {
-  if (plan === null)
-    return { advice: none('The session never had a plan that could be changed.'), rule: null }
   const fact = attempt.first
+  if (fact.k === 'decision' && fact.action === 'session.start')
+    return { advice: none(UNSTARTED[fact.reason] ?? NEVER_BEGAN), rule: null }
+  if (plan === null) return { advice: none(NEVER_BEGAN), rule: null }
   switch (fact.k) {
     case 'file.denied':
       return adviseFile(fact, plan)

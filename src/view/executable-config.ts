@@ -40,6 +40,8 @@ const EXECUTABLE_CONFIG: readonly string[] = [
   '**/.git/modules/**/config',
   '**/.git/modules/**/hooks/**',
   '**/.git/info/attributes',
+  '**/.git/**/rebase-merge/**',
+  '**/.git/rebase-merge/**',
   '**/.husky/**',
   '**/.githooks/**',
   '**/.lefthook*',

@@ -198,11 +198,12 @@ const NESTED: Readonly<Record<string, string>> = {
   'sub/.git': 'gitdir: ../stores/sub\n',
   'stores/sub/HEAD': 'ref: refs/heads/main\n',
   'stores/sub/config':
-    '[core]\n\thooksPath = ../sub-hooks\n\tfsmonitor = watch.sh\n[include]\n\tpath = ../more.cfg\n',
+    '[core]\n\thooksPath = ../sub-hooks\n\tfsmonitor = watch.sh\n[include]\n\tpath = ../more.cfg\n[filter "x"]\n\tclean = "python3 tool/clean.py --in %f"\n',
   'stores/sub/hooks/pre-commit': '#!/bin/sh\n',
   'stores/more.cfg': '[alias]\n',
   'sub-hooks/pre-commit': '#!/bin/sh\n',
   'sub/watch.sh': '#!/bin/sh\n',
+  'sub/tool/clean.py': '',
   'a/b/c/d/e/tree/.git': 'gitdir: ../../../../../../stores/main/worktrees/tree\n',
   'stores/main/worktrees/tree/HEAD': 'ref: refs/heads/tree\n',
   'stores/main/worktrees/tree/commondir': '../..\n',
@@ -217,6 +218,7 @@ const FREE = [
   'stores/sub/objects/x',
   'stores/sub/index',
   'sub/file.txt',
+  'sub/tool/other.py',
   'bare/x.git/refs/heads/x',
   'stores/other.txt',
 ]

@@ -225,3 +225,22 @@ for (const [limit, isolation, script, doubled] of LIMITS)
     assert.equal(remedy.rule, `isolation.${limit}`)
     assert.deepEqual(remedy.changes, [{ place: 'isolation', yaml: `${limit}: ${doubled}` }])
   })
+
+test('the first mistakes are told from each other: no program, no project, too wide a one', {
+  skip: unavailable('user') ?? false,
+}, async () => {
+  const stage = new Stage('user', { files: { 'notes.txt': 'notes', 'dir/a': 'a' } })
+  const says = async (options: string[], argv: string[], cwd = stage.project) =>
+    (await stage.ambit(['run', '--yes', ...options, '--', ...argv], { cwd })).stderr.split('\n').at(-2) ?? ''
+  assert.match(await says([], ['nothing-of-this-name']), /no such command on PATH; install it/)
+  assert.match(await says([], ['./nothing.sh']), /no such file; paths are relative to .*project/)
+  assert.match(await says([], ['./notes.txt']), /no program that can be run; chmod \+x it/)
+  assert.match(
+    await says([], ['/bin/true'], stage.home),
+    /the project, here or by --project \(.*\): holds your whole/,
+  )
+  assert.match(await says(['--project', '/nowhere'], ['/bin/true']), /\(\/nowhere\): does not exist/)
+  await stage.ambit(['run', '--', '/bin/true'])
+  const why = await stage.ambit(['why'])
+  assert.match(why.stdout, /answer y at a terminal, or accept it with --yes/)
+})

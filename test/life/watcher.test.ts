@@ -38,6 +38,9 @@ try 'mkdir -p .git/modules/s; cp -r .git/objects .git/refs .git/HEAD .git/module
 try 'printf "[submodule \\"s\\"]\\n\\tpath = s\\n\\turl = ./s\\n\\tupdate = !$MARK\\n" > .gitmodules'
 try 'mkdir -p .git/worktrees/w; echo "$PWD/w/.git" > .git/worktrees/w/gitdir; echo ../.. > .git/worktrees/w/commondir; cp .git/HEAD .git/worktrees/w/; mkdir w; echo "gitdir: ../.git/worktrees/w" > w/.git; printf "[core]\\n\\tfsmonitor = $MARK\\n" > .git/worktrees/w/config.worktree'
 try 'mkdir -p evil; echo ../evil > .git/commondir; cp -r .git/objects .git/refs evil/; printf "[core]\\n\\tfsmonitor = $MARK\\n" > evil/config'
+try 'mkdir -p .git/modules/s; echo "$PWD/evil" > .git/modules/s/commondir'
+try 'mkdir -p .git/remotes .git/branches; echo "URL: ext::$MARK" > .git/remotes/origin; echo "ext::$MARK" > .git/branches/origin'
+try 'echo "touch x" > tool.sh; printf "#!/bin/sh\ncat\n$MARK\n" > clean.sh'
 echo changed >> tracked.txt
 sleep 1
 `
@@ -46,6 +49,7 @@ sleep 1
 const markScript = (mark: string): string => `#!/bin/sh\ntouch "${mark}"\n`
 
 const run = promisify(execFile)
+const LOOKS = [['status', '--short'], ['log', '-1', '-p'], ['diff'], ['fetch', '--all']]
 
 /** Git as an editor runs it: at every change, in the project and in every directory of it, with its defaults. */
 class Editor {
@@ -88,8 +92,7 @@ class Editor {
     const options = { ...identity(as), env: this.#stage.environment(), timeout: 10_000 }
     // A repository that makes no sense is an error of git's, not of the editor's.
     for (const dir of [project, ...directories(project)])
-      for (const command of [['status', '--short'], ['log', '-1', '-p'], ['diff']])
-        await run('git', ['-C', dir, ...command], options).catch(() => undefined)
+      for (const command of LOOKS) await run('git', ['-C', dir, ...command], options).catch(() => undefined)
   }
 }
 
@@ -102,10 +105,15 @@ function directories(project: string): string[] {
 
 async function makeRepository(as: As): Promise<Stage> {
   const stage = new Stage(as, { files: { 'tracked.txt': 'one\n' } })
-  stage.put(stage.project, { 'mark.sh': markScript(join(stage.outside, 'RAN')) })
-  await stage.command(['chmod', '755', 'mark.sh'])
+  // A filter of the project's own, as repositories with notebooks have one: git runs it whenever it looks at a file.
+  stage.put(stage.project, {
+    'mark.sh': markScript(join(stage.outside, 'RAN')),
+    'clean.sh': '#!/bin/sh\ncat\n',
+    '.gitattributes': '*.txt filter=own\n',
+  })
+  await stage.command(['chmod', '755', 'mark.sh', 'clean.sh'])
   const script =
-    'git init -q . && git config user.name t && git config user.email t@t && git add . && git commit -qm one'
+    'git init -q . && git config user.name t && git config user.email t@t && git config filter.own.clean ./clean.sh && git add . && git commit -qm one'
   const made = await stage.command(['/bin/sh', '-c', script])
   assert.equal(made.code, 0, describe(made))
   return stage
@@ -138,4 +146,37 @@ test('control: the same without a session runs it', { skip: unavailable('user') 
   await stage.command(plant(stage))
   await editor.close()
   assert.equal(existsSync(join(stage.outside, 'RAN')), true)
+})
+
+/** A list of a rebase that waits: what stands in it runs when a person goes on. */
+const REBASE = `mkdir -p .git/rebase-merge; cd .git/rebase-merge; echo "exec $MARK" > git-rebase-todo
+git rev-parse HEAD | tee onto > orig-head; echo refs/heads/main > head-name; : > interactive; : > done; echo 1 | tee end > msgnum`
+
+test('a rebase that an agent left waits for review, and one that it finished leaves nothing', {
+  skip: unavailable('user') ?? false,
+}, async () => {
+  const stage = await makeRepository('user')
+  const write = { spec: { files: [{ path: '${project}', access: 'write' }] } }
+  const script = `MARK=${stage.project}/mark.sh; ${REBASE}`
+  const left = await stage.session(['/bin/sh', '-c', script], write)
+  assert.equal(left.code, 0, describe(left))
+  assert.equal(existsSync(join(stage.project, '.git/rebase-merge')), false)
+  const flagged = left.summary.pending.filter((change) => change.executableConfig)
+  assert.ok(flagged.length > 0, JSON.stringify(left.summary.pending))
+  const goOn = async () => stage.command(['git', 'rebase', '--continue'], { env: { GIT_EDITOR: 'true' } })
+  await goOn()
+  assert.equal(existsSync(join(stage.outside, 'RAN')), false)
+  // Control: git does run it.
+  await stage.command(['/bin/sh', '-c', script])
+  await goOn()
+  assert.equal(existsSync(join(stage.outside, 'RAN')), true)
+
+  const other = await makeRepository('user')
+  const work =
+    'echo b > b.txt; git add b.txt; git commit -qm two; echo c > c.txt; git add c.txt; git commit -qm three; ' +
+    'GIT_SEQUENCE_EDITOR="sed -i s/^pick/edit/" git rebase -q -i HEAD~2; git commit -q --amend -m two-again; ' +
+    'GIT_EDITOR=true git rebase --continue; GIT_EDITOR=true git rebase --continue; git log --format=%s; git status --short'
+  const ran = await other.session(['/bin/sh', '-c', work], write)
+  assert.match(ran.stdout, /three\ntwo-again\none\n$/, describe(ran))
+  assert.deepEqual(ran.summary.pending, [])
 })

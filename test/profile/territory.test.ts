@@ -1,7 +1,7 @@
 /** CASES.md F-05, F-06, F-14, F-24, K-..: roots that would come to mean more than the sheet says. */
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, renameSync, symlinkSync } from 'node:fs'
+import { mkdirSync, renameSync, symlinkSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { test } from 'node:test'
 import { compileGlobs } from '../../src/lib/glob.ts'
@@ -129,11 +129,21 @@ test('F-14: what git is redirected to is protected like what it is redirected fr
   git('config', 'core.hooksPath', 'tools/hooks [a]')
   git('config', 'core.fsmonitor', 'tools/watch')
   git('config', 'include.path', '../shared.gitconfig')
+  mkdirSync(join(world.project, 'tools/dir'), { recursive: true })
+  for (const name of ['clean.py', 'text', 'diff.sh', 'free.py'])
+    writeFileSync(join(world.project, 'tools', name), '')
+  git('config', 'filter.strip.clean', "sh -c 'python3 ./tools/clean.py tools/dir %f'")
+  git('config', 'diff.x.textconv', 'tools/text')
+  git('config', 'diff.external', join(world.project, 'tools/diff.sh'))
+  git('config', 'alias.free', '!tools/free.py')
   const shielded = compileGlobs(world.plan(READ_PROJECT).roots[0]?.protect ?? [])
   for (const name of [
     'tools/hooks [a]/pre-commit',
     'tools/watch',
     'shared.gitconfig',
+    'tools/clean.py',
+    'tools/text',
+    'tools/diff.sh',
     '.git/config',
     '.git/hooks/x',
   ]) {

@@ -431,3 +431,21 @@ test('a draft has comments only, riskiest first, however much was refused', () =
   )
   assert.ok((order[0] ?? -1) > 0 && (order[0] ?? 0) < (order[1] ?? 0))
 })
+
+test('a session that never began says how it would have', () => {
+  const decision = {
+    k: 'decision',
+    action: 'session.start',
+    effect: 'deny',
+    rule: null,
+    target: 'writer: ls',
+  } as const
+  const fold = (reason: string): string => {
+    const never = new RemedyFold(null)
+    never.add({ t: 0, m: 0, ...decision, reason })
+    return never.result()[0]?.advice ?? ''
+  }
+  assert.match(fold('ERR_SHEET_REFUSED'), /answer y at a terminal, or accept it with --yes/)
+  assert.match(fold('ERR_POLICY_DENIED'), /organisation's policy/)
+  assert.match(fold('ERR_PATH_FORBIDDEN'), /what ambit run said then/)
+})

@@ -22,6 +22,24 @@ const DECIDES: [&str; 7] = [
 ];
 /// Keys whose value is a path that git runs or obeys, in whatever section: too much is protected rather than too little.
 const PATH_KEYS: [&str; 4] = ["hookspath", "fsmonitor", "attributesfile", "path"];
+/// Keys whose value is a command that git runs by itself; src/profile/git-redirects.ts says when.
+const COMMAND_KEYS: [&str; 14] = [
+    "sshcommand",
+    "pager",
+    "editor",
+    "askpass",
+    "gitproxy",
+    "alternaterefscommand",
+    "clean",
+    "smudge",
+    "process",
+    "command",
+    "textconv",
+    "external",
+    "driver",
+    "helper",
+];
+const MOST_WORDS: usize = 64;
 /// Bytes read of a pointer or configuration file.
 const READ: u64 = 256 << 10;
 
@@ -55,10 +73,26 @@ fn keep(root: &Root, dir: &[u8], worktree: &[u8]) {
             let Some(text) = read(root, &join(&dir, name.as_bytes())) else { continue };
             for (key, value) in settings(&text) {
                 let base = if key == "path" { &dir } else { worktree };
-                if let Some(path) = place(root, base, value.as_bytes()) {
-                    keep_path(root, &path);
+                if PATH_KEYS.contains(&&*key) {
+                    if let Some(path) = place(root, base, value.as_bytes()) {
+                        keep_path(root, &path);
+                    }
+                } else {
+                    keep_scripts(root, worktree, &value);
                 }
             }
+        }
+    }
+}
+
+/// Protects the files of the working tree that a command names; a directory there is no program.
+fn keep_scripts(root: &Root, worktree: &[u8], command: &str) {
+    let between = |char: char| char.is_whitespace() || "'\"`;&|()<>$!=,".contains(char);
+    for word in command.split(between).filter(|word| !word.is_empty()).take(MOST_WORDS) {
+        let Some(path) = place(root, worktree, word.as_bytes()) else { continue };
+        let there = fs::statat(&root.fd, &path[..], fs::AtFlags::SYMLINK_NOFOLLOW);
+        if there.is_ok_and(|stat| !sys::kind(&stat).is_dir()) {
+            keep_path(root, &path);
         }
     }
 }
@@ -103,7 +137,7 @@ fn read(root: &Root, path: &[u8]) -> Option<String> {
     Some(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// Settings of a git configuration file whose value is a path. Sections are not looked at.
+/// Settings of a git configuration file whose value is a path or a command. Sections are not looked at.
 pub fn settings(text: &str) -> Vec<(String, String)> {
     let text = text.replace("\\\r\n", "").replace("\\\n", "");
     text.lines().filter_map(setting).collect()
@@ -113,7 +147,8 @@ fn setting(line: &str) -> Option<(String, String)> {
     let (left, value) = line.split_once('=')?;
     let key = left.rsplit(']').next()?.trim().to_ascii_lowercase();
     let value = unquote(value.trim());
-    let path = PATH_KEYS.contains(&&*key) && !matches!(&*value, "" | "true" | "false");
+    let named = PATH_KEYS.contains(&&*key) || COMMAND_KEYS.contains(&&*key);
+    let path = named && !matches!(&*value, "" | "true" | "false");
     path.then_some((key, value))
 }
 
