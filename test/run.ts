@@ -10,11 +10,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { run } from 'node:test'
 import { parseArgs } from 'node:util'
+import type { RuntimeName } from '../src/profile/plan.ts'
+import { IN_CI } from './cases/runtimes.ts'
 import { caseTable, missingCases } from './support/case-table.ts'
 import { OBSERVED, type Observation } from './support/case.ts'
 import { cannotBoot, testImage } from './support/guest.ts'
 import { watch, type Outcome } from './support/results.ts'
-import { caseOf, type RanOn, runtimeTable } from './support/runtime-table.ts'
+import { caseOf, notRun, type RanOn, runtimeTable } from './support/runtime-table.ts'
 import { parseRuntime, RUNTIME_VARIABLE } from './support/runtime.ts'
 import { type Suite, suites } from './support/suites.ts'
 import { openDevices } from './support/users.ts'
@@ -77,6 +79,9 @@ if (skipped.length) {
   for (const { name, reason } of skipped) console.log(`  ${name}: ${reason || 'no reason given'}`)
 }
 if (whole) for (const id of missingCases(ownOutcomes)) complaints.push(`case ${id} did not run`)
+if (whole)
+  for (const [on, entries] of Object.entries(IN_CI) as [RuntimeName, readonly string[]][])
+    for (const entry of notRun(ran, on, entries)) complaints.push(`case ${entry} did not run on ${on}`)
 if (outcomes.length === 0) complaints.push('no test ran')
 if (unsteady.length) {
   console.log('\nunsteady: failed beside another file, passed when their file ran again alone:')

@@ -182,7 +182,7 @@ attack('N-38', 'lets nobody else use a session’s gate', async (as) => {
         name: 'own',
         op: 'proxy',
         send: head('CONNECT good.test:443 HTTP/1.1\nhost: good.test:443\n\n'),
-        wait: 1000,
+        wait: 1500,
       },
       { name: 'stand', op: 'write', path: standing },
       { name: 'stay', op: 'sleep', ms: 2500 },

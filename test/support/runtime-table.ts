@@ -12,6 +12,10 @@ export interface RanOn {
 
 export const caseOf = (name: string): string | null => /^([A-Z]-\d\d) (?:user|root): /.exec(name)?.[1] ?? null
 
+/** Of the cases that a suite was to run on a runtime, those of which no test ran or was skipped with a reason. */
+export const notRun = (ran: readonly RanOn[], runtime: RuntimeName, entries: readonly string[]): string[] =>
+  entries.filter((entry) => !ran.some((one) => one.runtime === runtime && one.outcome.name.startsWith(entry)))
+
 /** The table as text: one row a case, then what cannot apply and why. `part`: only rows in which something ran. */
 export function runtimeTable(ran: readonly RanOn[], part: boolean): string {
   const found = new Map<string, Outcome[]>()

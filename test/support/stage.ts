@@ -247,7 +247,7 @@ export class Stage {
     const folder = join(this.project, 'tools')
     mkdirSync(folder, { recursive: true })
     const file = join(folder, `steps-${++this.#runs}.json`)
-    writeFileSync(file, JSON.stringify(steps))
+    writeFileSync(file, JSON.stringify(steps, patiently))
     for (const path of [this.product.probe, this.product.inside])
       if (!existsSync(join(folder, path.split('/').at(-1) ?? '')))
         cpSync(path, join(folder, path.split('/').at(-1) ?? ''))
@@ -283,6 +283,10 @@ function collect(stream: NodeJS.ReadableStream | null): Buffer[] {
   stream?.on('data', (chunk: Buffer) => chunks.push(chunk))
   return chunks
 }
+
+/** A step's milliseconds are those of os-sandbox; a slower kernel gets more before an answer counts as none. */
+const patiently = (name: string, value: unknown): unknown =>
+  typeof value === 'number' && (name === 'wait' || name === 'timeout') ? value * PATIENCE : value
 
 /** All that a person needs to see why a run went wrong. */
 export function describe(ran: Ran): string {
