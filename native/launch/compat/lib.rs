@@ -102,8 +102,7 @@ extern "C" fn truncate64(path: *const c_char, size: i64) -> c_int {
 /// Ftruncate of libc.
 #[unsafe(no_mangle)]
 extern "C" fn ftruncate(fd: c_int, size: i64) -> c_int {
-    Place::of(fd)
-        .change(|| call(FTRUNCATE, [fd as usize, size as usize, 0, 0, 0]), |seen| seen.size == size)
+    Place::of(fd).change(|| call(FTRUNCATE, [fd as usize, size as usize, 0, 0, 0]), |seen| seen.size == size)
 }
 
 /// The same by its other name.
@@ -117,7 +116,10 @@ extern "C" fn ftruncate64(fd: c_int, size: i64) -> c_int {
 #[unsafe(no_mangle)]
 extern "C" fn utimensat(at: c_int, path: *const c_char, times: *const [[i64; 2]; 2], flags: c_int) -> c_int {
     let place = Place { at, path, flags };
-    place.change(|| call(UTIMENSAT, [at as usize, path as usize, times as usize, flags as usize, 0]), wanted(times))
+    place.change(
+        || call(UTIMENSAT, [at as usize, path as usize, times as usize, flags as usize, 0]),
+        wanted(times),
+    )
 }
 
 /// Futimens of libc.
@@ -156,7 +158,8 @@ impl Place {
         // As statx(2) describes it: mode at 28, size at 40, seconds of the last change of content at 112.
         let mut room = [0u64; 32];
         const BASIC: usize = 0x7ff;
-        let words = [self.at as usize, self.path as usize, self.flags as usize, BASIC, room.as_mut_ptr() as usize];
+        let words =
+            [self.at as usize, self.path as usize, self.flags as usize, BASIC, room.as_mut_ptr() as usize];
         let answer = call(STATX, words);
         (answer == 0).then(|| Seen {
             mode: (room[3] >> 32) as u32 & 0xffff,
@@ -170,7 +173,8 @@ impl Place {
         let before = self.seen();
         let answer = act();
         let after = if answer == 0 { self.seen() } else { None };
-        let refused = after.is_some_and(|after| !done(&after) && before.is_some_and(|before| before == after));
+        let refused =
+            after.is_some_and(|after| !done(&after) && before.is_some_and(|before| before == after));
         told(if refused { -EACCES } else { answer })
     }
 }
