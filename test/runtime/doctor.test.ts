@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { probeMachine } from '../../src/runtime/doctor.ts'
+import { imageAndAccelerator } from '../../src/runtime/doctor/machines.ts'
+import { cannotBoot, testImage } from '../support/guest.ts'
 import { findTool } from '../../src/runtime/tools.ts'
 import { World } from '../profile/support.ts'
 import { AmbitError } from '../../src/lib/errors.ts'
@@ -36,6 +38,17 @@ test('every primitive is reported with how it was found, and a remedy where it l
   assert.ok(report.lacking.microvm.includes('image'), 'there is none in this world')
   const image = report.probes.find(({ name }) => name === 'image')
   assert.match(image?.remedy ?? '', /ambit image build/)
+})
+
+test('an image is verified and told with its age, and the accelerator by booting it', {
+  skip: cannotBoot,
+}, async () => {
+  const { paths } = await testImage()
+  const [image, accelerator] = await imageAndAccelerator(paths)
+  assert.equal(image?.name, 'image')
+  assert.match(image?.detail ?? '', /^verified, \d+ days old: [0-9a-f]{16}…, linux-image/)
+  // Which one is chance; that it was tried is not.
+  assert.match(accelerator?.detail ?? '', /^(KVM: a guest booted with it|TCG, .*not KVM: \S)/)
 })
 
 test('a missing tool names the package and the command that installs it', () => {

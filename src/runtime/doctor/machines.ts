@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { AmbitError, messageOf } from '../../lib/errors.ts'
 import { imagesDir, type Paths } from '../../lib/paths.ts'
 import { chooseAccelerator, forgetAccelerator, thisHost } from '../accelerator.ts'
+import { Digests } from '../microvm-image/digests.ts'
 import { MANIFEST } from '../microvm-image/manifest.ts'
 import { type Image, verifyImage } from '../microvm-image/verify.ts'
 import { sessionOwner } from '../owner.ts'
@@ -90,7 +91,7 @@ const DAY_MS = 24 * 3600 * 1000
 /** The image that machines start from, and what booted with KVM: the one is tried with the other. */
 export async function imageAndAccelerator(paths: Paths): Promise<Probe[]> {
   const dir = join(imagesDir(paths), 'default')
-  const verified = await verifyImage(dir, paths).catch((error: unknown) => error)
+  const verified = await verifyImage(dir, paths, Digests.anew(paths)).catch((error: unknown) => error)
   if (verified instanceof Error) {
     const why = verified instanceof AmbitError ? verified.why : messageOf(verified)
     const image = lacks('image', why, 'run: ambit image build', false)
