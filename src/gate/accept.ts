@@ -1,6 +1,5 @@
 /** From an accepted connection to HTTP: whom is it for, what does it speak, who shall terminate it. */
 import type { Socket } from 'node:net'
-import { type SecureContext, TLSSocket } from 'node:tls'
 import { type Host, matchesHost, parseHost } from '../lib/host.ts'
 import type { NetworkRule } from '../profile/plan.ts'
 import { type ClientHello, parseClientHello } from './client-hello.ts'
@@ -10,8 +9,8 @@ import { serveHttp1 } from './http-servers.ts'
 import { isSynthetic } from './names.ts'
 import { type OtherProtocol, recognise, serverFirst, SPEAK_FIRST_MS } from './other-protocols.ts'
 import { problemText, refusal } from './refuse.ts'
+import { terminate } from './terminate.ts'
 import { openRaw, openTunnel } from './tunnel.ts'
-import { handleOf, type Wire, type WireSocket } from './wire.ts'
 
 /** More first bytes than any hello has. */
 const MOST_FIRST_BYTES = 65_536
@@ -166,49 +165,8 @@ function serveTls(gate: GateContext, flow: Flow, hello: ClientHello, socket: Soc
   if (rule) void openTunnel(gate, flow, rule, hello, socket)
   else {
     const name = parseHost(hello.serverName ?? '') ?? flow.host
-    if (gate.wire && isUsual(hello)) terminateNatively(gate, gate.wire, flow, name, socket)
-    else terminate(gate, flow, name, socket)
+    terminate(gate, flow, hello, name, socket)
   }
-}
-
-/** What the wire serves: TLS 1.3 for HTTP/1.1. A client that knows HTTP/2 gets that, from Node. */
-const isUsual = ({ modern, alpn }: ClientHello): boolean =>
-  modern && !alpn.includes('h2') && (alpn.length === 0 || alpn.includes('http/1.1'))
-
-/** Like `terminate`; the bytes are read and written by native code. */
-function terminateNatively(gate: GateContext, wire: Wire, flow: Flow, name: Host, socket: Socket): void {
-  let tls: WireSocket
-  try {
-    const certificate = gate.ca.numberFor(name, wire)
-    // All that was read so far; from here on the wire reads, and this socket only keeps its place.
-    const first = (socket.read() as Buffer | null) ?? Buffer.alloc(0)
-    handleOf(socket).readStop()
-    tls = wire.accept(socket, certificate, first)
-  } catch {
-    flow.denied('tls.handshake-failed')
-    socket.destroy()
-    return
-  }
-  let secure = false
-  const timer = setTimeout(() => {
-    flow.denied('tls.slow-handshake')
-    secure = true
-    tls.destroy()
-  }, gate.monitor.deadlines.head)
-  tls.once('close', () => {
-    clearTimeout(timer)
-    if (tls.ending === 'distrusted') flow.denied('tls.client-distrusts-ca')
-    else if (!secure && tls.ending === 'tls') flow.denied('tls.handshake-failed')
-    socket.destroy()
-  })
-  socket.once('close', () => tls.destroy())
-  tls.once('secure', () => {
-    clearTimeout(timer)
-    secure = true
-    lingerOnClose(tls)
-    carry(flow, tls)
-    serveHttp1(gate, tls)
-  })
 }
 
 /** The host when the hello names it; null when it names another or, for a name, none (N-20, N-21). */
@@ -223,69 +181,4 @@ function opaqueRule(gate: GateContext, flow: Flow) {
   if (decision.effect !== 'allow' || decision.obligations.some((one) => one.kind === 'inspect'))
     return undefined
   return gate.monitor.plan.network.find((rule) => rule.id === decision.rule)
-}
-
-/** Ends TLS here, under the session's CA, as `name`. */
-function terminate(gate: GateContext, flow: Flow, name: Host, socket: Socket): void {
-  let secureContext: SecureContext
-  try {
-    secureContext = gate.ca.contextFor(name)
-  } catch {
-    // The name is the attacker's; one that no certificate can carry must not end the gate.
-    flow.denied('tls.no-certificate')
-    socket.destroy()
-    return
-  }
-  const tls = new TLSSocket(socket, {
-    isServer: true,
-    secureContext,
-    ALPNProtocols: ['h2', 'http/1.1'],
-  }) as ServerTls
-  const timer = setTimeout(() => failed('tls.slow-handshake'), gate.monitor.deadlines.head)
-  let over = false
-  const failed = (reason: string | null): void => {
-    if (reason !== null && !over) flow.denied(reason)
-    over = true
-    tls.destroy()
-  }
-  // Before the handshake is done, errors come as `_tlsError`; afterwards as `error`.
-  tls.once('_tlsError', (error: Error) =>
-    failed(isDistrust(error) ? 'tls.client-distrusts-ca' : 'tls.handshake-failed'),
-  )
-  // In TLS 1.3 the client's alert arrives after our side of the handshake is done.
-  tls.on('error', (error) => failed(isDistrust(error) ? 'tls.client-distrusts-ca' : null))
-  tls.on('close', () => {
-    clearTimeout(timer)
-    socket.destroy()
-  })
-  tls.once('secure', () => {
-    clearTimeout(timer)
-    release(tls)
-    // One handshake, one name: nothing that follows may ask for another.
-    tls.disableRenegotiation()
-    lingerOnClose(tls)
-    carry(flow, tls)
-    if (tls.alpnProtocol === 'h2') gate.http2Server.emit('secureConnection', tls)
-    else serveHttp1(gate, tls)
-  })
-}
-
-/** What a TLSSocket has and its types do not say. */
-type ServerTls = TLSSocket & { secureConnecting: boolean; _releaseControl(): boolean }
-
-/**
- * What tls.Server does to a socket when its handshake is done. A tls.Server of our own would do it too, but would not
- * say which connection a socket belongs to. Node is pinned, and the tests of HTTP/2 and of distrusting clients fail
- * if this changes.
- */
-function release(tls: ServerTls): void {
-  tls.removeAllListeners('_tlsError')
-  tls._releaseControl()
-  tls.secureConnecting = false
-}
-
-/** Alerts 42, 46 and 48 (RFC 8446 §6.2): the client looked at our certificate and said no. */
-function isDistrust(error: Error): boolean {
-  const code = (error as { code?: string }).code ?? ''
-  return /ALERT_(?:UNKNOWN_CA|BAD_CERTIFICATE|CERTIFICATE_UNKNOWN)/.test(code)
 }

@@ -1,7 +1,7 @@
 /** Sends an admitted request as HTTP/1.1 and brings the answer back. */
 import type { IncomingMessage } from 'node:http'
 import type { Admitted, Exchange } from './exchange.ts'
-import type { Answer, Head, Link } from './link.ts'
+import { Answer, type Head, type Link } from './link.ts'
 import { addFraming, inboundHead } from './outbound.ts'
 import { pumpDown, UploadPump } from './pump.ts'
 import { refusal } from './refuse.ts'
@@ -104,6 +104,15 @@ export function answered(exchange: Exchange, admitted: Admitted, answer: Source)
   }
   const moved = (bytes: number): void => exchange.received(admitted, bytes)
   moved(head.bytes)
+  const whole = scrubber || opener || !(answer instanceof Answer) ? null : answer.takeWhole()
+  if (whole) {
+    for (const chunk of whole) {
+      moved(chunk.length)
+      response.write(chunk)
+    }
+    ;(response as { end(): unknown }).end()
+    return Promise.resolve()
+  }
   return new Promise((resolve) => {
     answer.on('error', () => undefined)
     answer.on('close', () => {

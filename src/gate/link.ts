@@ -30,13 +30,19 @@ export interface Head {
   readonly length: number | null
 }
 
-/** An answer's head, and its body as a stream. `complete` tells a whole body from one broken off. */
+/**
+ * An answer's head, and its body as a stream, or at once when it is there already. `complete` tells a whole body from
+ * one broken off.
+ */
 export class Answer extends Readable {
   readonly statusCode: number
   readonly rawHeaders: string[]
   rawTrailers: string[] = []
   complete = false
   readonly #link: Link
+  /** What came before anybody read; null once somebody does. */
+  #early: Buffer[] | null = []
+  #ahead = 0
 
   constructor(link: Link, statusCode: number, rawHeaders: string[]) {
     super({ highWaterMark: AHEAD })
@@ -45,7 +51,35 @@ export class Answer extends Readable {
     this.rawHeaders = rawHeaders
   }
 
+  /** A piece of the body. False: enough for now. */
+  add(chunk: Buffer): boolean {
+    if (this.#early === null) return this.push(chunk)
+    this.#early.push(chunk)
+    this.#ahead += chunk.length
+    return this.#ahead < AHEAD
+  }
+
+  /** The body is whole. */
+  finish(): void {
+    this.complete = true
+    if (this.#early === null) this.push(null)
+  }
+
+  /** All of a whole body that nobody has begun to read; null when it must be read. A stream costs more than most bodies. */
+  takeWhole(): readonly Buffer[] | null {
+    if (!this.complete || this.#early === null || this.rawTrailers.length > 0) return null
+    const whole = this.#early
+    this.#early = []
+    return whole
+  }
+
   override _read(): void {
+    if (this.#early !== null) {
+      const early = this.#early
+      this.#early = null
+      for (const chunk of early) this.push(chunk)
+      if (this.complete) this.push(null)
+    }
     if (!this.complete) this.#link.flow()
   }
 
@@ -248,7 +282,7 @@ export class Link extends EventEmitter {
   }
 
   #onBody(chunk: Buffer): void {
-    if (this.#dead || !this.#answer || this.#answer.push(chunk)) return
+    if (this.#dead || !this.#answer || this.#answer.add(chunk)) return
     this.#paused = true
     this.socket.pause()
   }
@@ -258,10 +292,9 @@ export class Link extends EventEmitter {
     if (this.#dead || !answer) return
     answer.rawTrailers = this.#early ?? []
     this.#early = null
-    answer.complete = true
     this.#answer = null
     this.#sent = null
-    answer.push(null)
+    answer.finish()
     // An answer before the request was whole: what is left of it would be read as the next one.
     if (!this.#ended || !this.#reusable) return this.destroy()
     this.flow()

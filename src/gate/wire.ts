@@ -47,7 +47,6 @@ export class Wire {
   readonly #native: NativeWire
   readonly #events = new Int32Array(3 * MOST_EVENTS)
   readonly #sockets = new Map<number, WireSocket>()
-  readonly #room = Buffer.alloc(MOST_READ)
 
   constructor() {
     this.#native = new (native().Wire)((count) => this.#turn(count), this.#events)
@@ -93,7 +92,7 @@ export class Wire {
   }
 
   #add(id: number): WireSocket {
-    const socket = new WireSocket(this.#native, id, this.#room, () => this.#sockets.delete(id))
+    const socket = new WireSocket(this.#native, id, () => this.#sockets.delete(id))
     this.#sockets.set(id, socket)
     return socket
   }
@@ -147,7 +146,6 @@ export class WireSocket extends EventEmitter implements Pipe {
   /** Why it is over; null before. */
   ending: Ending | null = null
   readonly #native: NativeWire
-  readonly #room: Buffer
   readonly #forget: () => void
   /** Told of bytes instead of getting them. */
   #diverted: ((available: number) => void) | null = null
@@ -163,12 +161,11 @@ export class WireSocket extends EventEmitter implements Pipe {
   #timeout = 0
   #last = 0
 
-  /** Made by `Wire`. `room` is where bytes are copied to first; `forget` is called when it is over. */
-  constructor(wire: NativeWire, id: number, room: Buffer, forget: () => void) {
+  /** Made by `Wire`. `forget` is called when it is over. */
+  constructor(wire: NativeWire, id: number, forget: () => void) {
     super()
     this.#native = wire
     this.id = id
-    this.#room = room
     this.#forget = forget
   }
 
@@ -336,10 +333,11 @@ export class WireSocket extends EventEmitter implements Pipe {
   }
 
   #take(): Buffer {
-    const size = this.#native.read(this.id, this.#room)
+    const room = Buffer.allocUnsafe(Math.min(this.#available, MOST_READ))
+    const size = this.#native.read(this.id, room)
     this.#available = size === 0 ? 0 : this.#available - size
     this.bytesRead += size
-    return Buffer.from(this.#room.subarray(0, size))
+    return size === room.length ? room : room.subarray(0, size)
   }
 
   #touch(): void {
