@@ -76,11 +76,12 @@ const LIMITS = [
   'Client, proxy and upstream share the cores; with two cores the direct way is itself CPU-bound. On a machine that also works for others, compare CPU (user and system, from /proc, of runs side by side): a kept GET cost the gate 500 to 580 µs at first, 380 to 470 with a link of its own, and less with the inlet (below); the module of srt 240 to 360; squid 145. Client and upstream take some 100 each, and `ambitd`, which sequences and signs the records meanwhile, cost 147 before its shares grew.',
   'Durability: each request waits for a `fdatasync`, shared by the requests that wait with it; the row on tmpfs shows what is left without. One `fdatasync` costs 180 µs of CPU here and takes from 0.3 ms (quiet disk) to 4 ms (busy), which is why this row falls furthest on a busy machine.',
   "Done: records of one turn of the event loop are one write, one barrier and one timer serve all requests that were read or wait together, sizes of journals are asked natively (5.6 `statx` a request at 6 µs each with `fs.Stats`), a link of our own to the server on Node's llhttp replaces the client and agent of `node:http`, authority and target are made once a flow. Towards the client an inlet of our own, on llhttp too, reads what is usual (a whole head, no body or one of declared length) and leaves the connection to `node:http` for all else: 228 → 194 µs of CPU a kept GET in the gate alone (records on tmpfs, least of six paired rounds; srt's module beside it 263; nine rounds on a busier machine: median 315 → 291, the least alike), and one copy of each 16 KiB of an upload less. A piece of an upload compares the monitor's epoch instead of asking policy again (it was 6 %).",
-  'Profile of a kept GET now (`--cpu-prof`): 29 % the two writes of TLS records (encryption, loopback, waking the peer), 8 % handing `fdatasync` to the pool, 3.5 % garbage collection, 3.5 % the journal (JSON, clocks); nothing else above 1.5 %. POST: 36 % the write of `TLSWrap` (AES-GCM, copies, `send`), 7 % garbage collection. While one write is under way Node gathers the next pieces into one, with one more copy; written each by itself they cost as much in `send`.',
+  'Then TLS and the bodies of uploads moved to native code (rustls, docs/decisions/0008): Node had written TLS records for 29 % of a kept GET and 36 % of a POST. CPU of the session host, runs side by side with the build before it on a loaded machine: a kept GET 403 against 873 µs (srt’s module 585; four rounds), with servers still on Node’s TLS 359 against 481; a POST 1.1 to 1.3 against 4.5 to 6.4 ms a MB (srt’s module 4.3 to 4.9). An answer that is whole when it is seen is written at once, without a stream.',
+  'Profile of a kept GET now (`--cpu-prof`, the gate alone, no journal): 32 % native calls (encryption, `send`, which on loopback is also the receiver’s TCP, reading), 7 % garbage collection, 4 % llhttp; nothing else above 2 %.',
   'Tried without gain: `fdatasync` on the event loop; preallocating the journal with zeros (paired: 1.61 against 1.66 ms, 192 against 179 µs of CPU); gathering the pieces of an upload into one write a turn (the same CPU, for one more copy). A file that is preallocated beyond its end (`FALLOC_FL_KEEP_SIZE`) costs as much to sync as one that is not (1.2 of it, seven rounds): the size still changes. A nicer `ambitd` is not possible as it is: the warm session host would inherit it.',
   'Done in `ambitd`: what it sequences while nobody waits comes in shares of 256 facts with pauses of 20 ms, not in one burst a second (smaller ones, 48 and 4 ms, already gave 1.30 of the rate); each fact becomes its entry at once instead of being kept for the batch, and the two kinds of a request have a parser and an encoder of their own: 21 to 24 → 14 to 17 µs of CPU a fact at that pace, two facts a GET (paired, loaded machine); the rest of its cost is files, syncs and what a processor forgets between shares.',
-  'Memory: young objects of the session host get 8 MiB a half, malloc two arenas: 125 to 133 MiB at 200 open flows, 141 without; 4 MiB gave 115 (one reading each).',
-  'Next: Node is near its limit for moving bytes, the module of srt being little else. TLS and HTTP/1.1 bytes in Rust (rustls, one thread) under the same decisions, with larger pieces asked for, is the way to 1.5 × that module.',
+  'Memory: young objects of the session host get 8 MiB a half from the start (a start is faster by it), malloc two arenas. That let garbage of uploads, each 16 KiB outside the heap, stay until 191 MiB; now that bodies are no objects it is 107 to 113 MiB at 100 flows and 119 to 121 at 200 (144 to 153 with the build before, same run).',
+  'Next: answers with large bodies still come through JavaScript, 64 KiB at a time; they can be passed on like uploads where nothing is scrubbed. Beyond that the next cost of a small request is its share of a `fdatasync`.',
 ]
 
 interface Workload {
@@ -226,8 +227,11 @@ function goals(columns: readonly Column[]): readonly Goal[] {
     return ours && theirs ? ratio(ours, theirs).p50 : null
   }
   const rates = ['GET, kept, c=8', 'GET, new connection each, c=4', 'POST 100 MB']
-  const memory = columns.at(-1)
-  const resident = memory && valuesOf(memory, AMBIT)
+  const resident = (flows: number): number | null => {
+    const column = columns.find(({ title }) => title === `resident at ${flows} open flows`)
+    const values = column && valuesOf(column, AMBIT)
+    return values ? spread(values).p50 : null
+  }
   return [
     ...[SRT, SRT_PROXY].flatMap((peer) =>
       rates.map((title) =>
@@ -237,11 +241,8 @@ function goals(columns: readonly Column[]): readonly Goal[] {
     ...rates.map((title) =>
       goal(`${title}: as squid (aim)`, times(title, SQUID), (value) => value >= 1, ' ×'),
     ),
-    goal(
-      'at most 150 MiB at 200 open flows',
-      resident ? spread(resident).p50 : null,
-      (value) => value <= 150,
-      ' MiB',
+    ...FLOWS.map((flows) =>
+      goal(`at most 150 MiB at ${flows} open flows`, resident(flows), (value) => value <= 150, ' MiB'),
     ),
   ]
 }
