@@ -32,7 +32,10 @@ const steps: readonly Step[] = [
     check: run('cargo', clippy('--workspace', '--all-targets', '--exclude', 'ambit-node'), 'native'),
   },
   // No crate of the workspace: build.rs compiles it by itself, for it needs a panic strategy of its own.
-  { name: 'format (compat)', check: run('rustfmt', ['--edition=2024', '--check', 'launch/compat/lib.rs'], 'native') },
+  {
+    name: 'format (compat)',
+    check: run('rustfmt', ['--edition=2024', '--check', 'launch/compat/lib.rs'], 'native'),
+  },
   { name: 'clippy (compat)', check: run('clippy-driver', compat(), 'native') },
   // Without its tests: napi's exports look unused to a test build.
   { name: 'clippy (addon)', check: run('cargo', clippy('-p', 'ambit-node'), 'native') },

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import {
   chmodSync,
+  chownSync,
   existsSync,
   mkdtempSync,
   readFileSync,
@@ -75,6 +76,21 @@ test('a snapshot is found again by its shape and by no other', async () => {
   assert.ok(!existsSync(kept.dir))
 })
 
+test('two that are made at once do not mix', async () => {
+  const paths = newPaths()
+  const { promise: written, resolve } = Promise.withResolvers<void>()
+  const slow = keepSnapshot(paths, SHAPE, async (path) => {
+    writeFileSync(path, 'half of ', { mode: 0o600 })
+    await written
+    writeFileSync(path, 'half of a machine')
+  })
+  await keepSnapshot(paths, SHAPE, put('a whole machine'))
+  assert.equal(readFileSync((await find(paths))?.path ?? '', 'utf8'), 'a whole machine')
+  resolve()
+  await slow
+  assert.equal(readFileSync((await find(paths))?.path ?? '', 'utf8'), 'half of a machine')
+})
+
 test('one that could not be written leaves nothing', async () => {
   const paths = newPaths()
   const broken = keepSnapshot(paths, SHAPE, () => Promise.reject(new Error('no machine')))
@@ -112,6 +128,8 @@ test('a snapshot that is altered, cut, another shape’s, another’s or unsigne
     (at) => edit(join(at, 'snapshot.json'), (text) => text.replace(digest('1'), digest('9'))),
     /does not fit it/,
   )
+  if (process.getuid?.() === 0)
+    await refused((at) => chownSync(join(at, 'machine'), 1, 1), /this account’s alone/)
   await refused((at) => rmSync(join(at, 'snapshot.json.minisig')), /ENOENT/)
   await refused((at, _, other) => {
     rmSync(at, { recursive: true })

@@ -8,6 +8,7 @@ import {
   existsSync,
   fsyncSync,
   mkdirSync,
+  mkdtempSync,
   openSync,
   readdirSync,
   readFileSync,
@@ -59,6 +60,10 @@ const DESCRIPTION = 'snapshot.json'
 const SIGNATURE = 'snapshot.json.minisig'
 const REMEDY = 'make it anew: ambit image warm'
 const MAX_DESCRIPTION = 64 << 10
+/** Part of the name of one that is being made. */
+const ASIDE = '.new-'
+/** After this, whoever was making it is gone. */
+const UNFINISHED_MS = 3_600_000
 
 const snapshotsDir = (paths: Paths): string => join(paths.state, 'snapshots')
 
@@ -125,9 +130,9 @@ export async function keepSnapshot(
   write: (path: string) => Promise<void>,
 ): Promise<{ dir: string; size: number }> {
   const dir = placeOf(paths, wanted)
-  const aside = `${dir}.new`
-  rmSync(aside, { recursive: true, force: true })
-  mkdirSync(aside, { recursive: true, mode: 0o700 })
+  mkdirSync(snapshotsDir(paths), { recursive: true, mode: 0o700 })
+  // Of its own: two that are made at once must not end up as one.
+  const aside = mkdtempSync(`${dir}${ASIDE}`)
   try {
     await write(join(aside, MACHINE))
     const { size } = statSync(join(aside, MACHINE))
@@ -156,8 +161,9 @@ function put(path: string, content: string | Buffer): void {
 
 function dropOthers(paths: Paths, kept: Shape): void {
   const all = snapshotsDir(paths)
-  for (const name of readdirSync(all).filter((name) => !name.endsWith('.new'))) {
+  for (const name of readdirSync(all)) {
     const dir = join(all, name)
+    if (name.includes(ASIDE) && Date.now() - statSync(dir).mtimeMs < UNFINISHED_MS) continue
     try {
       const { image, qemu, launcher } = described(dir, paths).shape
       if (image === kept.image && qemu === kept.qemu && launcher === kept.launcher) continue

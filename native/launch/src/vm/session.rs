@@ -251,7 +251,13 @@ impl Running<'_> {
         std::thread::sleep(Duration::from_millis(50));
         let said = self.complaint.lock().map(|said| words(said.trim())).unwrap_or_default();
         let why = if said.is_empty() { "it ended before the command did".into() } else { said };
-        Err(Failure::new("the machine", why))
+        let failure = Failure::new("the machine", why);
+        Err(match self.machine.snapshot {
+            Some(Snapshot::Resume { .. }) if !self.started => {
+                failure.remedy("make the snapshot anew: ambit image warm")
+            }
+            _ => failure,
+        })
     }
 
     fn heed_alarms(&self) -> Result<Option<&'static str>> {
