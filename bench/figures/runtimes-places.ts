@@ -1,6 +1,6 @@
 /** One agent in each runtime and in its bare means, with a tree, a directory and a way to a server. */
-import { copyFileSync, mkdirSync, readdirSync, readFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { basename, dirname, join } from 'node:path'
 import { debianProgram, loadProgram, sh } from '../cache.ts'
 import type { Bench } from '../figure.ts'
 import { LineProcess } from '../line-process.ts'
@@ -14,7 +14,7 @@ export const NATIVE = 'native'
 export const MICROVM = 'ambit run, microvm'
 
 /** TCG is slow: more would take minutes. */
-export const TREE = 1_500
+export const TREE = 400
 
 export interface Place {
   readonly agent: LineProcess
@@ -79,8 +79,13 @@ export async function openPlaces(
   return places
 }
 
+/** Where a place may keep a copy of its tree in its own memory. */
+export const ownCopy = (tree: string): string =>
+  `/tmp/ambit-bench-${basename(dirname(tree))}-${basename(tree)}`
+
 async function bare(setting: Setting, before: readonly string[]): Promise<Place> {
   const { bench, load, tree, dir, server } = setting
+  bench.defer(() => rmSync(ownCopy(tree), { recursive: true, force: true }))
   const { child } = await LineProcess.start(bench, [...before, load, 'agent'], { cwd: tree })
   const order = { url: `https://localhost:${server.port}`, ca: server.ca }
   return { agent: child, tree, dir, order, processes: null }
