@@ -1,7 +1,7 @@
 /** The image of microVMs for sessions of the bench: built once for each guest agent, by the command itself. */
 import { createHash } from 'node:crypto'
-import { cpSync, existsSync, globSync, linkSync, mkdirSync, readdirSync, readFileSync } from 'node:fs'
-import { renameSync, rmSync } from 'node:fs'
+import { chmodSync, cpSync, existsSync, globSync, linkSync, mkdirSync, readdirSync } from 'node:fs'
+import { readFileSync, renameSync, rmSync, symlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { imagesDir, keysDir, type Paths, resolvePaths } from '../src/lib/paths.ts'
 import { type Image, verifyImage } from '../src/runtime/microvm-image/verify.ts'
@@ -11,15 +11,17 @@ import type { Bench } from './figure.ts'
 const ROOT = join(import.meta.dirname, '..')
 
 const placeOf = (paths: Paths): string => join(imagesDir(paths), 'default')
+/** Not the default place, for which the command would also take a snapshot. */
+const builtIn = (home: string): string => join(home, 'image')
 
 /** Puts the image, and the key that signed it, where sessions of the Ambit in `home` look for them. */
 export async function placeImage(bench: Bench, home: string): Promise<Image> {
-  const built = resolvePaths({ AMBIT_HOME: await builtHome(bench) })
+  const from = await builtHome(bench)
   const own = resolvePaths({ AMBIT_HOME: home })
   mkdirSync(placeOf(own), { recursive: true, mode: 0o700 })
-  for (const name of readdirSync(placeOf(built)))
-    linkOrCopy(join(placeOf(built), name), join(placeOf(own), name))
-  cpSync(keysDir(built), keysDir(own), { recursive: true })
+  for (const name of readdirSync(builtIn(from)))
+    linkOrCopy(join(builtIn(from), name), join(placeOf(own), name))
+  cpSync(keysDir(resolvePaths({ AMBIT_HOME: from })), keysDir(own), { recursive: true })
   return await verifyImage(placeOf(own), own)
 }
 
@@ -42,8 +44,13 @@ async function builtHome(bench: Bench): Promise<string> {
   bench.say('building the image of microVMs, once')
   for (const old of globSync('image-*', { cwd: CACHE })) rmSync(join(CACHE, old), { recursive: true })
   const aside = `${home}.new`
-  mkdirSync(aside, { recursive: true, mode: 0o700 })
-  await sh('env', [`AMBIT_HOME=${aside}`, join(ROOT, 'ambit'), 'image', 'build'])
+  const packages = join(CACHE, 'packages-of-images')
+  for (const dir of [packages, imagesDir(resolvePaths({ AMBIT_HOME: aside }))])
+    mkdirSync(dir, { recursive: true, mode: 0o700 })
+  chmodSync(aside, 0o700)
+  symlinkSync(packages, join(imagesDir(resolvePaths({ AMBIT_HOME: aside })), '.cache'))
+  const build = ['image', 'build', '--out', builtIn(aside)]
+  await sh('env', [`AMBIT_HOME=${aside}`, join(ROOT, 'ambit'), ...build])
   renameSync(aside, home)
   return home
 }

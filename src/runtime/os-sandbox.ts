@@ -10,7 +10,8 @@ import type { Exit, GateSockets, Runtime, World } from './runtime.ts'
 
 /** Deadlines, milliseconds. A launcher that does not answer in time is killed: the session fails closed. */
 const OPEN_MS = 15_000
-const BUILD_MS = 30_000
+/** A machine may take a minute to boot (native/launch/src/vm/session.rs), which ends itself before this. */
+const BUILD_MS = 75_000
 const EXEC_MS = 15_000
 /** From the order to kill, or from the report of the command's end, to the launcher's own. */
 const END_MS = 3_000
