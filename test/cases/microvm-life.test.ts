@@ -9,12 +9,13 @@ import { commandOf, eventually, processesWith } from '../support/processes.ts'
 import { withoutPrograms } from '../support/programs.ts'
 import { withoutRuntime } from '../support/runtime.ts'
 import { describe, type SessionRan, type Stage } from '../support/stage.ts'
+import type { As } from '../support/users.ts'
 
 const missing = withoutRuntime('microvm')
 const sh = (script: string): string[] => ['/bin/sh', '-c', script]
 
-const terminal = once(async (_: 'user'): Promise<Record<string, true | string>> => {
-  const stage = await machineStage('user', {
+const terminal = once(async (as: As): Promise<Record<string, true | string>> => {
+  const stage = await machineStage(as, {
     files: { 'secret.txt': 'the content that is taken away', 'other.txt': 'the rest' },
   })
   for (const file of ['machine_terminal.py', 'terminal_driver.py'])
@@ -81,8 +82,8 @@ async function start(script: string): Promise<Up> {
   return { stage, pid, id, running, left: () => leftovers(stage, id, known) }
 }
 
-const leavesNothing = async ({ left }: Up): Promise<void> =>
-  assert.ok(await eventually(() => left().length === 0, 15_000), left().join('\n'))
+const leavesNothing = async (up: Up): Promise<void> =>
+  assert.ok(await eventually(() => up.left().length === 0, 15_000), up.left().join('\n'))
 
 test('microvm: SIGTERM to ambit run is the command’s', { skip: missing ?? false }, async () => {
   const up = await start('trap "echo got; exit 9" TERM; while :; do sleep 0.1; done')

@@ -100,7 +100,8 @@ function end(result: Result): string {
     }
   })
   assert.deepEqual(left, [], 'processes that are left')
-  return [ev, ...Object.values(rest).filter((value) => value !== null)].join(': ')
+  const words = Object.values(rest) as readonly (string | number | null)[]
+  return [ev, ...words.filter((word) => word !== null)].join(': ')
 }
 
 test('what a guest may say ends a session as it says', options, () => {
