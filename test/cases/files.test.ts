@@ -213,19 +213,18 @@ attack('F-13', 'protects at any depth', async (as) => {
 
 attack('F-21', 'shows nothing when the view is killed', async (as) => {
   const stage = makeStage(as)
-  const loop =
-    'i=0; while [ $i -lt 400 ]; do ls -a . 2>&1; cat .env src/main.txt 2>&1; i=$((i+1)); sleep 0.02; done'
-  const marker = stage.root
+  const look = 'ls -a . 2>&1; cat .env src/main.txt 2>&1'
+  const loop = `${look}; echo x > begun; i=0; while [ $i -lt 400 ]; do ${look}; i=$((i+1)); sleep 0.02; done`
   let killed = 0
   const ran = await stage.session(['/bin/sh', '-c', loop], {
     onStart: () => {
+      // Not before the command reads: a machine takes its time to start.
       const timer = setInterval(() => {
-        const views = processesWith(marker).filter((pid) => commandOf(pid).includes('ambit-view'))
-        if (views.length === 0 || killed) return
-        // Long enough for the command to be reading.
-        setTimeout(() => views.forEach((pid) => process.kill(pid, 'SIGKILL')), 700)
-        killed = views.length
+        if (!existsSync(join(stage.project, 'begun'))) return
         clearInterval(timer)
+        const views = processesWith(stage.root).filter((pid) => commandOf(pid).includes('ambit-view'))
+        killed = views.length
+        setTimeout(() => views.forEach((pid) => process.kill(pid, 'SIGKILL')), 300)
       }, 50)
       timer.unref()
     },
