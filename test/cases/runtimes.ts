@@ -37,7 +37,25 @@ export const IN_CI: Readonly<Record<Exclude<RuntimeName, 'os-sandbox'>, readonly
     ...asUser('F-12', 'F-14', 'F-17', 'F-18', 'F-22', 'F-23', 'P-02', 'P-05', 'P-13'),
     ...asUser('R-01', 'R-02', 'R-07', 'N-01', 'N-02', 'N-03', 'N-38'),
   ],
-  microvm: [],
+  // One file is one machine, and two.
+  microvm: [
+    ...asUser(
+      'C-01',
+      'C-02',
+      'C-05',
+      'C-11',
+      'C-18',
+      'C-20',
+      'C-28',
+      'C-32',
+      'C-36',
+      'C-40',
+      'C-42',
+      'C-43',
+      'C-44',
+    ),
+    ...asUser('F-01', 'F-02', 'F-03', 'F-07', 'F-08', 'F-10', 'F-13', 'F-23', 'R-02'),
+  ],
 }
 
 /** Cases that can be run on a runtime. */
