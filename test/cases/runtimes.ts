@@ -37,7 +37,7 @@ export const IN_CI: Readonly<Record<Exclude<RuntimeName, 'os-sandbox'>, readonly
     ...asUser('F-12', 'F-14', 'F-17', 'F-18', 'F-22', 'F-23', 'P-02', 'P-05', 'P-13'),
     ...asUser('R-01', 'R-02', 'R-07', 'N-01', 'N-02', 'N-03', 'N-38'),
   ],
-  // One file is one machine, and two.
+  // Most of one file's share one machine.
   microvm: [
     ...asUser(
       'C-01',
@@ -54,7 +54,37 @@ export const IN_CI: Readonly<Record<Exclude<RuntimeName, 'os-sandbox'>, readonly
       'C-43',
       'C-44',
     ),
-    ...asUser('F-01', 'F-02', 'F-03', 'F-07', 'F-08', 'F-10', 'F-13', 'F-23', 'R-02'),
+    ...asUser(
+      'C-03',
+      'C-06',
+      'C-07',
+      'C-08',
+      'C-09',
+      'C-10',
+      'C-12',
+      'C-13',
+      'C-15',
+      'C-16',
+      'C-17',
+      'C-21',
+      'C-22',
+    ),
+    ...asUser(
+      'C-23',
+      'C-24',
+      'C-25',
+      'C-26',
+      'C-27',
+      'C-29',
+      'C-30',
+      'C-31',
+      'C-33',
+      'C-34',
+      'C-35',
+      'C-38',
+      'C-41',
+    ),
+    ...asUser('F-01', 'F-02', 'F-03', 'F-07', 'F-08', 'F-10', 'F-13', 'F-23', 'P-02', 'P-05', 'R-02'),
   ],
 }
 
