@@ -62,9 +62,13 @@ export class Follower {
     this.#gap = null
     this.#final = final
     if (this.#cursor.dead !== null) return
-    const loss = this.#open()
-    if (loss !== null) this.#gap = this.#lost(loss)
-    else if (this.#fd !== undefined) this.#records = new RecordReader(this.#fd, this.#cursor.offset)
+    const opened = this.#open()
+    const { offset } = this.#cursor
+    if (typeof opened === 'string') this.#gap = this.#lost(opened)
+    else if (this.#fd === undefined) return
+    else if (opened > offset) this.#records = new RecordReader(this.#fd, offset)
+    // Mostly there is nothing new, and then nothing need be read.
+    else this.#gap = this.#gapAt({ offset, why: 'end' })
   }
 
   /** The cursor behind what was read. */
@@ -112,17 +116,16 @@ export class Follower {
     this.#fd = undefined
   }
 
-  /** Null when the journal can be read as far as it goes, or why it cannot. A journal not yet begun is no loss. */
-  #open(): string | null {
+  /** Bytes of the journal, or why it cannot be read as far as it goes. One not yet begun has none, which is no loss. */
+  #open(): number | string {
+    const { offset } = this.#cursor
     try {
       this.#fd ??= openJournal(this.#path)
       const size = fs.fstatSync(this.#fd).size
-      return size < this.#cursor.offset
-        ? `cut to ${size} bytes after ${this.#cursor.offset} were sequenced`
-        : null
+      return size < offset ? `cut to ${size} bytes after ${offset} were sequenced` : size
     } catch (error) {
       if (errnoOf(error) !== 'ENOENT') return messageOf(error)
-      return this.#cursor.offset > 0 ? 'vanished' : null
+      return offset > 0 ? 'vanished' : 0
     }
   }
 
