@@ -128,22 +128,39 @@ export async function killOnce(
     onStart: (child) => (pid = child),
   })
   const ended = running.then(() => 'ended' as const)
+  const watch: Watch = (reached) => until(stage, before, () => pid, reached, ended)
   // Until the kill is done, the agent comes to its step and no further.
   if (reaches(step, 'answer')) held.release(`/${mark}`)
-  if (reaches(step, 'end')) held.release(`/${mark}-more`)
   // Parts are made side by side: a step may show before its victim is there. A host is there or is not.
-  const comes = victim !== 'host' && !reaches(step, 'end')
-  const reached = (state: Seen): boolean => STEPS[step](state) && (!comes || state.parts.has(victim))
-  const seen = await until(stage, before, () => pid, reached, ended)
+  const there = ({ parts }: Seen): boolean => victim === 'host' || parts.has(victim)
+  const seen = reaches(step, 'end')
+    ? await watchEnd(watch, step, victim, () => held.release(`/${mark}-more`))
+    : await watch((state) => STEPS[step](state) && there(state))
   if (!seen) throw new Error(`${where}: the step was never seen\n${describe(await running)}`)
   const target = seen.state.parts.get(victim)
-  const hit = target !== undefined && kill(target)
+  const hit = target !== undefined && signal(target, 'SIGKILL')
+  signal(seen.state.parts.get('ambitd'), 'SIGCONT')
   for (const url of [`/${mark}`, `/${mark}-more`]) held.release(url)
   const ran = await running
   await settled(stage, mark, seen.state.parts.get('host'), where)
   await checkRecord(stage, good, mark, seen.id, ran, where)
   if (hit) checkExit(ran, victim, step, where)
   return { hit, acknowledged: written(ran).length }
+}
+
+type Watch = (reached: (seen: Seen) => boolean) => Promise<{ id: string; state: Seen } | null>
+
+/** The end takes moments: the daemon stands still meanwhile, and while it signs, the victim. */
+async function watchEnd(watch: Watch, step: Step, victim: Victim, release: () => void): ReturnType<Watch> {
+  const answered = await watch(STEPS.answer)
+  const daemon = answered?.state.parts.get('ambitd')
+  signal(daemon, 'SIGSTOP')
+  release()
+  const ending = await watch(STEPS.end)
+  if (step === 'end') return ending
+  if (victim !== 'ambitd') signal(ending?.state.parts.get(victim), 'SIGSTOP')
+  signal(daemon, 'SIGCONT')
+  return watch(STEPS[step])
 }
 
 /** Watches the new session until `reached`, as closely as one process can. */
@@ -227,10 +244,10 @@ function sessionsOf(stage: Stage): string[] {
   }
 }
 
-function kill(pid: number): boolean {
+/** False when there is nobody any more. */
+function signal(pid: number | undefined, name: NodeJS.Signals): boolean {
   try {
-    process.kill(pid, 'SIGKILL')
-    return true
+    return pid !== undefined && process.kill(pid, name)
   } catch {
     return false
   }
