@@ -159,20 +159,25 @@ function eventsOf(stage: Stage, events: readonly any[]): string[] {
 
 /** The steps that the profile allows; every other one is refused. */
 const ALLOWED = [
-  ...[
-    'read',
-    'write',
-    'make directory',
-    'rename',
-    'delete',
-    'hidden list',
-    'protected read',
-    'review',
-    'link out',
-  ],
-  ...['exec', 'host', 'upload', 'name', 'stream', 'own unix socket', 'quota'],
+  'read',
+  'write',
+  'make directory',
+  'rename',
+  'delete',
+  'hidden list',
+  'protected read',
+  'review',
+  'link out',
+  'exec',
+  'host',
+  'upload',
+  'name',
+  'stream',
+  'own unix socket',
+  'quota',
   // Whatever server is asked, the gate answers: an address at which it says why not.
-  ...['name refused', 'other server'],
+  'name refused',
+  'other server',
 ]
 
 /** The same refusal in other words of the agent's kernel. */
