@@ -246,3 +246,45 @@ test('two sessions on one project at a time, each with its own changes and home'
   assert.equal(b.stdout, 'b\nb\n', describe(b))
   assert.equal(readFileSync(join(stage.project, 'a.txt'), 'utf8'), 'one\n', 'both wait for review')
 })
+
+test('what two sessions changed alike is a conflict for the second that is applied', user, async () => {
+  const stage = new Stage('user', { files: { 'a.txt': 'one\n' }, spec: SPEC })
+  const change = async (name: string) =>
+    (await stage.session(['/bin/sh', '-c', `echo ${name} > a.txt; echo ${name} > ${name}.txt`])).summary
+      .session
+  const [first, second] = [await change('first'), await change('second')]
+  const applied = await stage.ambit(['review', first, 'apply'])
+  assert.equal(applied.code, 0, describe(applied))
+  const late = await stage.ambit(['review', second, 'apply'])
+  assert.equal(late.code, 1, describe(late))
+  assert.match(late.stdout + late.stderr, /a\.txt.*conflict|conflict.*a\.txt/, describe(late))
+  assert.equal(readFileSync(join(stage.project, 'a.txt'), 'utf8'), 'first\n')
+  assert.equal(readFileSync(join(stage.project, 'second.txt'), 'utf8'), 'second\n')
+})
+
+/** Commits again and again, beside others who do: git's locks are files that only one can make. */
+const commits = (name: string, count: number): string =>
+  `for n in $(seq ${count}); do echo $n > ${name}-$n; for again in $(seq 200); do git add ${name}-$n 2>/dev/null && git commit -qm ${name}-$n ${name}-$n 2>/dev/null && break; sleep 0.05; done; done`
+
+test(
+  'two sessions and a person commit to one repository at a time, and no commit is lost',
+  user,
+  async () => {
+    const stage = new Stage('user', { files: { 'a.txt': 'one\n' } })
+    const made = await stage.command(['/bin/sh', '-c', SETUP])
+    assert.equal(made.code, 0, describe(made))
+    const inside = async (name: string) => stage.session(['/bin/bash', '-c', commits(name, 12)])
+    const outside = stage.command(['/bin/bash', '-c', commits('person', 12)])
+    for (const ran of await Promise.all([inside('a'), inside('b'), outside]))
+      assert.equal(ran.code, 0, describe(ran))
+    const log = await stage.command(['/bin/sh', '-c', 'git log --format=%s; git fsck --no-dangling'])
+    const subjects = log.stdout.trim().split('\n')
+    assert.deepEqual(
+      subjects.toSorted(),
+      [
+        'one',
+        ...['a', 'b', 'person'].flatMap((who) => Array.from({ length: 12 }, (_, n) => `${who}-${n + 1}`)),
+      ].toSorted(),
+    )
+  },
+)
