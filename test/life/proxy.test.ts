@@ -93,7 +93,7 @@ for (const as of ['user', 'root'] as const) {
 
   test(`what the proxy refuses, or cannot reach, says so, as ${as}`, { skip }, async () => {
     const { ran, why } = await fetches(as, URL, 'https://refused.test/', 'https://nowhere.test/')
-    const [refused, nowhere] = ran.stdout.split('\n')
+    const [refused, nowhere] = ran.stdout.split('\n').filter(Boolean)
     assert.match(
       refused ?? '',
       /The proxy that leads out of this network refuses refused\.test/,
