@@ -57,6 +57,13 @@ export type FactBody =
       /** Of the snapshot that it goes on from; absent when it boots. */
       snapshot?: string | undefined
     }
+  /**
+   * What went into a machine's TPM before its first instruction; bytes in hex. `ak`: `TPM2B_PUBLIC` of the key that signs
+   * its quotes. `eventLog`: in the TCG's form. `device`: `swtpm` is software on this host.
+   */
+  | { k: 'machine.measured'; device: string; ak: string; eventLog: string }
+  /** A quote of that TPM: `TPMS_ATTEST` and `TPMT_SIGNATURE`, hex. `by`: who asked. */
+  | { k: 'machine.quote'; nonce: string; quote: string; signature: string; by: string }
   | {
       k: 'session.end'
       outcome: 'ended' | 'failed' | 'killed' | 'refused' | 'timeout'

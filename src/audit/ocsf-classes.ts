@@ -171,6 +171,12 @@ const MAPPERS: Mapper = {
     session('Measure', `a machine starts from the image ${image}`, {
       machine: { image, kernel, initramfs, root, commandLine, planDigest, snapshot },
     }),
+  'machine.measured': ({ device, ak, eventLog }) =>
+    session('Measure', `what the machine starts from is in its TPM (${device})`, {
+      tpm: { device, ak, eventLog },
+    }),
+  'machine.quote': ({ nonce, quote, signature, by }) =>
+    session('Attest', `quote of the machine's TPM for ${by}`, { quote: { nonce, quote, signature, by } }),
   'session.end': ({ outcome, exit, reason }) =>
     session(
       4,

@@ -17,6 +17,10 @@ const pid = z
 const port = z.number().int().min(0).max(65535)
 const label = z.enum(LABELS)
 const digest = z.string().regex(/^[0-9a-f]{64}$/)
+const hex = z
+  .string()
+  .regex(/^([0-9a-f]{2})+$/)
+  .max(1 << 16)
 const argv = z.array(text).max(4096)
 const rule = text.nullable()
 const base = { t: count, m: count }
@@ -67,6 +71,8 @@ const FACT = z.discriminatedUnion('k', [
     planDigest: word,
     snapshot: word.optional(),
   }),
+  kind('machine.measured', { device: word, ak: hex, eventLog: hex }),
+  kind('machine.quote', { nonce: hex, quote: hex, signature: hex, by: text }),
   kind('session.end', {
     outcome,
     exit: z

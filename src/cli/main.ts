@@ -17,6 +17,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<{ command: Command }>>> = 
   review: () => import('./review.ts'),
   why: () => import('./why.ts'),
   image: () => import('./image.ts'),
+  attest: () => import('./attest.ts'),
   log: () => import('./log.ts'),
   doctor: () => import('./doctor.ts'),
   demo: () => import('./demo.ts'),

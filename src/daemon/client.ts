@@ -17,9 +17,9 @@ import { checkDir, claimDir, withAddress } from '../lib/socket-dir.ts'
 export type * from './messages.ts'
 export { ownBirth } from './records.ts'
 
-/** Executes an order of the daemon; what it throws travels to the person who asked. */
 export type { Order } from './messages.ts'
-export type OrderHandler = (order: Order) => void | Promise<void>
+/** Executes an order of the daemon; what it gives or throws travels to the person who asked. */
+export type OrderHandler = (order: Order) => unknown
 
 export interface DaemonClient {
   /** Product version of the daemon, and its process. */
@@ -120,7 +120,7 @@ async function greet(socket: Socket): Promise<DaemonClient> {
   const link = new Link(socket, async (op, args) => {
     const order = parseOrder(op, args)
     if (!orders) throw malformed('an order to a link without a session')
-    await orders(order)
+    return await orders(order)
   })
   const hello = (await link.call(
     'hello',

@@ -29,7 +29,7 @@ import { removeRunDirs } from './run-dirs.ts'
 /** The way back to whoever called: orders go to the `ambit run` that opened a session. */
 export interface Caller {
   readonly peer: Peer
-  order(order: Order): Promise<void>
+  order(order: Order): Promise<unknown>
 }
 
 interface LiveSession {
@@ -174,12 +174,9 @@ export class Daemon {
   /** Hands an order to the session's `ambit run`. A kill does not depend on its answer. */
   async order(order: Order): Promise<Record<string, never>> {
     const { op, id } = order
-    const session = this.#live.get(id)
-    if (!session) throw notFound(id, 'it does not run')
+    const session = this.#running(id)
     try {
-      if (!session.caller)
-        throw notFound(id, 'its ambit run has lost the daemon; it stands still until it is back')
-      await session.caller.order(order)
+      await callerOf(session, id).order(order)
     } catch (error) {
       if (op !== 'session.kill') throw error
       await this.#kill(session, order.by)
@@ -187,6 +184,17 @@ export class Daemon {
     if (op === 'session.freeze' || op === 'session.thaw')
       await this.#setFrozen(session, op === 'session.freeze')
     return {}
+  }
+
+  /** Hands an order to the session's `ambit run`; gives its answer. */
+  async ask(order: Order): Promise<unknown> {
+    return await callerOf(this.#running(order.id), order.id).order(order)
+  }
+
+  #running(id: string): LiveSession {
+    const session = this.#live.get(id)
+    if (!session) throw notFound(id, 'it does not run')
+    return session
   }
 
   sessions(all: boolean): SessionInfo[] {
@@ -374,3 +382,8 @@ const refusedOpen = (why: string): AmbitError =>
 
 const notFound = (id: string, why: string): AmbitError =>
   new AmbitError('ERR_SESSION_NOT_FOUND', `session ${id}`, why, 'ambit sessions lists those that run')
+
+function callerOf({ caller }: LiveSession, id: string): Caller {
+  if (caller) return caller
+  throw notFound(id, 'its ambit run has lost the daemon; it stands still until it is back')
+}

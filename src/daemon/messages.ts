@@ -11,6 +11,11 @@ const text = z.string().max(4096)
 const nothing = z.strictObject({})
 const one = z.strictObject({ id: sessionId })
 const patterns = z.array(z.string().min(1).max(1024)).max(100)
+/** As a TPM takes it, hex. */
+const nonce = z
+  .string()
+  .max(128)
+  .regex(/^([0-9a-f]{2})+$/)
 const narrowing = { hide: patterns, protect: patterns }
 
 export const ARGS = {
@@ -30,6 +35,7 @@ export const ARGS = {
   freeze: one,
   thaw: one,
   narrow: z.strictObject({ id: sessionId, ...narrowing }),
+  attest: z.strictObject({ id: sessionId, nonce }),
   sessions: z.strictObject({ all: z.boolean() }),
   why: z.strictObject({ id: sessionId.nullable() }),
   'log.sync': nothing,
@@ -49,6 +55,7 @@ const simple = z.strictObject({
 const order = z.union([
   simple,
   z.strictObject({ ...simple.shape, op: z.literal('session.narrow'), ...narrowing }),
+  z.strictObject({ ...simple.shape, op: z.literal('session.attest'), nonce }),
 ])
 export type Order = z.infer<typeof order>
 
@@ -114,6 +121,8 @@ export interface Values {
   freeze: Record<string, never>
   thaw: Record<string, never>
   narrow: Record<string, never>
+  /** A quote of the session's machine; src/runtime/attestation/document.ts checks its form. */
+  attest: unknown
   sessions: { sessions: SessionInfo[] }
   why: { session: string | null; refusals: Refusal[] }
   'log.sync': Head

@@ -82,7 +82,10 @@ function admit(socket: Socket, links: Set<Link>, daemon: Daemon, shutdown: () =>
     return
   }
   let greeted = false
-  const caller: Caller = { peer, order: async ({ op, ...args }) => void (await link.call(op, args, 5_000)) }
+  const caller: Caller = {
+    peer,
+    order: ({ op, ...args }) => link.call(op, args, op === 'session.attest' ? 30_000 : 5_000),
+  }
   const link: Link = new Link(socket, async (op, args) => {
     if (!isOp(op)) throw malformed('unknown operation')
     if (greeted === (op === 'hello')) throw malformed(greeted ? 'hello twice' : 'no hello')
@@ -120,6 +123,8 @@ async function answer(op: Op, raw: unknown, { daemon, caller, shutdown }: Scope)
       return await daemon.order({ op: `session.${op}`, id: args(op).id, by })
     case 'narrow':
       return await daemon.order({ op: 'session.narrow', ...args('narrow'), by })
+    case 'attest':
+      return await daemon.ask({ op: 'session.attest', ...args('attest'), by })
     case 'sessions':
       await daemon.settled()
       return { sessions: daemon.sessions(args('sessions').all) }

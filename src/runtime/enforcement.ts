@@ -12,7 +12,7 @@ const COMMON = [
 export const REQUIRED: Readonly<Record<RuntimeName, readonly string[]>> = {
   'os-sandbox': [...COMMON, 'landlock'],
   container: [...COMMON, 'own-kernel', 'sentry-confined', 'gofer-confined', 'unix-sockets'],
-  microvm: [...COMMON, 'landlock', 'own-kernel'],
+  microvm: [...COMMON, 'landlock', 'own-kernel', 'measured-start'],
 }
 
 /** `memory-limit` and the like: a profile may accept that they hold only in part. */

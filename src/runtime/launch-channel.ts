@@ -1,4 +1,5 @@
 import type { Socket } from 'node:net'
+import { type Quoted, quotedSchema } from './attestation/document.ts'
 import type { Control } from '../audit/fact.ts'
 
 /** What `ambit-launch` reports; docs/architecture.md, "Launch protocol". */
@@ -10,11 +11,14 @@ export type LaunchEvent =
   | { readonly ev: 'exit'; readonly signal: number }
   | { readonly ev: 'timeout' }
   | { readonly ev: 'over-limit'; readonly limit: string }
+  | ({ readonly ev: 'quote' } & Quoted)
+  | { readonly ev: 'no-quote'; readonly nonce: string; readonly why: string }
   | { readonly ev: 'failed'; readonly what: string; readonly why: string; readonly remedy: string | null }
 
 export type LaunchOrder =
   | { readonly op: 'build' | 'exec' | 'freeze' | 'thaw' | 'kill' }
   | { readonly op: 'signal'; readonly signal: number }
+  | { readonly op: 'quote'; readonly nonce: string; readonly by: string }
 
 type EventOf<K extends LaunchEvent['ev']> = Extract<LaunchEvent, { ev: K }>
 
@@ -49,12 +53,17 @@ export class LaunchChannel {
 
   /** The first event `ev`, past or future. Rejects when the launcher fails or ends first, or after `ms`. */
   expect<K extends LaunchEvent['ev']>(ev: K, ms: number): Promise<EventOf<K>> {
-    const { promise, resolve, reject } = Promise.withResolvers<EventOf<K>>()
+    return this.first((event): event is EventOf<K> => event.ev === ev, ms)
+  }
+
+  /** The same for the first that is `wanted`. */
+  first<E extends LaunchEvent>(wanted: (event: LaunchEvent) => event is E, ms: number): Promise<E> {
+    const { promise, resolve, reject } = Promise.withResolvers<E>()
     const timer = setTimeout(() => reject(new Error(`no answer within ${ms / 1000} s`)), ms)
     const look = (): void => {
-      const event = this.#seen.find((event) => event.ev === ev)
+      const event = this.#seen.find(wanted)
       const end = this.#seen.find((event) => event.ev === 'failed' || event.ev === 'exit')
-      if (event) resolve(event as EventOf<K>)
+      if (event) resolve(event)
       else if (end) reject(new Error(end.ev === 'failed' ? `${end.what}: ${end.why}` : 'the command ended'))
       else if (this.#closed !== null) reject(new Error(this.#closed))
     }
@@ -124,6 +133,9 @@ export function parseEvent(line: string): LaunchEvent | null {
   if (ev === 'over-limit') return isText(value.limit) ? { ev, limit: value.limit } : null
   if (ev === 'ready') return parseReady(value.controls)
   if (ev === 'failed') return parseFailed(value)
+  if (ev === 'quote') return parseQuote(value)
+  if (ev === 'no-quote')
+    return isText(value.nonce) && isText(value.why) ? { ev, nonce: value.nonce, why: value.why } : null
   if (ev !== 'exit') return null
   if (isInteger(value.code)) return { ev, code: value.code }
   return isInteger(value.signal) ? { ev, signal: value.signal } : null
@@ -149,6 +161,14 @@ function parseFailed(value: Record<string, unknown>): LaunchEvent | null {
   return isText(what) && isText(why) && (remedy === null || isText(remedy))
     ? { ev: 'failed', what, why, remedy }
     : null
+}
+
+/** The quote's fact beside that of the start: what the log has. */
+function parseQuote({ nonce, fact, measured }: Record<string, unknown>): LaunchEvent | null {
+  const { quote, signature } = (fact ?? {}) as Record<string, unknown>
+  const { ak, eventLog } = (measured ?? {}) as Record<string, unknown>
+  const parsed = quotedSchema.safeParse({ nonce, ak, eventLog, quote, signature })
+  return parsed.success ? { ev: 'quote', ...parsed.data } : null
 }
 
 const isText = (value: unknown): value is string => typeof value === 'string'

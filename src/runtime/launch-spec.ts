@@ -55,9 +55,30 @@ export type LaunchCell =
       readonly commandLine: string
       readonly memory: number
       readonly processors: number
-      readonly snapshot: { readonly use: 'take' | 'resume'; readonly path: string } | null
+      readonly snapshot:
+        | { readonly use: 'take'; readonly path: string }
+        | { readonly use: 'resume'; readonly path: string; readonly verified: VerifiedFile }
+        | null
       readonly programs: Readonly<Record<string, string>>
+      readonly measured: MeasuredStart
     }
+
+/** What goes into a machine's TPM. SHA-256, hex: `image` of the signed manifest, `profile` of the plan. */
+export interface MeasuredStart {
+  readonly swtpm: string
+  readonly image: string
+  readonly profile: string
+  readonly kernel: VerifiedFile
+  readonly initramfs: VerifiedFile
+  readonly root: VerifiedFile
+}
+
+/** A file that was read and found to be what was signed. */
+export interface VerifiedFile {
+  readonly sha256: string
+  /** `device:inode:size:mtime` in nanoseconds: by it the launcher knows the file again. */
+  readonly identity: string
+}
 
 export type LaunchMount =
   /** Root `root` of the view, at `target`. */

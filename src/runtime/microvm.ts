@@ -54,9 +54,10 @@ async function machineFor({ paths, plan, hostUid, note }: Around): Promise<Launc
     root: manifest.root.sha256,
     commandLine: createHash('sha256').update(commandLine).digest('hex'),
     planDigest: plan.profile.digest,
-    ...(snapshot && { snapshot: snapshot.sha256 }),
+    ...(snapshot && { snapshot: snapshot.verified.sha256 }),
   })
-  return machine.cell(snapshot && { use: 'resume', path: snapshot.path })
+  const resumed = snapshot && ({ use: 'resume', ...snapshot } as const)
+  return machine.cell(resumed, plan.profile.digest)
 }
 
 type MachineCell = Extract<LaunchCell, { kind: 'vm' }>
@@ -68,7 +69,7 @@ export interface Machine {
   shape(): Promise<Shape>
   /** The one that fits it, verified; null when there is none. */
   snapshot(): Promise<FoundSnapshot | null>
-  cell(snapshot: MachineCell['snapshot']): MachineCell
+  cell(snapshot: MachineCell['snapshot'], profile: string): MachineCell
 }
 
 /**
@@ -88,6 +89,14 @@ export async function describeMachine(
       'runtime microvm',
       qemu ? 'it needs an x86-64 machine' : 'qemu-system-x86_64 is not installed',
       qemu ? undefined : installHint('qemu-system-x86'),
+    )
+  const swtpm = lookForTool('swtpm')
+  if (!swtpm)
+    throw new AmbitError(
+      'ERR_RUNTIME_MISSING',
+      'runtime microvm',
+      'swtpm is not installed, and no machine starts unmeasured',
+      installHint('swtpm'),
     )
   const digests = Digests.of(paths)
   const image = await verifyImage(join(imagesDir(paths), IMAGE), paths, digests)
@@ -110,8 +119,9 @@ export async function describeMachine(
     image,
     shape,
     snapshot: async () => (hasSnapshots(paths) ? findSnapshot(paths, await shape(), digests) : null),
-    cell: (snapshot) => {
-      const cell: MachineCell = { kind: 'vm', ...files, memory, processors, snapshot, programs }
+    cell: (snapshot, profile) => {
+      const measured = { swtpm, image: image.digest, profile, ...image.verified }
+      const cell: MachineCell = { kind: 'vm', ...files, memory, processors, snapshot, programs, measured }
       if (accelerator === 'kvm') withKvm.set(cell, (why) => distrustKvm({ qemu, image }, paths, host, why))
       return cell
     },

@@ -6,6 +6,7 @@ import { installHint } from './tools.ts'
 import { LaunchChannel, type LaunchEvent, type LaunchOrder } from './launch-channel.ts'
 import { type Launcher, type LauncherEnd, spawnLauncher } from './launcher.ts'
 import type { Control } from '../audit/fact.ts'
+import type { Quoted } from './attestation/document.ts'
 import type { Exit, GateSockets, Runtime, World } from './runtime.ts'
 
 /** Deadlines, milliseconds. A launcher that does not answer in time is killed: the session fails closed. */
@@ -13,6 +14,8 @@ const OPEN_MS = 15_000
 /** A machine may take a minute to boot (native/launch/src/vm/session.rs), which ends itself before this. */
 const BUILD_MS = 75_000
 const EXEC_MS = 15_000
+/** The guest may have its TPM at a long task. */
+const QUOTE_MS = 20_000
 /** From the order to kill, or from the report of the command's end, to the launcher's own. */
 const END_MS = 3_000
 
@@ -40,6 +43,8 @@ export async function openWorld(program: string, specPath: string, start = spawn
     closeSync(launcher.descriptors)
   }
 }
+
+type QuoteAnswer = Extract<LaunchEvent, { ev: 'quote' | 'no-quote' }>
 
 class OsWorld implements World {
   sockets: GateSockets = { tcp: -1, dns: -1, dnsTcp: -1, proxy: -1 }
@@ -110,6 +115,19 @@ class OsWorld implements World {
 
   signal(signal: number): void {
     this.#channel.send({ op: 'signal', signal })
+  }
+
+  async quote(nonce: string, by: string): Promise<Quoted> {
+    this.#channel.send({ op: 'quote', nonce, by })
+    const isAnswer = (event: LaunchEvent): event is QuoteAnswer =>
+      (event.ev === 'quote' || event.ev === 'no-quote') && event.nonce === nonce
+    const event = await this.#channel.first(isAnswer, QUOTE_MS).catch((error: unknown): QuoteAnswer => {
+      return { ev: 'no-quote', nonce, why: messageOf(error) }
+    })
+    if (event.ev === 'no-quote')
+      throw new AmbitError('ERR_RUNTIME_FAILED', 'no quote', event.why, 'ask again with another nonce')
+    const { ev: _, ...quoted } = event
+    return quoted
   }
 
   kill(): void {

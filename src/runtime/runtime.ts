@@ -1,5 +1,6 @@
 /** The one interface behind which os-sandbox, container and microvm stand. Nothing of Linux in it but fds. */
 import type { Control, FactBody } from '../audit/fact.ts'
+import type { Quoted } from './attestation/document.ts'
 import type { Paths } from '../lib/paths.ts'
 import type { Plan, RuntimeName } from '../profile/plan.ts'
 import type { StartLauncher } from './launcher.ts'
@@ -37,6 +38,8 @@ export interface World {
   freeze(): void
   thaw(): void
   signal(signal: number): void
+  /** Of the machine's TPM, over `nonce` (hex); `by` goes on record. Only where there is one. Throws ERR_RUNTIME_FAILED. */
+  quote(nonce: string, by: string): Promise<Quoted>
   /** Kills everything inside; `exited` follows. */
   kill(): void
 }

@@ -2,6 +2,7 @@
 import { connectDaemon, type DaemonClient, type Order } from '../daemon/client.ts'
 import { AmbitError, messageOf } from '../lib/errors.ts'
 import type { Plan } from '../profile/plan.ts'
+import type { Quoted } from '../runtime/attestation/document.ts'
 import type { Exit } from '../runtime/runtime.ts'
 import type { Narrowing, ViewEnd } from '../view/view.ts'
 import { openArguments, type Registered } from './register.ts'
@@ -103,13 +104,26 @@ class Watch {
     daemon.onLost(() => void this.#daemonLost())
   }
 
-  async #obey(order: Order): Promise<void> {
-    if (this.#closed) return
+  async #obey(order: Order): Promise<unknown> {
+    if (this.#closed) return undefined
     const { by } = order
+    if (order.op === 'session.attest') return await this.#attest(order.nonce, by)
     if (order.op === 'session.narrow') await this.#narrow(order, by)
     else if (order.op === 'session.kill') this.#stop(`killed by ${by}`)
     else if (order.op === 'session.freeze') this.#freeze('freeze', `frozen by ${by}`, by)
     else this.#thaw('freeze', by)
+    return undefined
+  }
+
+  async #attest(nonce: string, by: string): Promise<Quoted> {
+    const { runtime, id } = this.#session
+    if (runtime === 'microvm') return await this.#wired.world.quote(nonce, by)
+    throw new AmbitError(
+      'ERR_INPUT_INVALID',
+      id,
+      `it runs in ${runtime}: only a microvm has a TPM`,
+      'start the session with --runtime microvm',
+    )
   }
 
   /** The grant shrinks. On record before it happens; what cannot be enforced ends the session. */

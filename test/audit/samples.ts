@@ -34,6 +34,8 @@ const BODIES: { readonly [K in FactKind]: Extract<FactBody, { k: K }> } = {
     planDigest: digest,
     snapshot: digest,
   },
+  'machine.measured': { k: 'machine.measured', device: 'swtpm', ak: digest, eventLog: digest },
+  'machine.quote': { k: 'machine.quote', nonce: digest, quote: digest, signature: digest, by: evil },
   'session.end': { k: 'session.end', outcome: 'killed', exit: 125, reason: 'over memory' },
   'session.freeze': { k: 'session.freeze', by: 'alice' },
   'session.thaw': { k: 'session.thaw', by: 'alice' },

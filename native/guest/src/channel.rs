@@ -1,6 +1,6 @@
 //! `ambit.control`: JSON lines both ways. A thread reads; orders queue up for the session's loop, except that
 //! `recorded` goes straight to the exec that waits for it.
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -27,6 +27,7 @@ pub enum Event<'a> {
     Warm {},
     Ready {
         controls: &'a [ControlState],
+        registers: BTreeMap<u32, String>,
     },
     Running {
         pid: i32,

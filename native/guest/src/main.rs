@@ -13,6 +13,7 @@ mod seed;
 mod session;
 mod spec;
 mod streams;
+mod tpm;
 mod verity;
 mod view;
 mod warm;

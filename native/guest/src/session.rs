@@ -15,7 +15,7 @@ use ambit_launch::watchdog::Watchdog;
 use crate::channel::{Channel, Event};
 use crate::spec::{Order, Shape, Start, VERSION};
 use crate::streams::Streams;
-use crate::{cell, network, port, processors, seed, verity, view, warm};
+use crate::{cell, network, port, processors, seed, tpm, verity, view, warm};
 
 /// How the command's part came to its end.
 enum End {
@@ -51,7 +51,7 @@ fn live(channel: &Channel, (streams, view): (File, File)) -> Result<()> {
     watch_limits(&start, &cell, &bell)?;
     cell.controls.extend(controls(&start));
     processors.join().map_err(|_| Failure::new("starting the processors", "it broke off"))??;
-    channel.tell(&Event::Ready { controls: &cell.controls });
+    channel.tell(&Event::Ready { controls: &cell.controls, registers: tpm::registers() });
     match channel.wait()? {
         Order::Exec => {}
         order => return Err(out_of_turn(&order)),

@@ -1,11 +1,12 @@
 //! The channel to `ambit run`: JSON lines both ways on fd 3 (docs/architecture.md, "Launch protocol").
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::sys;
+use crate::tpm::measure;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -46,6 +47,8 @@ pub enum Event<'a> {
     Exit(ExitBody),
     Timeout,
     OverLimit { limit: &'a str },
+    Quote { nonce: &'a str, fact: &'a measure::Fact, measured: &'a measure::Fact },
+    NoQuote { nonce: &'a str, why: &'a str },
     Failed { what: &'a str, why: &'a str, remedy: Option<&'a str> },
 }
 
@@ -65,7 +68,7 @@ impl From<Ending> for ExitBody {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Order {
     Build,
@@ -73,22 +76,31 @@ pub enum Order {
     Freeze,
     Thaw,
     Kill,
-    Signal { signal: i32 },
+    Signal {
+        signal: i32,
+    },
+    /// `nonce` in hex; `by`: who asked.
+    Quote {
+        nonce: String,
+        by: String,
+    },
 }
 
 /// Longest order line, bytes.
 const MAX_LINE: usize = 4096;
 
+/// Cheap to clone.
+#[derive(Clone)]
 pub struct Control {
-    fd: OwnedFd,
-    writing: Mutex<()>,
+    fd: Arc<OwnedFd>,
+    writing: Arc<Mutex<()>>,
 }
 
 impl Control {
     /// Takes over fd 3.
     pub fn inherited(fd: RawFd) -> std::io::Result<Self> {
         sys::set_cloexec(fd)?;
-        Ok(Self { fd: sys::owned(fd), writing: Mutex::new(()) })
+        Ok(Self { fd: Arc::new(sys::owned(fd)), writing: Arc::default() })
     }
 
     /// Tells the supervisor. A supervisor that is gone is noticed on the reading side.

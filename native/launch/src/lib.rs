@@ -37,6 +37,7 @@ pub mod sys;
 pub mod syscalls;
 pub mod tap;
 pub mod termfilter;
+pub mod tpm;
 pub mod tsc;
 pub mod vm;
 pub mod watchdog;

@@ -203,7 +203,9 @@ fn watch(
                 Order::Freeze => cell.order(&ToCell::Freeze),
                 Order::Thaw => cell.order(&ToCell::Thaw),
                 Order::Signal { signal } => cell.order(&ToCell::Signal(signal)),
-                Order::Build | Order::Exec => return Err(Failure::new("reading an order", "out of turn")),
+                Order::Build | Order::Exec | Order::Quote { .. } => {
+                    return Err(Failure::new("reading an order", "out of turn"));
+                }
             }
         }
     }

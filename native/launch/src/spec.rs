@@ -69,6 +69,27 @@ pub struct Machine {
     pub snapshot: Option<Snapshot>,
     /// Path in the root image → SHA-256.
     pub programs: BTreeMap<String, String>,
+    pub measured: Measured,
+}
+
+/// What goes into the machine's TPM. SHA-256, hex: `image` of the signed manifest, `profile` of the plan.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measured {
+    pub swtpm: PathBuf,
+    pub image: String,
+    pub profile: String,
+    pub kernel: Verified,
+    pub initramfs: Verified,
+    pub root: Verified,
+}
+
+/// A file that was read and found to be what was signed. `identity`: `device:inode:size:mtime` in nanoseconds.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Verified {
+    pub sha256: String,
+    pub identity: String,
 }
 
 /// A file that holds a machine which has booted.
@@ -78,13 +99,13 @@ pub enum Snapshot {
     /// It is made, and nothing else happens.
     Take { path: PathBuf },
     /// The machine goes on from it; the caller verified it.
-    Resume { path: PathBuf },
+    Resume { path: PathBuf, verified: Verified },
 }
 
 impl Snapshot {
     pub fn path(&self) -> &Path {
         match self {
-            Snapshot::Take { path } | Snapshot::Resume { path } => path,
+            Snapshot::Take { path } | Snapshot::Resume { path, .. } => path,
         }
     }
 }
@@ -237,7 +258,8 @@ impl LaunchSpec {
             }
         }
         if let Some(machine) = self.cell.machine() {
-            let files = [&machine.qemu, &machine.kernel, &machine.initramfs, &machine.root];
+            let files =
+                [&machine.qemu, &machine.measured.swtpm, &machine.kernel, &machine.initramfs, &machine.root];
             let snapshot = machine.snapshot.as_ref().map(Snapshot::path);
             if !files.into_iter().map(PathBuf::as_path).chain(snapshot).all(is_plain)
                 || machine.command_line.contains('\0')

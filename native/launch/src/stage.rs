@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::failure::{Context, Failure, Result};
 use crate::gvisor::bundle::RUNSC;
-use crate::spec::{Cell, Ids, LaunchSpec, Machine, Mount};
+use crate::spec::{Cell, Ids, LaunchSpec, Mount};
 use crate::sys;
 use crate::vm::machine;
 
@@ -85,9 +85,9 @@ impl Stage {
         Ok(self)
     }
 
-    /// The same for QEMU: its own files and nothing of the session's.
-    pub fn for_machine(&self, machine: &Machine) -> Self {
-        Self { base: self.base.clone(), mounts: machine::mounts_of_cell(machine, &self.mounts) }
+    /// The same for a cell of our own: these files and nothing of the session's.
+    pub fn with(&self, mounts: Vec<Mount>) -> Self {
+        Self { base: self.base.clone(), mounts }
     }
 
     /// Where the guest's trace arrives, when there is one.

@@ -81,6 +81,12 @@ function identify(path: string): { name: string; settled: boolean } {
   }
 }
 
+/** By which `ambit-launch` knows the file again: device, inode, size, time of change in nanoseconds. */
+export function fileIdentity(path: string): string {
+  const { dev, ino, size, mtimeNs } = statSync(path, { bigint: true })
+  return [dev, ino, size, mtimeNs].join(':')
+}
+
 /** What cannot be read is not known. */
 function read(path: string): Known {
   try {

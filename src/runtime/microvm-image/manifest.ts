@@ -29,7 +29,7 @@ export type ImageFile = z.infer<typeof file>
 
 export const MANIFEST = 'manifest.json'
 export const SIGNATURE = 'manifest.json.minisig'
-export const PARTS = ['kernel', 'initramfs', 'root'] as const
+export type Part = 'kernel' | 'initramfs' | 'root'
 
 /** Throws a ZodError for what is no manifest. Call it with signed bytes only. */
 export const parseManifest = (bytes: Buffer): Manifest => schema.parse(JSON.parse(bytes.toString()))

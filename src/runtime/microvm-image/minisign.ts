@@ -28,6 +28,9 @@ export interface ImageKey {
   readonly privateKey: KeyObject
 }
 
+/** What signatures are checked by. */
+export type ImagePublicKey = Pick<ImageKey, 'id' | 'publicKey'>
+
 /** The key in `dir`; null when there is none. @throws AmbitError ERR_KEY_INVALID */
 export function loadImageKey(dir: string): ImageKey | null {
   const path = join(dir, KEY)
@@ -70,6 +73,19 @@ export function formatPublicKey({ id, publicKey }: ImageKey): string {
   return `untrusted comment: minisign public key ${number}\n${line}\n`
 }
 
+/** Takes what `formatPublicKey` and `minisign -G` write; null for anything else. */
+export function parsePublicKey(text: string): ImagePublicKey | null {
+  const line = text.trimEnd().split('\n').at(-1) ?? ''
+  const bytes = Buffer.from(line, 'base64')
+  if (bytes.length !== 2 + ID_BYTES + 32 || !bytes.subarray(0, 2).equals(ALGORITHM)) return null
+  const raw = bytes.subarray(2 + ID_BYTES)
+  const key = Buffer.concat([SPKI, raw])
+  return {
+    id: bytes.subarray(2, 2 + ID_BYTES),
+    publicKey: createPublicKey({ key, format: 'der', type: 'spki' }),
+  }
+}
+
 /** A `.minisig` file for `content`. */
 export function signContent(content: Buffer, key: ImageKey, comment: string): string {
   const signature = sign(null, digestOf(content), key.privateKey)
@@ -79,7 +95,7 @@ export function signContent(content: Buffer, key: ImageKey, comment: string): st
 }
 
 /** Why `signature` does not vouch for `content` under `key`; null when it does. All of `signature` is the attacker's. */
-export function reasonToDistrust(content: Buffer, signature: string, key: ImageKey): string | null {
+export function reasonToDistrust(content: Buffer, signature: string, key: ImagePublicKey): string | null {
   const [, line = '', trusted = '', all = ''] = signature.slice(0, MAX_SIGNATURE).split('\n')
   const bytes = Buffer.from(line, 'base64')
   const comment = /^trusted comment: (.*)$/.exec(trusted)?.[1]

@@ -23,8 +23,15 @@ import { ACCELERATORS } from '../accelerator.ts'
 import { AmbitError, messageOf } from '../../lib/errors.ts'
 import { keysDir, type Paths } from '../../lib/paths.ts'
 import { printable } from '../../lib/printable.ts'
-import type { Digests } from './digests.ts'
-import { loadImageKey, loadOrMakeImageKey, reasonToDistrust, signContent } from './minisign.ts'
+import type { VerifiedFile } from '../launch-spec.ts'
+import { type Digests, fileIdentity } from './digests.ts'
+import {
+  type ImagePublicKey,
+  loadImageKey,
+  loadOrMakeImageKey,
+  reasonToDistrust,
+  signContent,
+} from './minisign.ts'
 
 const digest = z.string().regex(/^[0-9a-f]{64}$/)
 const shape = z.strictObject({
@@ -52,7 +59,7 @@ export type Shape = z.infer<typeof shape>
 
 export interface FoundSnapshot {
   readonly path: string
-  readonly sha256: string
+  readonly verified: VerifiedFile
 }
 
 const MACHINE = 'machine'
@@ -91,7 +98,9 @@ export async function findSnapshot(
   try {
     const { uid, mode } = statSync(path)
     if (uid !== process.getuid?.() || mode & 0o077) throw refused(dir, 'it is not this account’s alone')
-    if ((await digests.sha256(path)) === told.sha256) return { path, sha256: told.sha256 }
+    const identity = fileIdentity(path)
+    if ((await digests.sha256(path)) === told.sha256)
+      return { path, verified: { sha256: told.sha256, identity } }
   } catch (error) {
     if (error instanceof AmbitError) throw error
     throw refused(dir, messageOf(error))
@@ -99,9 +108,31 @@ export async function findSnapshot(
   throw refused(dir, 'it is not the one that was signed')
 }
 
+/** SHA-256 of the snapshots of `image` whose descriptions `key` signed; what else lies there does not count. */
+export function signedSnapshots(paths: Paths, image: string, key: ImagePublicKey): string[] {
+  if (!hasSnapshots(paths)) return []
+  return readdirSync(snapshotsDir(paths)).flatMap((name) =>
+    signedSnapshot(join(snapshotsDir(paths), name), image, key),
+  )
+}
+
+/** The same for the one that is described in `dir`. */
+export function signedSnapshot(dir: string, image: string, key: ImagePublicKey): string[] {
+  try {
+    const { shape, sha256 } = signedBy(dir, key)
+    return shape.image === image ? [sha256] : []
+  } catch {
+    return [] // nobody vouches for it
+  }
+}
+
 function described(dir: string, paths: Paths): z.infer<typeof description> {
   const key = loadImageKey(keysDir(paths))
   if (!key) throw refused(dir, 'this account has no image key, so nothing here was signed by it')
+  return signedBy(dir, key)
+}
+
+function signedBy(dir: string, key: ImagePublicKey): z.infer<typeof description> {
   const read = (name: string): Buffer => {
     try {
       if (statSync(join(dir, name)).size > MAX_DESCRIPTION) throw new Error(`${name} is too long`)

@@ -5,8 +5,9 @@ import { join } from 'node:path'
 import { AmbitError, errnoOf, messageOf } from '../../lib/errors.ts'
 import { keysDir, type Paths } from '../../lib/paths.ts'
 import { printable } from '../../lib/printable.ts'
-import { Digests } from './digests.ts'
-import { type ImageFile, MANIFEST, type Manifest, PARTS, parseManifest, SIGNATURE } from './manifest.ts'
+import type { VerifiedFile } from '../launch-spec.ts'
+import { Digests, fileIdentity } from './digests.ts'
+import { type ImageFile, MANIFEST, type Manifest, type Part, parseManifest, SIGNATURE } from './manifest.ts'
 import { loadImageKey, reasonToDistrust } from './minisign.ts'
 
 const REMEDY = 'build it anew: ambit image build'
@@ -23,6 +24,7 @@ export interface Image {
   /** SHA-256 of the manifest's bytes: names the image as a whole. */
   readonly digest: string
   readonly manifest: Manifest
+  readonly verified: Readonly<Record<Part, VerifiedFile>>
 }
 
 /**
@@ -33,8 +35,12 @@ export interface Image {
 export async function verifyImage(dir: string, paths: Paths, digests = Digests.of(paths)): Promise<Image> {
   const bytes = read(join(dir, MANIFEST), dir)
   const manifest = trusted(dir, bytes, paths)
-  await Promise.all(PARTS.map((part) => check(dir, part, manifest[part], digests)))
-  const place = (part: (typeof PARTS)[number]): string => join(dir, manifest[part].name)
+  const [kernel, initramfs, root] = await Promise.all([
+    check(dir, 'kernel', manifest.kernel, digests),
+    check(dir, 'initramfs', manifest.initramfs, digests),
+    check(dir, 'root', manifest.root, digests),
+  ])
+  const place = (part: Part): string => join(dir, manifest[part].name)
   return {
     dir,
     kernel: place('kernel'),
@@ -43,6 +49,7 @@ export async function verifyImage(dir: string, paths: Paths, digests = Digests.o
     commandLine: manifest.commandLine,
     digest: createHash('sha256').update(bytes).digest('hex'),
     manifest,
+    verified: { kernel, initramfs, root },
   }
 }
 
@@ -75,11 +82,16 @@ function read(path: string, dir: string): Buffer {
   }
 }
 
-async function check(dir: string, part: string, file: ImageFile, digests: Digests): Promise<void> {
-  const found = await digests.sha256(join(dir, file.name)).catch((error: unknown) => {
+async function check(dir: string, part: Part, file: ImageFile, digests: Digests): Promise<VerifiedFile> {
+  const path = join(dir, file.name)
+  try {
+    // Before it is read: what is changed from here on is another file.
+    const identity = fileIdentity(path)
+    if ((await digests.sha256(path)) === file.sha256) return { sha256: file.sha256, identity }
+  } catch (error) {
     throw refused(dir, `the ${part} cannot be read (${errnoOf(error) ?? messageOf(error)})`)
-  })
-  if (found !== file.sha256) throw refused(dir, `the ${part} is not the one that was signed`)
+  }
+  throw refused(dir, `the ${part} is not the one that was signed`)
 }
 
 const refused = (dir: string, why: string): AmbitError =>

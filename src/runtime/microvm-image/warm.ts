@@ -13,6 +13,7 @@ import { type Owner, sessionOwner } from '../owner.ts'
 import { findTool } from '../tools.ts'
 import { keepSnapshot } from './snapshot.ts'
 
+const NO_PROFILE = '0'.repeat(64)
 /** It runs no command and no user of it is there: these only bound QEMU. */
 const LIMITS = { processes: 16, wallclock: 60_000, disk: 1 << 20, openFiles: 1024 }
 
@@ -23,7 +24,7 @@ export async function warmImage(
 ): Promise<{ dir: string; size: number }> {
   const machine = await describeMachine(paths, isolation, ownerOf(paths).host.uid)
   return keepSnapshot(paths, await machine.shape(), (path) =>
-    write(paths, machine.cell({ use: 'take', path }), isolation),
+    write(paths, machine.cell({ use: 'take', path }, NO_PROFILE), isolation),
   )
 }
 

@@ -1,5 +1,6 @@
 //! `ambit.control`, the host's end. Each line has a bound, and so has what waits to be written; a guest that keeps to
 //! neither ends its session.
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -19,10 +20,11 @@ const WAITING: usize = 4096;
 /// Of a guest's own words in a message.
 const WORDS: usize = 300;
 
-/// The guest's ends of two of its ports.
+/// The guest's ends of two of its ports, and of its TPM.
 pub struct Ends {
     pub control: OwnedFd,
     pub io: OwnedFd,
+    pub tpm: OwnedFd,
     /// The snapshot that the machine goes on from, or QEMU's monitor while it writes one.
     pub snapshot: Option<OwnedFd>,
 }
@@ -42,15 +44,34 @@ pub enum Order<'a> {
 #[derive(Debug, Deserialize)]
 #[serde(tag = "ev", rename_all = "kebab-case")]
 pub enum News {
-    Hello { v: u32 },
+    Hello {
+        v: u32,
+    },
     Warm {},
-    Ready { controls: Vec<ControlState> },
+    /// `registers`: of its TPM's SHA-256 bank, by number, in hex.
+    Ready {
+        controls: Vec<ControlState>,
+        registers: BTreeMap<String, String>,
+    },
     Running {},
-    Launch { n: u64, fact: Fact },
-    Exit { fact: Fact },
-    Ended { code: Option<i32>, signal: Option<i32> },
-    OverLimit { limit: String },
-    Failed { what: String, why: String },
+    Launch {
+        n: u64,
+        fact: Fact,
+    },
+    Exit {
+        fact: Fact,
+    },
+    Ended {
+        code: Option<i32>,
+        signal: Option<i32>,
+    },
+    OverLimit {
+        limit: String,
+    },
+    Failed {
+        what: String,
+        why: String,
+    },
 }
 
 pub struct Guest {

@@ -10,16 +10,20 @@ use crate::cell::Config;
 use crate::cell_end::{self, Stood};
 use crate::control::{Control, Orders};
 use crate::failure::{Failure, Result};
+use crate::sensor::{Fact, Records};
 use crate::spec::{Accelerator, Limits, Machine, Mount, Snapshot};
+use crate::tpm::swtpm::Swtpm;
 use crate::vm::guest::Ends;
+use crate::vm::guest::words;
 use crate::world::{Wires, World};
 use crate::{limits, tap, tsc};
 
 /// Where the image's files stand in QEMU's cell; no mount of a session may lie there.
 const PLACE: &str = "/.ambit/machine";
-/// Libraries, the loader and firmware.
-const SYSTEM: [&str; 7] =
-    ["/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/share/qemu", "/usr/share/seabios", "/usr/share/qboot"];
+const FILES: [&str; 3] = ["kernel", "initramfs", "root"];
+/// And the loader.
+const LIBRARIES: [&str; 4] = ["/usr/lib", "/usr/lib64", "/lib", "/lib64"];
+const FIRMWARE: [&str; 3] = ["/usr/share/qemu", "/usr/share/seabios", "/usr/share/qboot"];
 /// What QEMU may use beside the guest's memory: itself, translated code, queues.
 const OVERHEAD: u64 = 256 << 20;
 /// Of translated code, MiB. Its default is an eighth of this machine. docs/decisions/0007-a-machines-memory.md.
@@ -32,7 +36,11 @@ const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 /// The image, for the stage.
 pub fn mounts(machine: &Machine) -> Vec<Mount> {
     let files = [(&machine.kernel, "kernel"), (&machine.initramfs, "initramfs"), (&machine.root, "root")];
-    files.map(|(source, name)| bind(source, &place(name))).into()
+    files
+        .map(|(source, name)| bind(source, &place(name)))
+        .into_iter()
+        .chain([Swtpm::mount(machine)])
+        .collect()
 }
 
 /// The image's mounts as staged, and the session's.
@@ -43,19 +51,33 @@ pub fn split(mounts: &[Mount]) -> (Vec<Mount>, Vec<Mount>) {
 /// All that there is in QEMU's cell.
 pub fn mounts_of_cell(machine: &Machine, staged: &[Mount]) -> Vec<Mount> {
     let (image, _) = split(staged);
-    system().into_iter().chain([bind(&machine.qemu, Path::new(QEMU))]).chain(image).collect()
+    let image = image.into_iter().filter(|mount| FILES.iter().any(|name| mount.target() == place(name)));
+    libraries().chain(system(&FIRMWARE)).chain([bind(&machine.qemu, Path::new(QEMU))]).chain(image).collect()
+}
+
+/// The file of the image as staged.
+pub fn staged<'a>(mounts: &'a [Mount], name: &str) -> Option<&'a Path> {
+    mounts.iter().find_map(|mount| match mount {
+        Mount::Bind { source, target, .. } if *target == place(name) => Some(source.as_path()),
+        _ => None,
+    })
 }
 
 fn place(name: &str) -> PathBuf {
     Path::new(PLACE).join(name)
 }
 
-fn bind(source: &Path, target: &Path) -> Mount {
+pub fn bind(source: &Path, target: &Path) -> Mount {
     Mount::Bind { source: source.into(), target: target.into(), write: false }
 }
 
-fn system() -> Vec<Mount> {
-    let shown = SYSTEM.iter().map(Path::new).filter_map(|path| {
+/// What any program of this system needs.
+pub fn libraries() -> impl Iterator<Item = Mount> {
+    system(&LIBRARIES)
+}
+
+fn system(places: &[&'static str]) -> impl Iterator<Item = Mount> {
+    places.iter().map(Path::new).filter_map(|path| {
         let found = fs::symlink_metadata(path).ok()?;
         Some(match found.is_symlink() {
             true => {
@@ -64,20 +86,19 @@ fn system() -> Vec<Mount> {
             }
             false => bind(path, path),
         })
-    });
-    shown.collect()
+    })
 }
 
 /// Builds the cell; QEMU waits for `exec`.
-pub fn build(world: &World, ends: Ends, control: &Control, orders: &mut Orders) -> Result<Stood> {
+pub fn build(world: &World, ends: Ends, line: &str, control: &Control, orders: &mut Orders) -> Result<Stood> {
     let (Some(machine), Some(Wires { tap, view, .. })) = (world.spec.cell.machine(), &world.machine) else {
         return Err(Failure::new("building the machine", "the session has none"));
     };
-    let stage = world.stage.for_machine(machine);
-    let fds = [&ends.control, &ends.io, view, tap.fd()].into_iter().chain(&ends.snapshot);
+    let stage = world.stage.with(mounts_of_cell(machine, &world.stage.mounts));
+    let fds = [&ends.control, &ends.io, view, tap.fd(), &ends.tpm].into_iter().chain(&ends.snapshot);
     let handed: Vec<_> = fds.map(AsRawFd::as_raw_fd).collect();
     let config = Config {
-        argv: command(machine)?,
+        argv: command(machine, line),
         // An arena for each of its threads would cost more than they ever wait for each other.
         env: BTreeMap::from([("MALLOC_ARENA_MAX".into(), "1".into())]),
         cwd: "/".into(),
@@ -120,13 +141,18 @@ pub fn device(machine: Option<&Machine>) -> Option<&'static Path> {
     machine.filter(|machine| machine.accelerator == Accelerator::Kvm).map(|_| Path::new("/dev/kvm"))
 }
 
-/// The command line. Descriptors 3 to 6 are `ambit.control`, `ambit.io`, `ambit.view` and the tap; the last is the
-/// snapshot's.
-fn command(machine: &Machine) -> Result<Vec<String>> {
+/// What the guest's kernel is told: the image's line, and what only the host knows. The machine's ACPI tables have no
+/// `TPM2`, without which the kernel asks no TPM that is not forced on it.
+pub fn kernel_line(machine: &Machine) -> Result<String> {
     let kilohertz = tsc::kilohertz()
         .ok_or_else(|| Failure::new("starting the machine", "it needs an x86-64 processor"))?;
-    let line =
-        format!("{} tsc_early_khz={kilohertz}{}", machine.command_line, mitigations(machine.accelerator));
+    let own = format!("tsc_early_khz={kilohertz}{}", mitigations(machine.accelerator));
+    Ok(format!("{} {own} tpm_tis.force=1 tpm_tis.interrupts=0", machine.command_line))
+}
+
+/// The command line. Descriptors 3 to 7 are `ambit.control`, `ambit.io`, `ambit.view`, the tap and the TPM; the last is
+/// the snapshot's.
+fn command(machine: &Machine, line: &str) -> Vec<String> {
     let file = |name: &str| place(name).display().to_string();
     let mut all = vec![QEMU.to_string()];
     let mut add = |words: &[&str]| all.extend(words.iter().map(|word| word.to_string()));
@@ -135,7 +161,7 @@ fn command(machine: &Machine) -> Result<Vec<String>> {
     add(&["-m", &format!("{}M", machine.memory >> 20), "-smp", &machine.processors.to_string()]);
     add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-L", "/usr/share/qemu"]);
     add(&["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
-    add(&["-kernel", &file("kernel"), "-initrd", &file("initramfs"), "-append", &line]);
+    add(&["-kernel", &file("kernel"), "-initrd", &file("initramfs"), "-append", line]);
     let root = file("root");
     add(&["-blockdev", &format!("driver=file,filename={root},node-name=root,read-only=on")]);
     add(&["-device", "virtio-blk-device,drive=root", "-device", "virtio-rng-device"]);
@@ -147,12 +173,44 @@ fn command(machine: &Machine) -> Result<Vec<String>> {
         add(&["-device", &format!("virtserialport,chardev={name},name=ambit.{name}")]);
     }
     add(&["-netdev", "tap,id=net,fd=6", "-device", "virtio-net-device,netdev=net"]);
+    add(&["-chardev", "socket,id=tpm,fd=7", "-tpmdev", "emulator,id=tpm,chardev=tpm"]);
+    add(&["-device", "tpm-tis,tpmdev=tpm"]);
     match machine.snapshot {
         Some(Snapshot::Take { .. }) => {
-            add(&["-chardev", "socket,id=monitor,fd=7", "-mon", "chardev=monitor,mode=control"]);
+            add(&["-chardev", "socket,id=monitor,fd=8", "-mon", "chardev=monitor,mode=control"]);
         }
-        Some(Snapshot::Resume { .. }) => add(&["-incoming", "fd:7"]),
+        Some(Snapshot::Resume { .. }) => add(&["-incoming", "fd:8"]),
         None => {}
     }
-    Ok(all)
+    all
+}
+
+/// QEMU, or the TPM, is the one program of its cell. A second one is an escape that went this far.
+pub struct OneProgram {
+    name: &'static str,
+    started: bool,
+}
+
+impl OneProgram {
+    pub fn of(name: &'static str) -> Self {
+        Self { name, started: false }
+    }
+}
+
+impl Records for OneProgram {
+    fn append(&mut self, fact: &Fact) -> std::io::Result<()> {
+        let first = !std::mem::replace(&mut self.started, true);
+        match fact {
+            Fact::Launch { path, .. } if !first => {
+                Err(std::io::Error::other(format!("{} tried to start {}", self.name, words(path))))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn digest_of(&mut self, _: &std::fs::File, _: &str) -> Option<String> {
+        None
+    }
+
+    fn finish(&mut self) {}
 }

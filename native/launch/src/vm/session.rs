@@ -12,10 +12,13 @@ use crate::control::{Control, ControlState, Ending, Event, Order, Orders, State}
 use crate::failure::{Context, Failure, Result};
 use crate::pty::{self, RawTerminal};
 use crate::relay::Relay;
-use crate::sensor::{Fact, Records, Sensor};
+use crate::sensor::{Fact, Sensor};
 use crate::session::{DRAIN, End, announce, drain, wait_for};
 use crate::spec::{Accelerator, Machine, Snapshot};
 use crate::sys;
+use crate::tpm::measure::{self, Measurement};
+use crate::tpm::port;
+use crate::tpm::swtpm::Swtpm;
 use crate::vm::facts::as_recorded;
 use crate::vm::guest::{Ends, Guest, News, words};
 use crate::vm::{guest, machine, snapshot, start, streams};
@@ -25,6 +28,9 @@ use crate::world::World;
 /// From QEMU's start until the guest has looked at every control. Without KVM some two seconds on a machine at rest, and
 /// many times that beside others that keep every processor.
 const BOOT: Duration = Duration::from_secs(60);
+
+/// A guest may have left its TPM at a long task; then the session ends without a last quote.
+const LAST_QUOTE: Duration = Duration::from_secs(1);
 
 /// A session's machine while it runs.
 struct Running<'a> {
@@ -36,6 +42,7 @@ struct Running<'a> {
     guest: Guest,
     /// The guest said so.
     started: bool,
+    measurement: Arc<Measurement>,
     /// What QEMU says when it cannot go on.
     complaint: Arc<Mutex<String>>,
 }
@@ -45,22 +52,37 @@ pub fn run(mut world: World, control: &Control, mut orders: Orders) -> Result<()
     let (ours, theirs) = sys::socketpair(libc::SOCK_STREAM).context(what)?;
     let (port, io) = sys::socketpair(libc::SOCK_STREAM).context(what)?;
     let (snapshot, taking) = snapshot_ends(&mut world)?;
-    let built = machine::build(&world, Ends { control: theirs, io, snapshot }, control, &mut orders)?;
+    let Some(machine) = world.spec.cell.machine().cloned() else {
+        return Err(Failure::new("building the machine", "the session has none"));
+    };
+    let line = machine::kernel_line(&machine)?;
+    let swtpm = Swtpm::start(&world, control, &mut orders)?;
+    let (tpm, qemus) = sys::socketpair(libc::SOCK_STREAM).context(what)?;
+    let ends = Ends { control: theirs, io, tpm: qemus, snapshot };
+    let built = machine::build(&world, ends, &line, control, &mut orders)?;
     // QEMU has its own by now: its end must be the end of the view's stream.
     world.machine = None;
     let Stood { cell, stdio, listener } = built;
     let listener =
         listener.ok_or_else(|| Failure::new("building the machine", "it came without its sensor"))?;
-    let sensor = Sensor::new(listener, OneProgram::default(), world.bell.clone())
+    let sensor = Sensor::new(listener, machine::OneProgram::of("QEMU"), world.bell.clone())
         .context("starting the exec sensor")?;
     let sensor = std::thread::spawn(move || sensor.run());
-    let Some(machine) = world.spec.cell.machine() else {
-        return Err(Failure::new("building the machine", "the session has none"));
-    };
     let guest = Guest::new(ours)?;
     let complaint = listen_to_qemu(stdio);
-    let mut running =
-        Running { world: &world, machine, control, orders, cell, guest, started: false, complaint };
+    let measurement = Arc::new(measure(&world, &machine, &line, &swtpm)?);
+    port::serve(tpm, swtpm.tpm.clone(), world.bell.clone());
+    let mut running = Running {
+        world: &world,
+        machine: &machine,
+        control,
+        orders,
+        cell,
+        guest,
+        started: false,
+        measurement,
+        complaint,
+    };
     let ended = match taking {
         None => running.live(port),
         Some(taking) => running.take_snapshot(taking),
@@ -69,6 +91,8 @@ pub fn run(mut world: World, control: &Control, mut orders: Orders) -> Result<()
     // Nothing in it waits for the view: QEMU has a stream.
     running.cell.bury(|| {});
     let _ = sensor.join();
+    let ended = ended.and_then(|end| running.last_quote(&end).map(|()| end));
+    swtpm.end();
     announce(control, &world, ended)
 }
 
@@ -91,6 +115,26 @@ fn snapshot_ends(world: &mut World) -> Result<(Option<OwnedFd>, Option<Taking>)>
         }
         file => Ok((file, None)),
     }
+}
+
+/// What starts goes into the TPM and on record, durably, before the first instruction.
+fn measure(world: &World, machine: &Machine, line: &str, swtpm: &Swtpm) -> Result<Measurement> {
+    let staged = |name| {
+        machine::staged(&world.stage.mounts, name)
+            .ok_or_else(|| Failure::new("measuring the machine", format!("its {name} was not staged")))
+    };
+    let start = measure::Start {
+        machine,
+        kernel: staged("kernel")?,
+        initramfs: staged("initramfs")?,
+        root: staged("root")?,
+        command_line: line,
+        session: &world.spec.session,
+    };
+    let measurement = measure::measure(swtpm.tpm.clone(), &start)?;
+    let recorded = world.journal.append(&measurement.fact()).and_then(|()| world.journal.sync());
+    recorded.context("recording what the machine starts from")?;
+    Ok(measurement)
 }
 
 impl Running<'_> {
@@ -153,7 +197,10 @@ impl Running<'_> {
         let spec = start::describe(&self.world.spec, &mounts)?;
         self.guest.tell(&guest::Order::Start { spec: &spec })?;
         match self.next(until)? {
-            Some(News::Ready { controls }) => Ok(Some(self.controls(controls))),
+            Some(News::Ready { controls, registers }) => {
+                self.measurement.compare(&registers)?;
+                Ok(Some(self.controls(controls)))
+            }
             Some(news) => Err(out_of_turn(&news)),
             None => Ok(None),
         }
@@ -177,6 +224,11 @@ impl Running<'_> {
         let processes = guests.map_or(State::Not, |control| control.state);
         all.extend([
             held("own-kernel", own_kernel(self.machine.accelerator)),
+            held(
+                "measured-start",
+                "what starts was recorded and extended into the guest's TPM, which is software on this host"
+                    .into(),
+            ),
             held("memory-limit", format!("the machine has {} MiB", self.machine.memory >> 20)),
             held("cpu-limit", format!("the machine has {} processors", self.machine.processors)),
             held("disk-limit", "every file that outlives the session goes through the view's quota".into()),
@@ -304,12 +356,37 @@ impl Running<'_> {
                         self.guest.tell(&guest::Order::Time { time: start::now() })?;
                     }
                     Order::Signal { signal } => self.guest.tell(&guest::Order::Signal { signal })?,
+                    Order::Quote { nonce, by } => self.quote(nonce, by),
                     Order::Build | Order::Exec => {
                         return Err(Failure::new("reading an order", "out of turn"));
                     }
                 }
             }
         }
+    }
+
+    /// Of a session that ended by itself: the others have no time to lose.
+    fn last_quote(&self, end: &End) -> Result<()> {
+        let End::Command(_) = end else { return Ok(()) };
+        let quote = self.measurement.last_quote(&self.world.spec.session, LAST_QUOTE);
+        quote.map_or(Ok(()), |quote| self.world.journal.append(&quote)).context("recording the last quote")
+    }
+
+    /// A TPM may be busy with its guest: nobody waits for it here.
+    fn quote(&self, nonce: String, by: String) {
+        let (measurement, control) = (self.measurement.clone(), self.control.clone());
+        let journal = self.world.journal.clone();
+        std::thread::spawn(move || {
+            let quoted = measurement
+                .quote(&nonce, &by)
+                .and_then(|fact| journal.append(&fact).context("recording a quote").map(|()| fact));
+            match quoted {
+                Ok(fact) => {
+                    control.emit(&Event::Quote { nonce: &nonce, fact: &fact, measured: &measurement.fact() })
+                }
+                Err(failure) => control.emit(&Event::NoQuote { nonce: &nonce, why: &failure.to_string() }),
+            }
+        });
     }
 
     fn take(&mut self, news: News) -> Result<Option<End>> {
@@ -369,28 +446,4 @@ fn listen_to_qemu(stdio: Stdio) -> Arc<Mutex<String>> {
         });
     }
     complaint
-}
-
-/// QEMU is the one program of its cell. A second one is an escape from the guest that went this far.
-#[derive(Default)]
-struct OneProgram {
-    started: bool,
-}
-
-impl Records for OneProgram {
-    fn append(&mut self, fact: &Fact) -> std::io::Result<()> {
-        let first = !std::mem::replace(&mut self.started, true);
-        match fact {
-            Fact::Launch { path, .. } if !first => {
-                Err(std::io::Error::other(format!("QEMU tried to start {}", words(path))))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn digest_of(&mut self, _: &std::fs::File, _: &str) -> Option<String> {
-        None
-    }
-
-    fn finish(&mut self) {}
 }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::failure::{Context, Failure, Result};
 use crate::spec::Snapshot;
 use crate::sys;
+use crate::tpm::measure::identity;
 use crate::vm::guest::words;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -26,9 +27,15 @@ pub fn open(snapshot: &Snapshot) -> Result<OwnedFd> {
     let mut options = OpenOptions::new();
     let (path, options) = match snapshot {
         Snapshot::Take { path } => (path, options.write(true).create_new(true).mode(0o600)),
-        Snapshot::Resume { path } => (path, options.read(true)),
+        Snapshot::Resume { path, .. } => (path, options.read(true)),
     };
-    let file = options.custom_flags(libc::O_NOFOLLOW).open(path).context("opening the snapshot")?;
+    let what = "opening the snapshot";
+    let file = options.custom_flags(libc::O_NOFOLLOW).open(path).context(what)?;
+    if let Snapshot::Resume { verified, .. } = snapshot
+        && identity(&file.metadata().context(what)?) != verified.identity
+    {
+        return Err(Failure::new(what, "it has changed since it was verified"));
+    }
     Ok(file.into())
 }
 
