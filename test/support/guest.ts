@@ -30,7 +30,7 @@ const cache = join(root, '.build/test-cache')
 /** Why no machine can be booted here, or false. */
 export const cannotBoot: string | false =
   process.arch === 'x64'
-    ? (withoutPrograms('qemu-system-x86_64', 'mkfs.erofs', 'veritysetup', 'lz4', 'apt-get') ?? false)
+    ? (withoutPrograms('qemu-system-x86_64', 'mkfs.erofs', 'veritysetup', 'lz4', 'swtpm', 'apt-get') ?? false)
     : 'the microvm machine is x86-64 only'
 
 /** An image of this tree's guest agent, built once and kept; what it was fetched from, too. */
