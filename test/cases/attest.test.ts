@@ -132,7 +132,7 @@ async function elsewhere(stage: Stage, file: string, nonce: string, refused: Ref
   assert.equal(ran.code, 0, describe(ran))
   const entries = join(away, 'log/tile/entries')
   const [tile = ''] = readdirSync(entries, { recursive: true, encoding: 'utf8' })
-    .filter((name) => /\d+$/.test(name) && !/p$/.test(name))
+    .filter((name) => /\d+$/.test(name))
     .slice(-1)
   const path = join(entries, tile)
   writeFileSync(path, readFileSync(path, 'latin1').replace('machine.measured', 'machine.Measured'), 'latin1')

@@ -99,6 +99,11 @@ for (const as of ['user', 'root'] as const)
     for (const { session } of runs) {
       const [measured] = (await stage.events(session)).filter(({ ambit }) => ambit.kind === 'machine.image')
       assert.match(JSON.stringify(measured), /"snapshot":"[0-9a-f]{64}"/)
+      const quote = join(stage.project, `${session}.json`)
+      const asked = await stage.ambit(['attest', session, '--last', '--out', quote])
+      assert.equal(asked.code, 0, describe(asked))
+      const verdict = await stage.ambit(['attest', 'verify', quote, '--last', '--json'])
+      assert.match(verdict.stdout, /"snapshot":"[0-9a-f]{64}"/, describe(verdict))
     }
     if (as === 'root') return
     const machine = await stage.command(

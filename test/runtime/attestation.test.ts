@@ -34,6 +34,7 @@ const start = (change: Partial<Record<string, string>> = {}): Extension[] => {
     { register: 9, text: 'kernel', digest: change.kernel ?? digests.kernel },
     { register: 9, text: 'initramfs', digest: change.initramfs ?? digests.initramfs },
     { register: 9, text: 'root', digest: change.root ?? digests.root },
+    ...(change.snapshot ? [{ register: 9, text: 'snapshot', digest: change.snapshot }] : []),
     { register: 12, text: 'ambit image manifest', digest: change.image ?? image },
     { register: 12, text: 'ambit profile', digest: change.profile ?? profile },
     { register: 15, text: `ambit session: ${SESSION}`, digest: sha256(SESSION) },
@@ -198,6 +199,20 @@ test('attestation: refuses a start with more on its command line', {
   const nonce = randomBytes(32).toString('hex')
   const found = attest(nonce)
   assert.match(whyNot(found, expecting(found, nonce)), /command line is not the image's: .*init=\/bin\/sh/)
+  await tpm.stop()
+})
+
+test('attestation: takes a snapshot only when it was signed for the image', {
+  skip: tpmToolsMissing ?? false,
+}, async () => {
+  const snapshot = sha256('snapshot')
+  const { tpm, attest } = await tpmWith(start({ snapshot }))
+  const nonce = randomBytes(32).toString('hex')
+  const found = attest(nonce)
+  const expected = expecting(found, nonce)
+  assert.match(whyNot(found, expected), /a snapshot that nobody signed for this image/)
+  const verdict = verifyAttestation(found, { ...expected, snapshots: [sha256('other'), snapshot] })
+  assert.ok(verdict.ok && verdict.shown.snapshot === snapshot, JSON.stringify(verdict))
   await tpm.stop()
 })
 

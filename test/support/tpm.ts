@@ -154,7 +154,9 @@ async function freePair(): Promise<number> {
     })
   for (;;) {
     const first = await listen(0)
-    const port = (first?.address() as AddressInfo).port
+    const address = first?.address() as AddressInfo | undefined
+    if (!address) continue
+    const { port } = address
     const second = await listen(port + 1)
     for (const server of [first, second]) server?.close()
     if (second) return port
