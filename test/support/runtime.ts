@@ -20,7 +20,7 @@ export function withoutRuntime(runtime: RuntimeName): string | null {
   if (runtime === 'container') return withoutPrograms('runsc')
   if (runtime === 'os-sandbox') return null
   if (process.arch !== 'x64') return 'the microvm machine is x86-64 only'
-  const missing = withoutPrograms('qemu-system-x86_64', 'mkfs.erofs', 'veritysetup', 'apt-get')
+  const missing = withoutPrograms('qemu-system-x86_64', 'mkfs.erofs', 'veritysetup', 'swtpm', 'apt-get')
   return missing ?? (existsSync('/dev/net/tun') ? null : 'no /dev/net/tun')
 }
 

@@ -100,3 +100,72 @@ fn random() -> io::Result<[u8; 32]> {
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+    use std::os::unix::process::CommandExt;
+    use std::path::Path;
+    use std::process::{Child, Stdio};
+
+    use sha2::{Digest, Sha256};
+
+    use crate::sys;
+
+    /// swtpm as `tpm::swtpm` starts it, but for the cell.
+    fn swtpm(name: &str) -> Option<(Tpm, Child, std::path::PathBuf)> {
+        let program = Path::new("/usr/bin/swtpm");
+        if !program.exists() {
+            eprintln!("skipped: swtpm is not installed");
+            return None;
+        }
+        let state = std::env::temp_dir().join(format!("ambit-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&state).unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let fd = theirs.as_raw_fd();
+        let dir = format!("dir={}", state.display());
+        let mut command = std::process::Command::new(program);
+        command.args(["socket", "--tpm2", "--tpmstate", &dir, "--fd", &fd.to_string(), "--terminate"]);
+        command.args(["--flags", "not-need-init,startup-clear"]).stdout(Stdio::null()).stderr(Stdio::null());
+        // SAFETY: one async-signal-safe call between fork and exec.
+        unsafe { command.pre_exec(move || sys::inherit(fd)) };
+        let child = command.spawn().unwrap();
+        Some((Tpm::new(ours).unwrap(), child, state))
+    }
+
+    #[test]
+    fn a_guest_with_its_tpm_reaches_neither_the_key_nor_what_was_measured() {
+        let Some((tpm, mut child, state)) = swtpm("guest-tpm") else { return };
+        let owner = own(&tpm).unwrap();
+        let digest: [u8; 32] = Sha256::digest("kernel").into();
+        extend(&tpm, 9, &digest).unwrap();
+        let value = Sha256::digest([[0; 32], digest].concat()).to_vec();
+        assert_eq!(read(&tpm, 9).unwrap(), value);
+
+        const LOCKOUT: u32 = 0x4000_000a;
+        let (clear, startup, reset, evict_at) = (0x126, 0x144, 0x13d, PLACE);
+        let plain = |code, handles: &[u32]| Command::new(code, handles).password(&[]);
+        let guess = |handle| plain(QUOTE, &[handle]).with(|to| select(to.sized(b"n").u16(NULL), &[9]));
+        let refused = [
+            ("quotes with the host's key", guess(PLACE)),
+            ("takes the platform", plain(HIERARCHY_CHANGE_AUTH, &[PLATFORM]).with(|to| to.sized(b"mine"))),
+            ("clears by the platform", plain(clear, &[PLATFORM])),
+            ("removes the key", plain(EVICT_CONTROL, &[PLATFORM, PLACE]).with(|to| to.u32(evict_at))),
+            ("resets the register", plain(reset, &[9])),
+            ("starts it anew", Command::new(startup, &[]).with(|to| to.u16(0))),
+        ];
+        for (what, command) in refused {
+            assert!(tpm.run(command).is_err(), "{what}");
+        }
+        tpm.run(plain(clear, &[LOCKOUT])).expect("control: what is the guest's it can clear");
+        assert_eq!(read(&tpm, 9).unwrap(), value);
+        let quote = quote(&tpm, &owner, b"a nonce of the host's", &[9]).unwrap();
+        assert!(quote.attest.windows(21).any(|part| part == b"a nonce of the host's"));
+        assert_eq!(quote.attest[quote.attest.len() - 32..], Sha256::digest(&value)[..]);
+        drop(tpm);
+        assert!(child.wait().unwrap().success(), "it ends with its socket");
+        std::fs::remove_dir_all(state).unwrap();
+    }
+}

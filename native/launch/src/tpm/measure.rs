@@ -59,7 +59,7 @@ pub enum Fact {
 
 /// Measures `start` into `tpm`, which nobody has used before.
 pub fn measure(tpm: Arc<Tpm>, start: &Start) -> Result<Measurement> {
-    let what = "measuring the machine";
+    let what = "measuring the start";
     let events = events(start)?;
     let owner = commands::own(&tpm).context(what)?;
     for event in &events {
@@ -92,7 +92,7 @@ fn events(start: &Start) -> Result<Vec<Event>> {
 /// The digest that was verified a moment ago, if this is still that file: reading it all again would cost more than the
 /// rest of the start.
 fn checked(name: &str, path: &Path, verified: &Verified) -> Result<[u8; 32]> {
-    let what = "measuring the machine";
+    let what = "measuring the start";
     if identity(&fs::metadata(path).context(what)?) == verified.identity {
         return bytes(&verified.sha256);
     }
@@ -108,7 +108,7 @@ pub fn identity(found: &fs::Metadata) -> String {
 
 fn bytes(digest: &str) -> Result<[u8; 32]> {
     let all = unhex(digest).and_then(|bytes| bytes.try_into().ok());
-    all.ok_or_else(|| Failure::new("measuring the machine", "a digest is none"))
+    all.ok_or_else(|| Failure::new("measuring the start", "a digest is none"))
 }
 
 impl Measurement {
@@ -119,7 +119,7 @@ impl Measurement {
         match REGISTERS.iter().zip(&self.values).find(|pair| differs(*pair)) {
             None => Ok(()),
             Some((register, _)) => Err(Failure::new(
-                "measuring the machine",
+                "measuring the start",
                 format!("the guest does not find in its TPM what was put into register {register}"),
             )),
         }

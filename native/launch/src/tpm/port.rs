@@ -96,3 +96,26 @@ fn carry(data: OwnedFd, tpm: Arc<Tpm>, bell: Bell) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn qemu_can_give_commands_and_nothing_else() {
+        assert_eq!(reply(GET_CAPABILITY, None).unwrap(), CAPABILITIES.to_be_bytes());
+        // A reset and a stop are told to be done: the TPM was on before, and stays on.
+        for code in [INIT, STOP, SHUTDOWN, RESET_ESTABLISHED] {
+            assert_eq!(reply(code, Some(0)).unwrap(), [0; 4]);
+        }
+        assert_eq!(reply(SET_LOCALITY, Some(0)).unwrap(), [0; 4]);
+        for locality in 1..=4u32 {
+            assert_eq!(reply(SET_LOCALITY, Some(locality << 24)).unwrap(), REFUSED.to_be_bytes());
+        }
+        assert_eq!(reply(GET_STATE, Some(0)).unwrap(), [0; 16]);
+        // Hash start, data and end, store, set state, configuration, information, lock.
+        for code in [0, 6, 7, 8, 10, 13, 15, 18, 19, u32::MAX] {
+            assert!(reply(code, Some(0)).is_none(), "{code}");
+        }
+    }
+}

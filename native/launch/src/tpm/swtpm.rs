@@ -13,7 +13,7 @@ use crate::cell_end::{self, Cell, Stood};
 use crate::control::{Control, Orders};
 use crate::failure::{Context, Failure, Result};
 use crate::sensor::Sensor;
-use crate::spec::{Machine, Mount};
+use crate::spec::{self, LaunchSpec, Machine, Mount};
 use crate::sys;
 use crate::tap;
 use crate::tpm::wire::Tpm;
@@ -83,8 +83,10 @@ fn build(world: &World, socket: &OwnedFd, control: &Control, orders: &mut Orders
         outer: Config::namespaces(),
     };
     let stage = world.stage.with(mounts);
+    // What QEMU's cell has beside its files, such as /dev/kvm, is not for this one.
+    let spec = LaunchSpec { cell: spec::Cell::Bubblewrap {}, ..world.spec.clone() };
     let start =
-        |fds: &[i32]| bwrap::start(&world.spec, &stage, &world.tools, &[fds, &[socket.as_raw_fd()]].concat());
+        |fds: &[i32]| bwrap::start(&spec, &stage, &world.tools, &[fds, &[socket.as_raw_fd()]].concat());
     cell_end::stand(&config, start, Some((control, orders)))
 }
 

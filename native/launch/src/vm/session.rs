@@ -121,7 +121,7 @@ fn snapshot_ends(world: &mut World) -> Result<(Option<OwnedFd>, Option<Taking>)>
 fn measure(world: &World, machine: &Machine, line: &str, swtpm: &Swtpm) -> Result<Measurement> {
     let staged = |name| {
         machine::staged(&world.stage.mounts, name)
-            .ok_or_else(|| Failure::new("measuring the machine", format!("its {name} was not staged")))
+            .ok_or_else(|| Failure::new("measuring the start", format!("its {name} was not staged")))
     };
     let start = measure::Start {
         machine,
