@@ -9,21 +9,17 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
+import { fileIdentity } from '../../src/runtime/microvm-image/digests.ts'
+import { withoutPrograms } from '../support/programs.ts'
 import { drive, isRoot, last, ordinary, type Result, type Scenario } from './world.ts'
 
 const missing =
   process.arch !== 'x64'
     ? 'the microvm machine is x86-64 only'
-    : !existsSync('/dev/net/tun') && 'no /dev/net/tun'
+    : (((!existsSync('/dev/net/tun') && 'no /dev/net/tun') || withoutPrograms('swtpm')) ?? false)
 const options = { skip: missing }
 const source = join(import.meta.dirname, '../support/probe/false-machine.c')
-const UP = [
-  'say {"ev":"hello","v":1}',
-  'hear',
-  'say {"ev":"ready","controls":[]}',
-  'hear',
-  'say {"ev":"running","pid":1}',
-]
+const UP = ['say {"ev":"hello","v":1}', 'hear', 'ready', 'hear', 'say {"ev":"running","pid":1}']
 const LAUNCH = `{"ev":"launch","n":1,"fact":${JSON.stringify({
   k: 'process.launch', pid: 5, ppid: 1, path: '/usr/bin/id', digest: 'x', argv: ['id'], cwd: '/', truncated: false,
 })}}` // biome-ignore format: one line
@@ -64,7 +60,10 @@ function play(lines: readonly string[], more: Partial<Scenario> = {}): Result {
     writeFileSync(path, name)
     return path
   }
-  return drive({
+  const [initramfs, root] = [file('initramfs'), file('root')]
+  const digest = '0'.repeat(64)
+  const verified = (path: string) => ({ sha256: digest, identity: fileIdentity(path) })
+  const result = drive({
     argv: ['true'],
     ...ordinary,
     ...more,
@@ -77,14 +76,24 @@ function play(lines: readonly string[], more: Partial<Scenario> = {}): Result {
         processors: 1,
         snapshot: null,
         kernel: part,
-        initramfs: file('initramfs'),
-        root: file('root'),
+        initramfs,
+        root,
         commandLine: 'quiet',
         memory: 256 << 20,
         programs: { '/usr/bin/id': 'digest of the image' },
+        measured: {
+          swtpm: '/usr/bin/swtpm',
+          image: digest,
+          profile: digest,
+          kernel: verified(part),
+          initramfs: verified(initramfs),
+          root: verified(root),
+        },
       },
     },
   })
+  // Its start and its TPM are recorded by others than the machine.
+  return { ...result, facts: result.facts.filter(({ k }) => !k.startsWith('machine.')) }
 }
 
 const saying = (...lines: string[]): Result => play([...UP, ...lines, STAY])
@@ -125,7 +134,7 @@ test('what it may not say ends the session with one line, and what was recorded 
     ['say {"ev":"ended","code":0,"signal":9}', /out of turn/],
     ['say {"ev":"running","pid":1}', /out of turn/],
     ['say {"ev":"hello","v":1}', /out of turn/],
-    ['say {"ev":"ready","controls":[]}', /out of turn/],
+    ['ready', /out of turn/],
     ['say {"ev":"warm"}', /out of turn/],
     ['say {"ev":"exit","fact":{"k":"file.hash","path":"/x","size":1,"sha256":"x"}}', /out of turn/],
     ['say', /what is no event/],
@@ -135,6 +144,7 @@ test('what it may not say ends the session with one line, and what was recorded 
     [launch((text) => text.replace('["id"]', `[${Array(300).fill('"a"').join()}]`)), /what no sensor tells/],
     [launch((text) => text.replace('"/usr/bin/id"', `"/${'x'.repeat(40_000)}"`)), /what no sensor tells/],
     [launch((text) => text.replace('"n":1', '"n":-1')), /what is no event/],
+    ['tpm 0000000d', /the machine's TPM: QEMU asks 0xd/],
     ['io 0100ffffff', /no frame/],
     ['io 0300000000', /no frame/],
     ['io 0001000000ff', /no frame/],

@@ -1,5 +1,6 @@
 /* Stands in QEMU's place in its cell and plays a guest that lies, or a QEMU that was taken over. Its part is the file
- * that is the kernel elsewhere, a word and its text a line; descriptors 3 and 4 are ambit.control and ambit.io. */
+ * that is the kernel elsewhere, a word and its text a line; descriptors 3 and 4 are ambit.control and ambit.io,
+ * 7 is the control channel of the TPM. */
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
@@ -79,12 +80,47 @@ static int dial_path(const char *path) {
   return dial(AF_UNIX, &to, offsetof(struct sockaddr_un, sun_path) + strlen(path));
 }
 
-/* Descriptors beyond those that QEMU is given, 0 to 6, and the part that is being read. */
+/* A register of the TPM, by QEMU's way to it. */
+static void print_register(int data, int number, char *to) {
+  unsigned char ask[20] = {0x80, 1, 0, 0, 0, 20, 0, 0, 1, 0x7e, 0, 0, 0, 1, 0, 0x0b, 3}, answer[62] = {0};
+  ask[17 + number / 8] = 1 << number % 8;
+  put(data, ask, sizeof ask);
+  for (size_t got = 0; got < sizeof answer;) {
+    ssize_t more = read(data, answer + got, sizeof answer - got);
+    if (more <= 0) break;
+    got += more;
+  }
+  for (int at = 30; at < 62; at++) to += sprintf(to, "%02x", answer[at]);
+}
+
+/* What an honest guest says of its TPM, when the cell stands. */
+static void ready(void) {
+  int ends[2], numbers[] = {8, 9, 12, 15};
+  char values[4][65] = {{0}}, line[600];
+  unsigned char ask[4] = {0, 0, 0, 16}, done[4];
+  char room[CMSG_SPACE(sizeof(int))] = {0};
+  struct iovec part = {ask, sizeof ask};
+  struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room};
+  struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+  *header = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+  if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends) < 0) return;
+  memcpy(CMSG_DATA(header), &ends[1], sizeof(int));
+  if (sendmsg(7, &message, 0) != 4 || read(7, done, 4) != 4) return;
+  close(ends[1]);
+  for (int at = 0; at < 4; at++) print_register(ends[0], numbers[at], values[at]);
+  close(ends[0]);
+  int length = snprintf(line, sizeof line,
+                        "{\"ev\":\"ready\",\"controls\":[],\"registers\":{\"8\":\"%s\",\"9\":\"%s\",\"12\":\"%s\",\"15\":\"%s\"}}\n",
+                        values[0], values[1], values[2], values[3]);
+  put(3, line, length);
+}
+
+/* Descriptors beyond those that QEMU is given, 0 to 7, and the part that is being read. */
 static int spare_descriptors(void) {
   DIR *all = opendir("/proc/self/fd");
   int found = 0;
   for (struct dirent *entry; all && (entry = readdir(all));)
-    if (atoi(entry->d_name) > 7 && atoi(entry->d_name) != dirfd(all)) found++;
+    if (atoi(entry->d_name) > 8 && atoi(entry->d_name) != dirfd(all)) found++;
   if (all) closedir(all);
   errno = 0;
   return found == 0 ? -1 : found;
@@ -150,7 +186,9 @@ static void act(char *word, char *rest) {
   if (!strcmp(word, "say")) put(3, rest, strlen(rest)), put(3, "\n", 1);
   if (!strcmp(word, "half")) put(3, rest, strlen(rest));
   if (!strcmp(word, "hear")) hear();
+  if (!strcmp(word, "ready")) ready();
   if (!strcmp(word, "io")) hex(4, rest);
+  if (!strcmp(word, "tpm")) hex(7, rest);
   if (!strcmp(word, "wait")) usleep(atoi(rest) * 1000);
   if (!strcmp(word, "exit")) _exit(atoi(rest));
   if (!strcmp(word, "die")) raise(atoi(rest));
