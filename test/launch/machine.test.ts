@@ -134,7 +134,7 @@ test('what it may not say ends the session with one line, and what was recorded 
     ['say {"ev":"ended","code":0,"signal":9}', /out of turn/],
     ['say {"ev":"running","pid":1}', /out of turn/],
     ['say {"ev":"hello","v":1}', /out of turn/],
-    ['ready', /out of turn/],
+    ['say {"ev":"ready","controls":[],"registers":{}}', /out of turn/],
     ['say {"ev":"warm"}', /out of turn/],
     ['say {"ev":"exit","fact":{"k":"file.hash","path":"/x","size":1,"sha256":"x"}}', /out of turn/],
     ['say', /what is no event/],
