@@ -18,6 +18,7 @@ import {
 import { createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
+import { setTimeout as pause } from 'node:timers/promises'
 import { imagesDir, nativeBinary, type Paths } from '../../src/lib/paths.ts'
 import { buildImage } from '../../src/runtime/microvm-image/build.ts'
 import type { LaunchMount } from '../../src/runtime/launch-spec.ts'
@@ -26,6 +27,10 @@ import { withoutPrograms } from './programs.ts'
 
 const root = join(import.meta.dirname, '../..')
 const cache = join(root, '.build/test-cache')
+/** An image takes half a minute, on a busy machine three. */
+const LOCK_MS = 600_000
+/** What is done with an image has no part in it. */
+const AFTERWARDS = /\/(digests|snapshot|verify|warm)\.ts$/
 
 /** Why no machine can be booted here, or false. */
 export const cannotBoot: string | false =
@@ -37,7 +42,9 @@ export const cannotBoot: string | false =
 export async function testImage(): Promise<{ image: Image; paths: Paths }> {
   const parts = [
     join(root, '.build/bin/ambit-guest'),
-    ...globSync('src/runtime/microvm-image/*.ts', { cwd: root }).sort(),
+    ...globSync('src/runtime/microvm-image/*.ts', { cwd: root })
+      .filter((path) => !AFTERWARDS.test(path))
+      .sort(),
   ]
   const hash = createHash('sha256')
   for (const part of parts) hash.update(readFileSync(join(part.startsWith('/') ? '/' : root, part)))
@@ -48,27 +55,50 @@ export async function testImage(): Promise<{ image: Image; paths: Paths }> {
     run: join(dir, 'run'),
   })
   const place = (dir: string): string => join(imagesDir(paths(dir)), 'default')
-  if (!existsSync(home)) {
-    const aside = `${home}.${process.pid}`
+  await alone(async () => {
+    if (existsSync(home)) return
+    const aside = `${home}.new`
+    rmSync(aside, { recursive: true, force: true })
     mkdirSync(aside, { recursive: true })
     const say = (line: string): void => console.error(`guest image: ${line}`)
     await buildImage({ out: place(aside), cache: join(cache, 'microvm-packages'), paths: paths(aside), say })
-    try {
-      renameSync(aside, home)
-      dropOld()
-    } catch {
-      // Another test run was quicker.
-      rmSync(aside, { recursive: true, force: true })
-    }
-  }
+    renameSync(aside, home)
+    dropOld()
+  })
   utimesSync(home, new Date(), new Date())
   return { image: await verifyImage(place(home), paths(home)), paths: paths(home) }
+}
+
+/** One test run at a time: they share what apt fetches, with those of other trees. */
+async function alone(work: () => Promise<void>): Promise<void> {
+  const lock = join(cache, 'microvm-lock')
+  mkdirSync(cache, { recursive: true })
+  while (!taken(lock)) {
+    const held = statSync(lock, { throwIfNoEntry: false })
+    // Whoever held it so long was killed.
+    if (held && held.mtimeMs < Date.now() - LOCK_MS) rmSync(lock, { recursive: true, force: true })
+    await pause(200)
+  }
+  try {
+    await work()
+  } finally {
+    rmSync(lock, { recursive: true, force: true })
+  }
+}
+
+function taken(lock: string): boolean {
+  try {
+    mkdirSync(lock)
+    return true
+  } catch {
+    return false
+  }
 }
 
 /** Keeps the two images that were used last, and what another tree's tests may be using. */
 function dropOld(): void {
   const hour = 3600 * 1000
-  const images = globSync('microvm-????????????????', { cwd: cache }).map((name) => {
+  const images = globSync('microvm-????????????????{,.*}', { cwd: cache }).map((name) => {
     const path = join(cache, name)
     return { path, used: statSync(path).mtimeMs }
   })
