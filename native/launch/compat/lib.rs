@@ -151,7 +151,8 @@ struct Seen {
 
 impl Place {
     fn of(fd: c_int) -> Self {
-        Self { at: fd, path: c"".as_ptr(), flags: AT_EMPTY_PATH }
+        static NO_NAME: c_char = 0;
+        Self { at: fd, path: &raw const NO_NAME, flags: AT_EMPTY_PATH }
     }
 
     fn seen(&self) -> Option<Seen> {
