@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { attack } from '../support/case.ts'
 import { areGone, kernelsOf, population } from '../support/kernels.ts'
 import { eventually, processesWith } from '../support/processes.ts'
-import { RUNTIME } from '../support/runtime.ts'
+import { PATIENCE, RUNTIME } from '../support/runtime.ts'
 import { lines, PYTHON } from '../support/script.ts'
 import { describe, Stage } from '../support/stage.ts'
 
@@ -41,7 +41,7 @@ attack('R-05', 'a flood of programs is recorded in bounded records and never out
     'import ctypes, os, sys, time',
     'big = ["/bin/true"] + ["\\x01" * 30000] * 30',
     'made = 0',
-    'end = time.time() + 3',
+    `end = time.time() + ${3 * PATIENCE}`,
     'while time.time() < end:',
     '  for way in range(3):',
     '    pid = os.fork() if way else os.posix_spawn("/bin/true", big, {})',
