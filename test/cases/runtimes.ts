@@ -21,7 +21,6 @@ export const NOT_ON: Readonly<Record<RuntimeName, Readonly<Record<string, string
   microvm: { 'C-49': GVISOR, 'C-50': GVISOR },
 }
 
-const asBoth = (...ids: readonly string[]): readonly string[] => ids
 /** By an ordinary user only: what root's sessions have of their own, others of the list show. */
 const asUser = (...ids: readonly string[]): string[] => ids.map((id) => `${id} user`)
 
