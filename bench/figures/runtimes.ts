@@ -40,7 +40,11 @@ export const runtimes: Figure = {
       columns.filter(({ title }) => ALL.find((one) => one.title === title)?.kind === kind)
     const files: Table = { caption: `Tree of ${TREE} small files`, reference: NATIVE, columns: at('files') }
     const network: Table = { caption: 'Through the gate', reference: NATIVE, columns: at('network') }
-    const memory: Table = { caption: 'Memory of an idle session', reference: null, columns: at('memory') }
+    const memory: Table = {
+      caption: 'Memory of a session that has done all this',
+      reference: null,
+      columns: at('memory'),
+    }
     return { how: HOW, tables: [start, files, network, memory], goals: goals(start, columns), limits: LIMITS }
   },
 }
@@ -54,6 +58,8 @@ view in sessions (\`bwrap\`: a bind; \`runsc do\`: its Gofer, written files stay
 
 const LIMITS = [
   'A machine without KVM runs every instruction of the guest in translation: what it costs over `os-sandbox` is mostly that, and the columns of `/tmp`, which has no view, show how much.',
+  'Starts: `container` is bubblewrap, namespaces, view and gate around what `runsc do` does alone, and the launch of its guest; `microvm` cold boots as bare QEMU does and then mounts, checks and builds its cell. On a machine without KVM that also works for others, a start from a snapshot waits for its processors, too: quiet, it takes about a second (docs/runtimes.md).',
+  'Memory: QEMU keeps the code that it has translated, and what the session ran decides how much that is; a session that does nothing has less.',
 ]
 
 interface Workload {
