@@ -58,7 +58,7 @@ view in sessions (\`bwrap\`: a bind; \`runsc do\`: its Gofer, written files stay
 
 const LIMITS = [
   'A machine without KVM runs every instruction of the guest in translation: what it costs over `os-sandbox` is mostly that, and the columns of `/tmp`, which has no view, show how much.',
-  'Starts: `container` is bubblewrap, namespaces, view and gate around what `runsc do` does alone, and the launch of its guest; `microvm` cold boots as bare QEMU does and then mounts, checks and builds its cell. On a machine without KVM that also works for others, a start from a snapshot waits for its processors, too: quiet, it takes about a second (docs/runtimes.md).',
+  'Starts: `container` is bubblewrap, namespaces, view and gate around what `runsc do` does alone, and the launch of its guest; `microvm` cold boots as bare QEMU does and then mounts, checks and builds its cell. On a machine without KVM that also works for others, a start from a snapshot waits for its processors, too: it needs some 0.7 s of one (docs/runtimes.md).',
   'Memory: QEMU keeps the code that it has translated, and what the session ran decides how much that is; a session that does nothing has less.',
 ]
 
