@@ -104,6 +104,11 @@ export function answered(exchange: Exchange, admitted: Admitted, answer: Source)
   }
   const moved = (bytes: number): void => exchange.received(admitted, bytes)
   moved(head.bytes)
+  // Broken off before anybody could listen.
+  if (answer.destroyed && !answer.complete) {
+    cut(response)
+    return Promise.resolve()
+  }
   const whole = scrubber || opener || !(answer instanceof Answer) ? null : answer.takeWhole()
   if (whole) {
     for (const chunk of whole) {

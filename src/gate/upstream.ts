@@ -123,6 +123,7 @@ export class Dialler {
     if (!known) return null
     const { addresses, port } = await this.#addresses(target)
     const ms = Math.max(1000, this.#deadlines.connect / addresses.length)
+    let late: unknown
     for (const address of addresses) {
       let socket: WireSocket | undefined
       try {
@@ -131,12 +132,14 @@ export class Dialler {
         await withDeadline(secured(socket, 'secure'), ms)
         this.#facts.set(socket, { address, port, tls: known.facts })
         return socket
-      } catch {
+      } catch (error) {
+        if (isTimeout(error)) late = error
         // Another certificate, or no TLS 1.3 any more.
         if (socket?.ending === 'unknown' || socket?.ending === 'tls') break
         socket?.destroy()
       }
     }
+    if (late !== undefined) throw new UpstreamError('upstream.timeout', late)
     this.#known?.forget(target.key)
     return null
   }

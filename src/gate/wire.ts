@@ -274,15 +274,18 @@ export class WireSocket extends EventEmitter implements Pipe {
     this.emit('drain')
   }
 
+  /** An end comes in a later turn than the last bytes, as with Node's sockets: promises that these settle run between. */
   ended(): void {
-    this.#endSeen = 'waiting'
-    this.#read()
+    setImmediate(() => {
+      this.#endSeen = 'waiting'
+      this.#read()
+    })
   }
 
   closed(ending: Ending): void {
     if (this.destroyed) return
     this.#over(ending)
-    this.emit('close')
+    setImmediate(() => this.emit('close'))
   }
 
   #over(ending: Ending): void {

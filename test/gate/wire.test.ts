@@ -132,7 +132,7 @@ test('a native upload arrives whole, counted to the byte', async () => {
   await until(() => bench.of('http.response').length === 2, 10_000)
   const seen = upstream.requests.at(-1)
   assert.equal(seen?.body?.sha256, createHash('sha256').update(body).digest('hex'))
-  assert.match(text(), /^HTTP\/1\.1 200 /)
+  await until(() => text().startsWith('HTTP/1.1 200 '))
   const [request, response] = [bench.of('http.request').at(-1), bench.of('http.response').at(-1)]
   assert.equal(response?.bytesOut, request?.bytes)
   // The same connection serves the next request.
@@ -185,6 +185,21 @@ test('X-08: the minute ends an upload under way; what went out is what was count
   await bench.close()
 })
 
+test('an answer that breaks off in the turn of its head is seen to be short', async () => {
+  const short = await withServer({}, (socket) => {
+    socket.once('data', (bytes: Buffer) => {
+      const whole = bytes.includes('GET / ')
+      socket.end(`HTTP/1.1 200 OK\r\nContent-Length: ${whole ? 5 : 100}\r\n\r\nhello`)
+    })
+  })
+  const bench = await startBench(planAt(short))
+  await acquainted(bench)
+  const { socket, text } = await open(bench, `GET /short HTTP/1.1\nHost: ${HOST}\n\n`)
+  await once(socket, 'close')
+  assert.ok(text() === '' || text().includes('Content-Length: 100'), text())
+  await bench.close()
+})
+
 test('an answer before the body is whole reaches the client; the rest of the body goes nowhere', async () => {
   const hasty = await startUpstream({
     tls: leaf,
@@ -208,6 +223,32 @@ test('an answer before the body is whole reaches the client; the rest of the bod
   socket.destroy()
   await bench.close()
   await hasty.close()
+})
+
+test('a server that breaks off in mid-upload is a refusal that the client gets to read', async () => {
+  let seen = 0
+  const broken = await startUpstream({
+    tls: leaf,
+    handle: (request) => {
+      if (request.method !== 'POST') return false
+      const { socket } = request as unknown as { socket: Socket }
+      request.on('data', (chunk: Buffer) => {
+        if ((seen += chunk.length) > 2 << 20) socket.destroy()
+      })
+      return true
+    },
+  })
+  const bench = await startBench(planAt(broken.port))
+  await acquainted(bench)
+  const { socket, text } = await open(bench, post(20 << 20))
+  socket.write(Buffer.alloc(20 << 20))
+  await until(() => text().includes('upstream.failed'), 4000)
+  assert.match(text(), /^HTTP\/1\.1 502 /)
+  // All of the body was read and thrown away: no reset overtakes the answer.
+  await until(() => socket.writableLength === 0, 4000)
+  socket.destroy()
+  await bench.close()
+  await broken.close()
 })
 
 test('a client that ends or breaks off in mid-upload is no whole request', async () => {

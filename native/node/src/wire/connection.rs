@@ -352,6 +352,12 @@ impl Connection {
         sent
     }
 
+    /// Forgets decrypted bytes. False: nobody has them.
+    pub fn skip(&mut self, size: usize) -> bool {
+        self.drop_taken(size);
+        false
+    }
+
     fn drop_taken(&mut self, size: usize) {
         self.taken += size;
         if self.taken >= self.held.len() {

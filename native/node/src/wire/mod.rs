@@ -202,15 +202,16 @@ impl Wire {
         inner.written(id, sent)
     }
 
-    /// Passes decrypted bytes of one connection to another, without their passing through JavaScript.
+    /// Passes decrypted bytes of one connection to another, without their passing through JavaScript. They are taken,
+    /// whether or not the other one still is there.
     #[napi]
     pub fn pass(&self, from: u32, to: u32, size: u32) -> i32 {
         let inner = &mut *self.inner.borrow_mut();
         let Some(mut source) = inner.connections.remove(&from) else { return GONE };
-        let passed = inner
-            .connections
-            .get_mut(&to)
-            .is_some_and(|to| source.pass(size as usize, to, &mut inner.scratch));
+        let passed = match inner.connections.get_mut(&to) {
+            Some(to) => source.pass(size as usize, to, &mut inner.scratch),
+            None => source.skip(size as usize),
+        };
         inner.connections.insert(from, source);
         inner.watch(from);
         inner.written(to, passed)
