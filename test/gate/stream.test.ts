@@ -92,7 +92,7 @@ test('N-40: a refusal is delivered whole while the client keeps sending', async 
   clearInterval(writer)
   socket.destroy()
   assert.match(answer, /^HTTP\/1\.1 403 /)
-  assert.match(answer, /"reason":"network.no-matching-rule".*\}$/s)
+  assert.match(answer, /"reason":"network.no-matching-rule".*\}\n$/s)
   assert.equal(upstream.bytes(), before)
 })
 
