@@ -9,6 +9,7 @@ import { once } from '../support/case.ts'
 import { attack, EVIL, get, head, REAL_KEY, rule } from '../support/net-stage.ts'
 import { PROXY_PORT, world, makeStage, spec, outsideEnv, watching } from '../support/network-world.ts'
 import { eventually } from '../support/processes.ts'
+import { PATIENCE } from '../support/runtime.ts'
 import { describe, type Step } from '../support/stage.ts'
 import type { As } from '../support/users.ts'
 
@@ -189,7 +190,7 @@ attack('N-38', 'lets nobody else use a session’s gate', async (as) => {
     ],
     { spec: await spec(stage) },
   )
-  assert.ok(await eventually(() => existsSync(standing), 20_000), 'the session did not start')
+  assert.ok(await eventually(() => existsSync(standing), 20_000 * PATIENCE), 'the session did not start')
   const fresh = listeners().filter((one) => !before.includes(one))
   const reached = await canConnect(PROXY_PORT)
   const inside = await running

@@ -195,10 +195,9 @@ function tlsOptions({ host, port, servername, alpn, insecure = false }) {
   }
 }
 
-/** The explicit proxy of a session; its port is the same in every one. */
-const PROXY = { host: '127.0.0.1', port: 61_880 }
-
-const proxyAddress = () => PROXY
+/** The explicit proxy of a session; its port is the same in every one. A machine's loopback is its own. */
+const isMachine = () => (networkInterfaces().eth0 ?? []).some(({ address }) => address === '192.0.0.2')
+const proxyAddress = () => ({ host: isMachine() ? '192.0.0.1' : '127.0.0.1', port: 61_880 })
 
 /** A CONNECT through the proxy of the environment; rejects with the status when it is not 200. */
 function tunnel({ host, port }) {
