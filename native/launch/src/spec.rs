@@ -49,7 +49,7 @@ pub enum Cell {
         platform: Option<String>,
     },
     /// The same around QEMU, whose guest's kernel is the agent's.
-    Vm(Machine),
+    Vm(Box<Machine>),
 }
 
 /// A machine and what it starts from.
