@@ -32,9 +32,13 @@ impl View {
             Some(file) => sys::stat_fd(&**file.file.read().unwrap())?,
             None => self.stat(&spot).or_else(|error| self.stat_of_open(node).ok_or(error))?,
         };
+        let shared = self.tree.lock().unwrap().is_shared(node, stat.st_nlink > 1);
         let lasts = match stat.st_nlink {
-            0 if !spot.kind.is_dir() => SHORT,
-            2.. if !spot.kind.is_dir() => LINKED,
+            _ if spot.kind.is_dir() => lasts,
+            _ if shared => LINKED,
+            0 => SHORT,
+            // Its name went, not its last: what is left may change it, or go.
+            _ if spot.gone => LINKED,
             _ => lasts,
         };
         Ok((self.attributes(&stat, spot.ino), lasts))

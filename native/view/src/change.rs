@@ -250,7 +250,14 @@ impl View {
         self.links.note(to.root, Id::from(&stat), [&from.path, &path]);
         // Its names are inodes of their own to the kernel: what is changed by one must not stay cached for another.
         // Without a lock: the kernel may wait for an answer that needs one.
-        let others = self.tree.lock().unwrap().nodes_of(Id::from(&stat));
+        let others = {
+            let mut tree = self.tree.lock().unwrap();
+            let others = tree.nodes_of(Id::from(&stat));
+            for other in &others {
+                tree.is_shared(*other, true);
+            }
+            others
+        };
         let entry = self.known(parent, name);
         drop(shape);
         for other in others {

@@ -29,11 +29,11 @@ impl Found {
     }
 
     /// How long attributes last where names last `names`. A directory's change without an event in its parent, and
-    /// those of a file with several names by another name.
-    fn attributes_last(&self, names: Duration) -> Duration {
+    /// those of a file with several names (`shared`) by another name.
+    fn attributes_last(&self, names: Duration, shared: bool) -> Duration {
         match self.lower {
+            _ if shared => LINKED,
             Some(_) if self.kind().is_dir() => SHORT,
-            _ if !self.kind().is_dir() && self.stat.st_nlink > 1 => LINKED,
             _ => names,
         }
     }
@@ -94,14 +94,17 @@ impl View {
             upper: found.upper.as_ref().map(Id::from),
             ino: self.shown_ino(&found.stat),
         };
-        let adopted = self.tree.lock().unwrap().adopt(parent, name, object);
-        let (inode, ino) = adopted.ok_or_else(|| errno(libc::ESTALE))?;
+        let (inode, ino, shared) = {
+            let mut tree = self.tree.lock().unwrap();
+            let (inode, ino) = tree.adopt(parent, name, object).ok_or_else(|| errno(libc::ESTALE))?;
+            (inode, ino, tree.is_shared(inode, found.stat.st_nlink > 1))
+        };
         Ok(Entry {
             inode,
             generation: 0,
             attr: self.attributes(&found.stat, ino),
             attr_flags: 0,
-            attr_timeout: found.attributes_last(lasts),
+            attr_timeout: found.attributes_last(lasts, shared),
             entry_timeout: lasts,
         })
     }

@@ -54,6 +54,8 @@ struct Node {
     last: bool,
     /// What all pages that the kernel may keep were read from.
     version: Option<Version>,
+    /// What it counts for in `Tree::shared`.
+    shared: Option<Id>,
 }
 
 /// A node and where it is, at one moment.
@@ -116,6 +118,8 @@ pub struct Changed {
 pub struct Tree {
     nodes: HashMap<u64, Node>,
     names: HashMap<(u64, Arc<[u8]>), u64>,
+    /// Objects that were seen to have several names, and how many nodes there are for each.
+    shared: HashMap<Id, u32>,
     next: u64,
 }
 
@@ -142,6 +146,7 @@ impl Tree {
                 gone: false,
                 last: false,
                 version: None,
+                shared: None,
             },
         );
     }
@@ -219,6 +224,7 @@ impl Tree {
                 gone: false,
                 last: false,
                 version: None,
+                shared: None,
             },
         );
         Some((id, ino))
@@ -365,6 +371,39 @@ impl Tree {
         self.nodes.iter().filter(|(_, n)| is(n)).map(|(node, _)| *node).collect()
     }
 
+    /// True when a file's attributes may change by another node: it has several names now, or had when another node for
+    /// it was last asked for. That one may be open still, with its name gone.
+    pub fn is_shared(&mut self, id: u64, several_names: bool) -> bool {
+        let Some(node) = self.nodes.get_mut(&id).filter(|node| !node.kind.is_dir()) else { return false };
+        if !several_names && self.shared.is_empty() {
+            return false;
+        }
+        let object = node.upper.or(node.lower);
+        let own = u32::from(node.shared == object);
+        let all = object.and_then(|object| self.shared.get(&object)).copied().unwrap_or(0);
+        if !several_names && all <= own {
+            return false;
+        }
+        if own == 0 {
+            let before = std::mem::replace(&mut node.shared, object);
+            self.unshare(before);
+            if let Some(object) = object {
+                *self.shared.entry(object).or_default() += 1;
+            }
+        }
+        true
+    }
+
+    fn unshare(&mut self, object: Option<Id>) {
+        let Some(object) = object else { return };
+        if let Some(count) = self.shared.get_mut(&object) {
+            *count -= 1;
+            if *count == 0 {
+                self.shared.remove(&object);
+            }
+        }
+    }
+
     /// The host's object at `node`.
     pub fn lower(&self, node: u64) -> Option<Id> {
         self.nodes.get(&node)?.lower
@@ -418,7 +457,9 @@ impl Tree {
             if self.names.get(&key) == Some(&id) {
                 self.names.remove(&key);
             }
-            gone.push((id, self.nodes.remove(&id).filter(|n| n.last).and_then(|n| n.pinned)));
+            let removed = self.nodes.remove(&id);
+            self.unshare(removed.as_ref().and_then(|n| n.shared));
+            gone.push((id, removed.filter(|n| n.last).and_then(|n| n.pinned)));
             (id, child, count) = (key.0, true, 0);
         }
         gone
