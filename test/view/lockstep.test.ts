@@ -1,6 +1,7 @@
+import assert from 'node:assert/strict'
 import { constants } from 'node:fs'
 import { test } from 'node:test'
-import { cannotRun } from './harness.ts'
+import { cannotRun, inView, makeWorld } from './harness.ts'
 import { lockstep, type Step } from './lockstep.ts'
 
 const OPEN = constants.O_RDWR | constants.O_NONBLOCK
@@ -41,3 +42,27 @@ for (const access of ['write', 'review'] as const)
   test(`open files and names answer as in a plain directory (${access})`, { skip: cannotRun }, () =>
     lockstep(access, 1, 15, 60, SURVIVED),
   )
+
+test('the digest of what was read does not move the time of the last read', {
+  skip: cannotRun,
+}, async (t) => {
+  const names = Array.from({ length: 20 }, (_, n) => `f${n}`)
+  const world = makeWorld([
+    { access: 'write', files: Object.fromEntries(names.map((name) => [name, 'x'.repeat(200_000)])) },
+  ])
+  t.after(() => world.remove())
+  const result = await inView(
+    world,
+    `
+import time
+paths = ['0/f%d' % n for n in range(${names.length})]
+for path in paths:
+    with open(path, 'ab') as file: file.write(b'y')
+    with open(path) as file: file.read()
+    os.utime(path, (1_000_000_000, 1_500_000_000))
+time.sleep(0.5)
+result['moved'] = [path for path in paths if os.stat(path).st_atime != 1_000_000_000]
+`,
+  )
+  assert.deepEqual(result.moved, [])
+})

@@ -18,7 +18,7 @@ const SPARE = 150
  * are not the agent's to move, mv(1) copies) and nothing swaps places (EINVAL: an upper layer's half of a swap could
  * not be applied by itself); links and size of directories are constants (they would count hidden names); a FIFO's
  * second name is a second pipe; under review a file of the host's that lost its name here takes no change of its
- attributes (both in docs/threat-model.md).
+ * attributes (both in docs/threat-model.md).
  */
 const DELIBERATE: readonly (readonly [string, unknown, unknown])[] = [
   // A file without a name: nothing to decide or to record.
