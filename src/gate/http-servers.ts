@@ -1,6 +1,12 @@
 /** The HTTP servers that terminate clients' requests. They listen nowhere: connections are handed to them. */
 import type { EventEmitter } from 'node:events'
-import { createServer, type Server, type ServerOptions } from 'node:http'
+import {
+  createServer,
+  type IncomingMessage,
+  type Server,
+  type ServerOptions,
+  type ServerResponse,
+} from 'node:http'
 import { createSecureServer, type Http2SecureServer, type ServerHttp2Session } from 'node:http2'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
@@ -49,8 +55,13 @@ export function createHttp1Server(deadlines: Deadlines, gate: GateOf): Server {
   server.maxHeadersCount = 0
   // Node starts its watch over slow heads when a server listens; this one never does (Q-03).
   server.emit('listening')
-  server.on('request', (request, response) => serve(gate(), request.socket, request, response, forwardHttp1))
+  const last = new WeakMap<Duplex, Pair>()
+  server.on('request', (request, response) => {
+    last.set(request.socket, { request, response })
+    serve(gate(), request.socket, request, response, forwardHttp1)
+  })
   server.on('checkContinue', (request, response) => {
+    last.set(request.socket, { request, response })
     const forward: Forward = (exchange, admitted) => {
       response.writeContinue()
       return forwardHttp1(exchange, admitted)
@@ -64,10 +75,27 @@ export function createHttp1Server(deadlines: Deadlines, gate: GateOf): Server {
   })
   // CONNECT inside a flow would be a tunnel in a tunnel (N-24): the explicit proxy is the one place for it.
   server.on('connect', (request, socket: Duplex) => refuseSocket(gate(), socket, 'http.method-unknown'))
-  server.on('clientError', (error: Error, socket: Duplex) =>
-    refuseSocket(gate(), socket, clientErrorReason(error)),
-  )
+  server.on('clientError', (error: Error, socket: Duplex) => {
+    const pair = last.get(socket)
+    if (pair && isAnswered(pair)) endAnswered(pair, socket)
+    else refuseSocket(gate(), socket, clientErrorReason(error))
+  })
   return server
+}
+
+/** A message and its answer. */
+interface Pair {
+  readonly request: IncomingMessage
+  readonly response: ServerResponse
+}
+
+/** The error lies in a message that has its answer already: a second one would be taken for the next message's. */
+const isAnswered = ({ request, response }: Pair): boolean => !request.complete && response.headersSent
+
+/** The answer is still delivered when it is whole. */
+function endAnswered({ response }: Pair, socket: Duplex): void {
+  if (response.writableEnded) (socket as Socket).destroySoon()
+  else socket.destroy()
 }
 
 /** Serves a client's HTTP/1.1, over TLS or plain: by an inlet while its requests are usual ones, then by the server. */

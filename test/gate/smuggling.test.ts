@@ -74,6 +74,7 @@ for (const [name, request] of Object.entries(REFUSED))
     const answer = await rawTls(bench, 'api.example.com', Buffer.from(request, 'latin1'), 200)
     assert.match(answer, /^HTTP\/1\.1 4\d\d /)
     assert.match(answer, /application\/problem\+json/)
+    assert.equal(answer.match(/^HTTP\/1\.1 /gm)?.length, 1, 'one answer')
     assert.deepEqual({ requests: upstream.requests.length, bytes: upstream.bytes() }, before)
   })
 
