@@ -16,6 +16,8 @@ import { type Bootable, bootsGuest } from '../../src/runtime/accelerator/boot.ts
 import { World } from '../profile/support.ts'
 import { cannotBoot, testImage } from '../support/guest.ts'
 
+const OWN = process.getuid?.() ?? 0
+
 /** A world with a device that opens, a QEMU, an image; and how often a guest was booted there. */
 function place(why: string | null) {
   const world = new World()
@@ -26,7 +28,7 @@ function place(why: string | null) {
   const boots: string[] = []
   const host: Host = {
     device: file('kvm'),
-    uid: 1000,
+    uid: OWN + 1,
     boot: async (_, accelerator) => {
       boots.push(accelerator)
       return why
@@ -42,7 +44,9 @@ test('a guest that boots makes it KVM, and it is not asked again until something
   assert.deepEqual(await ask(), { accelerator: 'kvm', why: 'a guest booted with it' })
   await ask()
   assert.deepEqual(boots, ['kvm'])
-  await ask({ uid: 1001 })
+  await ask({ uid: OWN + 2 }) // of other accounts one has the rights of the next
+  assert.deepEqual(boots, ['kvm'])
+  await ask({ uid: OWN })
   await ask({}, { ...bootable, image: { ...bootable.image, digest: 'bb' } })
   assert.equal(boots.length, 3)
   writeFileSync(bootable.qemu, 'another version')
