@@ -42,6 +42,7 @@ pub fn serve(control: OwnedFd, tpm: Arc<Tpm>, bell: Bell) {
 
 fn answer(control: UnixStream, tpm: &Arc<Tpm>, bell: &Bell) -> io::Result<()> {
     let mut socket = &control;
+    let mut given = false;
     loop {
         // QEMU writes each request at once and waits for its answer.
         let message = match sys::receive(control.as_fd()) {
@@ -52,6 +53,10 @@ fn answer(control: UnixStream, tpm: &Arc<Tpm>, bell: &Bell) -> io::Result<()> {
         let [code, value] = [0, 4].map(|at| number(&message.bytes, at));
         let code = code.ok_or_else(|| io::Error::other("QEMU sent half a request"))?;
         if code == SET_DATA_SOCKET {
+            // QEMU gives one. Each has a thread here, which one that was taken over would have without end.
+            if std::mem::replace(&mut given, true) {
+                return Err(io::Error::other("QEMU gives a second socket"));
+            }
             let data = message.fds.into_iter().next();
             carry(data.ok_or_else(|| io::Error::other("QEMU sent no socket"))?, tpm.clone(), bell.clone());
         }
@@ -99,7 +104,11 @@ fn carry(data: OwnedFd, tpm: Arc<Tpm>, bell: Bell) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::os::fd::AsRawFd;
+
     use super::*;
+    use crate::alarm;
 
     #[test]
     fn qemu_can_give_commands_and_nothing_else() {
@@ -117,5 +126,22 @@ mod tests {
         for code in [0, 6, 7, 8, 10, 13, 15, 18, 19, u32::MAX] {
             assert!(reply(code, Some(0)).is_none(), "{code}");
         }
+    }
+    #[test]
+    fn one_socket_for_commands_and_no_second() {
+        let pair = || UnixStream::pair().unwrap();
+        let ((mut qemu, control), (tpm, _theirs), (data, _carried)) = (pair(), pair(), pair());
+        let tpm = Arc::new(Tpm::new(tpm).unwrap());
+        let (bell, _alarms) = alarm::alarms().unwrap();
+        let port = std::thread::spawn(move || answer(control, &tpm, &bell));
+        let give = || sys::send_with_fds(&qemu, &SET_DATA_SOCKET.to_be_bytes(), &[data.as_raw_fd()]).unwrap();
+        give();
+        let mut answered = [1; 4];
+        (&qemu).read_exact(&mut answered).unwrap();
+        assert_eq!(answered, [0; 4]);
+        give();
+        let ended = port.join().unwrap().unwrap_err();
+        assert_eq!(ended.to_string(), "QEMU gives a second socket");
+        assert_eq!(qemu.read(&mut answered).unwrap(), 0);
     }
 }
