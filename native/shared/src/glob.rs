@@ -29,7 +29,7 @@ impl std::error::Error for BadGlob {}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Token {
-    Text(Vec<char>),
+    Text(String),
     One,
     Many,
 }
@@ -53,10 +53,10 @@ pub struct Glob {
 #[derive(Debug, Default, Clone)]
 pub struct Globs {
     rules: Vec<Glob>,
-    /// `**/name` rules by folded name: what most lists consist of.
+    /// Rules whose last segment is a name, by that name, folded: what most lists consist of.
     by_name: HashMap<String, Vec<usize>>,
-    /// All other rules.
-    rest: Vec<usize>,
+    /// Those whose last segment has wildcards.
+    wild: Vec<usize>,
 }
 
 /// Parses one pattern.
@@ -104,7 +104,7 @@ fn parse_segment(text: &str) -> Result<Segment, &'static str> {
             }
             '*' | '?' => {
                 if !literal.is_empty() {
-                    tokens.push(Token::Text(fold_text(&std::mem::take(&mut literal)).chars().collect()));
+                    tokens.push(Token::Text(fold_text(&std::mem::take(&mut literal))));
                 }
                 tokens.push(if char == '*' { Token::Many } else { Token::One });
             }
@@ -118,7 +118,7 @@ fn parse_segment(text: &str) -> Result<Segment, &'static str> {
         return Err("a wildcard segment that ends in a dot or space matches nothing");
     }
     if !literal.is_empty() {
-        tokens.push(Token::Text(fold_text(&literal).chars().collect()));
+        tokens.push(Token::Text(fold_text(&literal)));
     }
     Ok(Segment::Wild(tokens))
 }
@@ -170,9 +170,16 @@ impl Segment {
     }
 }
 
-/// Greedy with one point of return: correct for a pattern whose only unbounded part is `*`.
+/// Greedy with one point of return: correct for a pattern whose only unbounded part is `*`. Steps are bytes; each is
+/// whole characters.
 fn wild_matches(tokens: &[Token], name: &str) -> bool {
-    let name: Vec<char> = name.chars().collect();
+    // What a name does not end in is most often what tells that it does not match.
+    if let Some(Token::Text(end)) = tokens.last()
+        && !name.ends_with(end.as_str())
+    {
+        return false;
+    }
+    let first = |at: usize| name[at..].chars().next().map(char::len_utf8);
     let (mut token, mut at) = (0, 0);
     let mut back: Option<(usize, usize)> = None;
     loop {
@@ -182,20 +189,20 @@ fn wild_matches(tokens: &[Token], name: &str) -> bool {
                 token += 1;
                 continue;
             }
-            Some(Token::One) if at < name.len() => Some(1),
-            Some(Token::Text(text)) if name[at..].starts_with(text) => Some(text.len()),
+            Some(Token::One) => first(at),
+            Some(Token::Text(text)) if name[at..].starts_with(text.as_str()) => Some(text.len()),
             None if at == name.len() => return true,
             _ => None,
         };
-        match (step, back) {
+        match (step, back.and_then(|(many, from)| Some((many, from + first(from)?)))) {
             (Some(length), _) => {
                 token += 1;
                 at += length;
             }
-            (None, Some((many, from))) if from < name.len() => {
-                back = Some((many, from + 1));
+            (None, Some((many, from))) => {
+                back = Some((many, from));
                 token = many + 1;
-                at = from + 1;
+                at = from;
             }
             _ => return false,
         }
@@ -247,11 +254,9 @@ impl Globs {
     fn from_rules(rules: Vec<Glob>) -> Self {
         let mut globs = Globs { rules, ..Globs::default() };
         for (index, rule) in globs.rules.iter().enumerate() {
-            match rule.segments.as_slice() {
-                [Segment::Deep, Segment::Literal(name)] => {
-                    globs.by_name.entry(name.clone()).or_default().push(index)
-                }
-                _ => globs.rest.push(index),
+            match rule.segments.last() {
+                Some(Segment::Literal(name)) => globs.by_name.entry(name.clone()).or_default().push(index),
+                _ => globs.wild.push(index),
             }
         }
         globs
@@ -264,14 +269,10 @@ impl Globs {
     /// What the list says of this very path, its ancestors not considered. `path` is folded names, at least one.
     pub fn decides(&self, path: &[&str]) -> bool {
         let Some(name) = path.last() else { return false };
-        let named = self.by_name.get(*name).and_then(|at| at.last()).copied();
-        let other = self
-            .rest
-            .iter()
-            .rev()
-            .copied()
-            .find(|at| named.is_none_or(|n| *at > n) && self.rules[*at].matches(path));
-        other.or(named).is_some_and(|at| !self.rules[at].negated)
+        // The last that matches; both lists ascend.
+        let last = |rules: &[usize]| rules.iter().rev().copied().find(|at| self.rules[*at].matches(path));
+        let named = self.by_name.get(*name).and_then(|rules| last(rules));
+        named.max(last(&self.wild)).is_some_and(|at| !self.rules[at].negated)
     }
 
     /// True when the path or one of its ancestors is matched. `path` is relative, not folded.
