@@ -1,7 +1,8 @@
 //! The threads that answer requests. One is enough while clients take turns: it stays warm, and looks for the next
 //! request for a moment before it sleeps, since waking it on another processor costs both sides more than that. When
-//! it finds requests waiting again and again, others join, as many as there are processors. While one waits for a disk
-//! or for another thread, a reserve takes its place.
+//! it finds requests waiting again and again, others join, as many as there are processors beside the client's: with two
+//! of them a second thread only takes the client's place and sleeps where the first would have been awake. While one
+//! waits for a disk or for another thread, a reserve takes its place.
 use std::io;
 use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
@@ -15,7 +16,7 @@ const CROWD: isize = 6;
 const TURNS: isize = -24;
 
 pub struct Crew {
-    /// Most threads that wait for requests while none is busy.
+    /// Most threads that wait for requests while none is busy, for want of speed.
     most: isize,
     /// Fewest.
     least: AtomicIsize,
@@ -33,7 +34,8 @@ pub struct Crew {
 
 impl Default for Crew {
     fn default() -> Self {
-        let most = std::thread::available_parallelism().map_or(2, |n| n.get()).clamp(2, 4);
+        let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let most = processors.saturating_sub(1).clamp(1, 4);
         Crew {
             most: most as isize,
             least: AtomicIsize::new(1),
@@ -119,9 +121,10 @@ impl Crew {
 
     /// From now on one that waits for its host never holds up all others: there is a file system that may hang.
     pub fn never_alone(&self) {
-        if self.least.swap(self.most, Ordering::AcqRel) < self.most {
-            let size = self.size.swap(self.most, Ordering::AcqRel);
-            (size..self.most).for_each(|_| self.call());
+        let several = self.most.max(2);
+        if self.least.swap(several, Ordering::AcqRel) < several {
+            let size = self.size.fetch_max(several, Ordering::AcqRel);
+            (size..several).for_each(|_| self.call());
         }
     }
 
