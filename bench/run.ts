@@ -19,7 +19,7 @@ const names = process.argv.slice(2)
 const unknown = names.filter((name) => !FIGURES.some((figure) => figure.name === name))
 if (unknown.length > 0) {
   process.stderr.write(
-    `bench: no figure ${unknown.join(', ')}; there are ${FIGURES.map(({ name }) => name).join(', ')}\n`,
+    `bench: no figure ${unknown.join(', ')}; there are ${FIGURES.map(({ name }) => name).join(', ')}; see ./dev bench --help\n`,
   )
   process.exit(2)
 }

@@ -4,6 +4,7 @@ import { createHash } from 'node:crypto'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { messageOf } from '../src/lib/errors.ts'
 import { fuzz } from './fuzz.ts'
 import { fuzzLive } from './live.ts'
 import { LIVE_TARGETS } from './live-targets.ts'
@@ -24,14 +25,7 @@ const NATIVE: Readonly<Record<string, string>> = {
   'guest-stream': 'ambit-view',
 }
 
-const { values, positionals } = parseArgs({
-  options: {
-    seconds: { type: 'string', default: '60' },
-    seed: { type: 'string' },
-    help: { type: 'boolean', short: 'h' },
-  },
-  allowPositionals: true,
-})
+const { values, positionals } = argumentsOf()
 const seed = Number(values.seed ?? Date.now() % 2 ** 31)
 const ALL = [...Object.keys(TARGETS), ...Object.keys(LIVE_TARGETS), ...Object.keys(NATIVE)]
 if (values.help) {
@@ -73,6 +67,29 @@ for (const name of names) {
   console.log(`  ${String(finding.error)}\n  kept as ${file}`)
 }
 process.exit(failed ? 1 : 0)
+
+function argumentsOf(): ReturnType<typeof parse> {
+  try {
+    return parse()
+  } catch (error) {
+    console.error(`fuzz: ${messageOf(error).split('. ')[0]}; see ./dev fuzz --help`)
+    process.exit(2)
+  }
+}
+
+function parse() {
+  const { values, positionals } = parseArgs({
+    options: {
+      seconds: { type: 'string', default: '60' },
+      seed: { type: 'string' },
+      help: { type: 'boolean', short: 'h' },
+    },
+    allowPositionals: true,
+  })
+  for (const name of ['seconds', 'seed'] as const)
+    if (!/^\d{0,9}$/.test(values[name] ?? '')) throw new Error(`--${name} wants a whole number`)
+  return { values, positionals }
+}
 
 /** A target of the Rust parts: a test of its crate (src/fuzz.rs) that keeps its findings, or says their seed, itself. */
 function fuzzNative(name: string, crate: string): boolean {

@@ -11,6 +11,7 @@ import { join } from 'node:path'
 import { run } from 'node:test'
 import { parseArgs } from 'node:util'
 import type { RuntimeName } from '../src/profile/plan.ts'
+import { messageOf } from '../src/lib/errors.ts'
 import { IN_CI } from './cases/runtimes.ts'
 import { caseTable, missingCases } from './support/case-table.ts'
 import { OBSERVED, type Observation } from './support/case.ts'
@@ -25,12 +26,7 @@ import { openDevices } from './support/users.ts'
 const DISTURBED = 4
 
 const root = join(import.meta.dirname, '..')
-const { values, positionals: patterns } = parseArgs({
-  allowPositionals: true,
-  options: { all: { type: 'boolean', default: false }, runtime: { type: 'string' } },
-})
-const { all } = values
-const chosen = values.runtime === undefined ? null : parseRuntime(values.runtime)
+const { all, chosen, patterns } = argumentsOf()
 const runtime = chosen ?? 'os-sandbox'
 const whole = patterns.length === 0 && chosen === null
 const scratch = mkdtempSync(join(tmpdir(), 'ambit-test-'))
@@ -98,6 +94,18 @@ rmSync(scratch, { recursive: true, force: true })
 console.log(`\n${Math.round((performance.now() - started) / 1000)} s`)
 console.log(`${count('passed')} passed, ${failures} failed, ${skipped.length} skipped`)
 process.exit(failures > 0 ? 1 : 0)
+
+function argumentsOf(): { all: boolean; chosen: RuntimeName | null; patterns: readonly string[] } {
+  const options = { all: { type: 'boolean', default: false }, runtime: { type: 'string' } } as const
+  try {
+    const { values, positionals } = parseArgs({ allowPositionals: true, options })
+    const chosen = values.runtime === undefined ? null : parseRuntime(values.runtime)
+    return { all: values.all, chosen, patterns: positionals }
+  } catch (error) {
+    process.stderr.write(`test: ${messageOf(error).split('. ')[0]}; see ./dev test --help\n`)
+    process.exit(2)
+  }
+}
 
 /** The image of a microVM comes from the network, which a test in a network of its own does not have. */
 async function prepareImage({ runtime: on, files }: Suite): Promise<void> {
