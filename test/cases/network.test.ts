@@ -229,7 +229,7 @@ attack('X-18', 'has no local side door', async (as) => {
   const before = local.connections()
   const steps: Step[] = [
     { name: 'server', op: 'orphan', argv: [stage.product.node, '-e', server] },
-    { name: 'wait', op: 'sleep', ms: 1000 },
+    { name: 'wait', op: 'listening', port },
     { name: 'self', op: 'tcp', host: '127.0.0.1', port, wait: 1000 },
     ...['127.0.0.1', 'localhost', '192.0.2.2', '0.0.0.0'].map((host) => ({
       name: host,
@@ -240,18 +240,17 @@ attack('X-18', 'has no local side door', async (as) => {
     })),
     { name: 'stay', op: 'sleep', ms: 1500 },
   ]
-  let reached: boolean[] = []
-  const inside = await stage.inside(steps, {
-    spec: await spec(stage),
-    onStart: () => {
-      void (async () => {
-        for (let round = 0; round < 25; round++) {
-          reached.push(await canConnect(port), await canConnect(port, '192.0.2.2'))
-          await sleep(200)
-        }
-      })()
-    },
-  })
+  const reached: boolean[] = []
+  let over = false
+  const probing = async (): Promise<void> => {
+    while (!over) {
+      reached.push(await canConnect(port), await canConnect(port, '192.0.2.2'))
+      await sleep(200)
+    }
+  }
+  const probed = probing()
+  const inside = await stage.inside(steps, { spec: await spec(stage) }).finally(() => (over = true))
+  await probed
   assert.match(inside.result('self').value.received, /inside/, 'control: the server runs inside')
   assert.ok(!reached.includes(true), 'the host reached a server inside')
   for (const host of ['127.0.0.1', 'localhost', '192.0.2.2', '0.0.0.0']) {

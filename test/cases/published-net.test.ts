@@ -176,7 +176,7 @@ attack('V-16', 'a remote tunnel neither comes in nor goes out', async (as) => {
   let open = false
   const steps: Step[] = [
     { name: 'server', op: 'orphan', argv: [stage.product.node, '-e', server] },
-    { name: 'wait', op: 'sleep', ms: 700 },
+    { name: 'wait', op: 'listening', port: 38_418 },
     { name: 'self', op: 'tcp', host: '127.0.0.1', port: 38_418, wait: 800 },
     { name: 'tunnel host', op: 'tcp', host: EVIL, port: 61_880, wait: 800 },
     raw(

@@ -48,6 +48,8 @@ const OPS = {
   interfaces: () => networkInterfaces(),
   pid: () => process.pid,
   sleep: ({ ms }) => sleep(ms),
+  /** Waits until something listens on a port of loopback: how long a program takes to start is not what is tested. */
+  listening: ({ port, timeout = 20_000 }) => listening(port, Date.now() + timeout),
   devices: () => deviceNodes('/dev'),
   sockets: ({ roots }) => roots.flatMap((root) => socketsBelow(root, 0)),
   probe: ({ args, timeout }) => command([probe, ...args], { timeout }).then(({ stdout }) => stdout.trim()),
@@ -258,6 +260,14 @@ function exchange(open, { send, gap = 0, wait = 3000, patience = wait }, ready =
       finish()
     })
   })
+}
+
+async function listening(port, until) {
+  const { connected } = await exchange(() => net.connect({ host: '127.0.0.1', port }), { wait: 200 }).catch(() => ({}))
+  if (connected) return
+  if (Date.now() > until) throw new Error(`nothing listens on port ${port}`)
+  await sleep(50)
+  await listening(port, until)
 }
 
 /** One HTTP request without following redirects. `size` sends that many pseudo-random bytes. */
