@@ -2,7 +2,9 @@
 import assert from 'node:assert/strict'
 import { readdirSync, readFileSync, statSync } from 'node:fs'
 import { attack } from '../support/case.ts'
+import { kernelsOf } from '../support/kernels.ts'
 import { eventually } from '../support/processes.ts'
+import { PATIENCE, RUNTIME } from '../support/runtime.ts'
 import { describe, Stage } from '../support/stage.ts'
 import type { As } from '../support/users.ts'
 
@@ -47,6 +49,8 @@ const inOwnUserNamespace = (pid: string): boolean =>
 
 /** Of ten, the least that each may score for an ordinary user. */
 const THRESHOLDS = { 'ambit-view': 9, 'ambit-launch': 7, ambitd: 6, supervisor: 4 } as const
+/** The same of each process that is the kernel of a session: Sentry, Gofer, QEMU. */
+const KERNEL_THRESHOLD = 8
 
 function score(pid: string, as: As): { points: number; lacks: string[] } {
   const asked = Object.entries(CHECKS).map(([name, { weight, holds }]) => ({
@@ -59,6 +63,9 @@ function score(pid: string, as: As): { points: number; lacks: string[] } {
   const lacks = counted.filter(({ held }) => !held).map(({ name }) => name)
   return { points: Math.round((100 * sum(counted.filter(({ held }) => held))) / sum(counted)) / 10, lacks }
 }
+
+/** The last part of the program's path. */
+const nameOf = (pid: string): string => text(pid, 'cmdline').split('\0')[0]?.split('/').at(-1) ?? pid
 
 function find(stage: Stage): Record<keyof typeof THRESHOLDS, string> | null {
   const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name))
@@ -77,12 +84,21 @@ attack('C-55', 'Ambit’s own processes on the host stay below their exposure', 
     await eventually(() => Object.keys((found = find(stage) ?? {})).length > 0, 20_000),
     'the processes are seen',
   )
+  let kernels: readonly number[] = []
+  const wanted = { 'os-sandbox': 0, container: 2, microvm: 1 }[RUNTIME]
+  assert.ok(
+    await eventually(() => (kernels = kernelsOf(stage)).length === wanted, 20_000 * PATIENCE),
+    `${kernels.length} processes are the session's kernel`,
+  )
   await new Promise((resolve) => setTimeout(resolve, 500))
-  const scores = Object.entries(found).map(([name, pid]) => ({ name, ...score(pid, as) }))
+  const own = Object.entries(found).map(([name, pid]) => ({ name, ...score(pid, as) }))
+  const theirs = kernels.map((pid) => ({ name: nameOf(String(pid)), ...score(String(pid), as) }))
+  const scores = [...own, ...theirs]
   const ran = await running
   assert.equal(ran.code, 0, describe(ran))
   for (const { name, points, lacks } of scores) {
-    const least = THRESHOLDS[name as keyof typeof THRESHOLDS] - (as === 'root' ? 2 : 0)
+    const threshold = THRESHOLDS[name as keyof typeof THRESHOLDS] ?? KERNEL_THRESHOLD
+    const least = threshold - (as === 'root' ? 2 : 0)
     assert.ok(points >= least, `${name} scores ${points}, below ${least}; it lacks: ${lacks.join(', ')}`)
   }
   const plain = score(String(process.pid), as)

@@ -100,9 +100,15 @@ attack('C-46', 'leaves no process behind, however it ends', async (as) => {
   assert.ok(processesWith(free).length >= 3, 'control: without Ambit they outlive their parent')
   endProcesses(free)
   const ended = uniqueSleep()
-  const ran = await stage.session(['/bin/sh', '-c', ORPHANS(ended)])
+  let seen: readonly number[] = []
+  const look = (): boolean => (seen = population(stage, ended)).length > 0
+  const ran = await stage.session(['/bin/sh', '-c', `${ORPHANS(ended)}; sleep 1`], {
+    onStart: () => void eventually(look, 20_000 * PATIENCE),
+  })
   assert.equal(ran.summary.outcome, 'ended', describe(ran))
-  assert.ok(await eventually(() => population(stage, ended).length === 0), 'processes outlive a normal end')
+  assert.ok(seen.length > 0, 'control: they are seen')
+  const left = (): boolean => population(stage, ended).length > 0 || !areGone(seen)
+  assert.ok(await eventually(() => !left()), 'processes outlive a normal end')
   for (const signal of ['SIGTERM', 'SIGKILL'] as const) await endsAll(stage, signal)
   return 'gone after exit, SIGTERM and SIGKILL'
 })
