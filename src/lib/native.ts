@@ -20,6 +20,8 @@ export interface Native {
   tryLock(fd: number): boolean
   /** For good, children included: no new privileges and no core file. */
   noNewPrivileges(): void
+  /** A command line as it may be recorded: without values that are secrets by their name or shape. */
+  redactWords(words: readonly string[]): string[]
   /** Issues a CA and leaves with rcgen. Keys are P-256, PEM. `notBefore`/`notAfter` epoch seconds. */
   createCa(name: string, notBefore: number, notAfter: number): { cert: string; key: string }
   createLeaf(

@@ -1,5 +1,6 @@
 /** A session that was refused before it began is evidence too. */
 import { AmbitError, messageOf } from '../lib/errors.ts'
+import { native } from '../lib/native.ts'
 import { withRecord } from './record.ts'
 import type { SessionRequest } from './request.ts'
 
@@ -13,7 +14,7 @@ export async function recordRefusal(request: SessionRequest, error: AmbitError):
       effect: error.code === 'ERR_APPROVAL_REQUIRED' ? 'ask' : 'deny',
       reason: error.code,
       rule: null,
-      target: `${profile}: ${argv.join(' ').slice(0, 500)}`,
+      target: `${profile}: ${native().redactWords(argv).join(' ').slice(0, 500)}`,
     })
     journal.append({ k: 'session.end', outcome: 'refused', exit: error.exitCode, reason: messageOf(error) })
   })

@@ -5,6 +5,7 @@ import type { FactBody } from '../audit/fact.ts'
 import { Journal, layJournal } from '../audit/journal.ts'
 import { connectDaemon, type DaemonClient, ownBirth } from '../daemon/client.ts'
 import { removeMemoryDir } from '../lib/memory-dir.ts'
+import { native } from '../lib/native.ts'
 import { journalDir, sessionDir } from '../lib/paths.ts'
 import { claimStateDir } from '../lib/state-dir.ts'
 import { newSessionId, type SessionId } from './id.ts'
@@ -77,7 +78,7 @@ function startOf({ request, plan, agent, user, runtime }: Resolved, { digest }: 
     planDigest: plan.profile.digest,
     sheetDigest: digest,
     runtime,
-    argv: [...request.argv],
+    argv: native().redactWords(request.argv),
     agent: { name: agent.name, version: agent.version, digest: agent.digest },
     cwd: request.cwd,
   }

@@ -180,6 +180,7 @@ export const EXPECTED: Readonly<Record<string, string>> = {
   'A-14': 'clock jumps end and reorder nothing',
   'A-15': 'hostile names stay in their field',
   'A-16': 'flood bounded, every refusal counted',
+  'A-17': 'no secret in a record, a file or a helper',
   'A-18': 'intent recorded before the effect',
   'A-19': 'one writer, lock freed by death',
   'T-11': 'one daemon, private socket, own account',

@@ -253,7 +253,7 @@ attack(
         helpers = helpersOf(stage)
         const has = (name: string): boolean => helpers.some((pid) => read(pid, 'comm').trim() === name)
         const stands = RUNTIME === 'os-sandbox' ? has('sleep') : kernelsOf(stage).length > 0
-        return has('ambit-launch') && has('ambit-view') && stands
+        return has('ambit-launch') && has('ambit-view') && stands && (RUNTIME !== 'microvm' || has('swtpm'))
       }, 20_000 * PATIENCE),
     )
     // The supervisor's own is the caller's; what it starts inherits nothing of it.

@@ -9,10 +9,21 @@ import type { Stage } from './stage.ts'
 
 const KERNEL = /^(runsc-(sandbox|gofer)|\S*qemu-system-\S*)\0/
 
+/** A machine's TPM. */
+const TPM = /^\S*swtpm\0/
+
 /** Host pids of the kernels of a stage's sessions, while the session's own processes stand above them. */
-export function kernelsOf({ root }: Pick<Stage, 'root'>): readonly number[] {
+export const kernelsOf = (stage: Pick<Stage, 'root'>): readonly number[] => programsBelow(stage, KERNEL)
+
+/** What stands around the agent on the host because it has a kernel of its own, by name. */
+export function kernelHelpers(stage: Pick<Stage, 'root'>): Readonly<Record<string, number>> {
+  const pids = [...kernelsOf(stage), ...programsBelow(stage, TPM)]
+  return Object.fromEntries(pids.map((pid) => [read(String(pid), 'comm').trim(), pid]))
+}
+
+function programsBelow({ root }: Pick<Stage, 'root'>, program: RegExp): readonly number[] {
   return readdirSync('/proc')
-    .filter((pid) => /^\d+$/.test(pid) && KERNEL.test(read(pid, 'cmdline')))
+    .filter((pid) => /^\d+$/.test(pid) && program.test(read(pid, 'cmdline')))
     .filter((pid) => isBelow(pid, root))
     .map(Number)
 }

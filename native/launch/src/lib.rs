@@ -24,7 +24,6 @@ pub mod pidfd;
 pub mod probe;
 pub mod process_memory;
 pub mod pty;
-pub mod redact;
 pub mod relay;
 pub mod rlimits;
 pub mod rules;

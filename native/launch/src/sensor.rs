@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ambit_shared::journal::Journal;
+use ambit_shared::redact::redact;
 use serde::{Deserialize, Serialize};
 
 use crate::alarm::{Alarm, Bell};
@@ -17,7 +18,6 @@ use crate::digest::Digests;
 use crate::failure::Failure;
 use crate::pidfd::{self, Watched};
 use crate::process_memory::{Asked, Launch, read_launch};
-use crate::redact::redact;
 use crate::sys;
 
 const RECEIVE: libc::c_ulong = 0xc050_2100;

@@ -8,6 +8,7 @@ mod events;
 mod fd_passing;
 mod files;
 mod lockdown;
+mod redact;
 mod rego;
 mod sockets;
 mod tree_hashes;

@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ambit_shared::journal::Journal;
+use ambit_shared::redact::redact;
 
 use super::proto::{Fields, Value, bytes, field, number};
 use crate::alarm::{Alarm, Bell};
@@ -21,7 +22,6 @@ use crate::control::Ending;
 use crate::digest::Digests;
 use crate::failure::{Context, Failure, Result};
 use crate::process_memory::{Bounded, open_in_root};
-use crate::redact::redact;
 use crate::sensor::Fact;
 use crate::sys;
 

@@ -2,8 +2,9 @@
 //! have. A record that nobody can read would stand in the log as tampering.
 use std::collections::BTreeMap;
 
+use ambit_shared::redact::redact;
+
 use crate::failure::{Failure, Result};
-use crate::redact::redact;
 use crate::sensor::Fact;
 
 /// An honest sensor stays far below these (process_memory.rs), also where each byte becomes three.
