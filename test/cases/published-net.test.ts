@@ -25,6 +25,7 @@ import {
   world,
 } from '../support/net-stage.ts'
 import { eventually } from '../support/processes.ts'
+import { PROXY_HOST } from '../support/runtime.ts'
 import { describe, type Stage, type Step, type Steps } from '../support/stage.ts'
 
 after(() => setTimeout(() => process.exit(), 100).unref())
@@ -98,7 +99,7 @@ attack('V-03', 'SOCKS with a NUL in the name goes nowhere', async (as) => {
     connect('control', 'good.test:443'),
     proxy('socks5', ['\x05\x01\x00', socks5]),
     proxy('socks4a', `\x04\x01\x01\xbb\x00\x00\x00\x01\x00${name}\0`),
-    sh('curl', 'curl -sS -m 5 --socks5-hostname 127.0.0.1:61880 https://good.test/ 2>&1; true'),
+    sh('curl', `curl -sS -m 5 --socks5-hostname ${PROXY_HOST}:61880 https://good.test/ 2>&1; true`),
     connect('connect', `${name}:443`),
     { name: 'lookup', op: 'lookup', host: name },
   ]
@@ -124,10 +125,10 @@ attack(
       ),
       sh(
         'proxy of proxy',
-        'curl -sS -m 5 -x http://127.0.0.1:61880 --preproxy http://127.0.0.1:61880 https://evil.test/ 2>&1; true',
+        `curl -sS -m 5 -x http://${PROXY_HOST}:61880 --preproxy http://${PROXY_HOST}:61880 https://evil.test/ 2>&1; true`,
       ),
       proxy('connect to itself', [
-        head('CONNECT 127.0.0.1:61880 HTTP/1.1\nhost: 127.0.0.1:61880\n\n'),
+        head(`CONNECT ${PROXY_HOST}:61880 HTTP/1.1\nhost: ${PROXY_HOST}:61880\n\n`),
         head('CONNECT evil.test:443 HTTP/1.1\n\n'),
       ]),
       raw('inside', head('CONNECT evil.test:443 HTTP/1.1\nhost: evil.test:443\n\n')),

@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { attackIn, once } from './case.ts'
 import { type DnsRecorder, recordDns } from './dns.ts'
 import { claimAddress, labMissing, packetsOut } from './lab.ts'
+import { PROXY_HOST } from './runtime.ts'
 import { Stage, type StageOptions, type Step, type Steps } from './stage.ts'
 import {
   type Answer,
@@ -183,6 +184,6 @@ export function refused(steps: Steps, names: readonly string[]): string {
 
 /** In the session, a relay to the proxy: a CONNECT by way of it is decided like any other. */
 export const RELAY = `const net=require('net');
-const relay=net.createServer(c=>{const p=net.connect(61880,'127.0.0.1');c.pipe(p).pipe(c);p.on('error',()=>c.destroy());c.on('error',()=>p.destroy())}).listen(0,'127.0.0.1',async()=>{
+const relay=net.createServer(c=>{const p=net.connect(61880,'${PROXY_HOST}');c.pipe(p).pipe(c);p.on('error',()=>c.destroy());c.on('error',()=>p.destroy())}).listen(0,'127.0.0.1',async()=>{
 for(const host of ['good.test','evil.test'])await new Promise(done=>{const s=net.connect(relay.address().port,'127.0.0.1',()=>s.write('CONNECT '+host+':443 HTTP/1.1\\r\\nhost: '+host+':443\\r\\n\\r\\n'));
 s.on('data',d=>{console.log(host,String(d).slice(9,12));s.destroy();done()});s.on('error',done)});process.exit()})`

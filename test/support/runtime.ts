@@ -36,3 +36,6 @@ export function onRuntime(isolation: unknown): unknown {
 
 /** How much longer a command may take than on the host's own kernel before a test gives it up. */
 export const PATIENCE: number = { 'os-sandbox': 1, container: 2, microvm: 4 }[RUNTIME]
+
+/** Where a session finds the explicit proxy: a machine's loopback is its own, and its cable ends in the namespace. */
+export const PROXY_HOST = RUNTIME === 'microvm' ? '192.0.0.1' : '127.0.0.1'

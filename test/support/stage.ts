@@ -252,7 +252,7 @@ export class Stage {
       if (!existsSync(join(folder, path.split('/').at(-1) ?? '')))
         cpSync(path, join(folder, path.split('/').at(-1) ?? ''))
     this.own()
-    return [this.product.node, join(folder, 'inside.mjs'), file, join(folder, 'probe')]
+    return [this.product.node, join(folder, 'inside.mjs'), file, join(folder, 'probe'), String(PATIENCE)]
   }
 
   /** Every OCSF event of the log, oldest first. */
@@ -284,9 +284,13 @@ function collect(stream: NodeJS.ReadableStream | null): Buffer[] {
   return chunks
 }
 
-/** A step's milliseconds are those of os-sandbox; a slower kernel gets more before an answer counts as none. */
-const patiently = (name: string, value: unknown): unknown =>
-  typeof value === 'number' && (name === 'wait' || name === 'timeout') ? value * PATIENCE : value
+/** A step's times are those of os-sandbox; a slower kernel gets more before an answer counts as none. */
+function patiently(name: string, value: unknown): unknown {
+  if (typeof value === 'number' && /^(wait|timeout|patience)$/.test(name)) return value * PATIENCE
+  if (typeof value !== 'string' || name !== 'cmd') return value
+  // Seconds that a shell's line gives its own commands.
+  return value.replace(/(\btimeout|\bcurl [^|;&]*?-m) (\d+)/g, (_, by, n) => `${by} ${Number(n) * PATIENCE}`)
+}
 
 /** All that a person needs to see why a run went wrong. */
 export function describe(ran: Ran): string {

@@ -2,7 +2,7 @@
  * Runs a list of attempts and prints what came of each. The same file runs inside a session and outside it, so that
  * every refusal has its positive control. Plain JavaScript without dependencies: any Node runs it.
  *
- *   node inside.mjs STEPS.json PROBE   →  one line, `AMBIT-RESULTS {"name": {"ok": true, …}, …}`
+ *   node inside.mjs STEPS.json PROBE [TIMES]   →  one line, `AMBIT-RESULTS {"name": {"ok": true, …}, …}`
  *
  * A step is {name, op, …}; a list of steps in the list runs at the same time. A result is {ok: true, value} or
  * {ok: false, error: CODE, text}.
@@ -19,7 +19,9 @@ import { networkInterfaces } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import tls from 'node:tls'
 
-const [stepsFile, probe] = process.argv.slice(2)
+const [stepsFile, probe, times = '1'] = process.argv.slice(2)
+/** How much longer than on the host's own kernel a step may take that says nothing itself. */
+const PATIENCE = Number(times)
 const steps = JSON.parse(fs.readFileSync(stepsFile, 'utf8'))
 const LIMIT = 64 * 1024
 
@@ -62,7 +64,7 @@ const OPS = {
     return child.pid
   },
   lookup: ({ host }) => dns.promises.lookup(host, { all: true }),
-  resolve: ({ host, type = 'A', server, timeout = 20_000 }) => {
+  resolve: ({ host, type = 'A', server, timeout = 20_000 * PATIENCE }) => {
     const resolver = new dns.promises.Resolver({ timeout, tries: 1 })
     if (server) resolver.setServers([server])
     return resolver.resolve(host, type)
@@ -85,7 +87,7 @@ async function run(step) {
   }
 }
 
-function command(argv, { timeout = 10_000, env, cwd } = {}) {
+function command(argv, { timeout = 10_000 * PATIENCE, env, cwd } = {}) {
   return new Promise((resolve, reject) => {
     const options = { timeout, killSignal: 'SIGKILL', maxBuffer: 1 << 26, encoding: 'latin1', cwd }
     const child = execFile(argv[0], argv.slice(1), { ...options, env: { ...process.env, ...env } }, done)
@@ -219,7 +221,7 @@ function tunnel({ host, port }) {
  * until the peer closes or `wait` ms have passed without an end. `patience`: the same for the first byte, where one has
  * to come: on a busy machine that may take long.
  */
-function exchange(open, { send, gap = 0, wait = 3000, patience = wait }, ready = 'connect') {
+function exchange(open, { send, gap = 0, wait = 3000 * PATIENCE, patience = wait }, ready = 'connect') {
   return new Promise((resolve, reject) => {
     const chunks = []
     const started = Date.now()
@@ -271,7 +273,7 @@ async function listening(port, until) {
 }
 
 /** One HTTP request without following redirects. `size` sends that many pseudo-random bytes. */
-function request({ url, method = 'GET', headers = {}, body, size, pace, timeout = 15_000, agent = false }) {
+function request({ url, method = 'GET', headers = {}, body, size, pace, timeout = 15_000 * PATIENCE, agent = false }) {
   return new Promise((resolve, reject) => {
     const client = url.startsWith('https:') ? https : http
     const outgoing = client.request(url, { method, headers, timeout, agent }, (response) => {
