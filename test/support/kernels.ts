@@ -3,6 +3,7 @@
  * Sentry and Gofer or QEMU, and when those are gone nothing inside lives.
  */
 import { readdirSync, readFileSync } from 'node:fs'
+import { basename } from 'node:path'
 import { processesWith } from './processes.ts'
 import { RUNTIME } from './runtime.ts'
 import type { Stage } from './stage.ts'
@@ -18,7 +19,9 @@ export const kernelsOf = (stage: Pick<Stage, 'root'>): readonly number[] => prog
 /** What stands around the agent on the host because it has a kernel of its own, by name. */
 export function kernelHelpers(stage: Pick<Stage, 'root'>): Readonly<Record<string, number>> {
   const pids = [...kernelsOf(stage), ...programsBelow(stage, TPM)]
-  return Object.fromEntries(pids.map((pid) => [read(String(pid), 'comm').trim(), pid]))
+  return Object.fromEntries(
+    pids.map((pid) => [basename(read(String(pid), 'cmdline').split('\0')[0] ?? ''), pid]),
+  )
 }
 
 function programsBelow({ root }: Pick<Stage, 'root'>, program: RegExp): readonly number[] {
