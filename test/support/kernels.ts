@@ -3,7 +3,6 @@
  * Sentry and Gofer or QEMU, and when those are gone nothing inside lives.
  */
 import { readdirSync, readFileSync } from 'node:fs'
-import { basename } from 'node:path'
 import { processesWith } from './processes.ts'
 import { RUNTIME } from './runtime.ts'
 import type { Stage } from './stage.ts'
@@ -16,13 +15,11 @@ const TPM = /^\S*swtpm\0/
 /** Host pids of the kernels of a stage's sessions, while the session's own processes stand above them. */
 export const kernelsOf = (stage: Pick<Stage, 'root'>): readonly number[] => programsBelow(stage, KERNEL)
 
-/** What stands around the agent on the host because it has a kernel of its own, by name. */
-export function kernelHelpers(stage: Pick<Stage, 'root'>): Readonly<Record<string, number>> {
-  const pids = [...kernelsOf(stage), ...programsBelow(stage, TPM)]
-  return Object.fromEntries(
-    pids.map((pid) => [basename(read(String(pid), 'cmdline').split('\0')[0] ?? ''), pid]),
-  )
-}
+/** The same, and a machine's TPM: what an agent that broke its kernel would stand beside. */
+export const kernelsAndTpmsOf = (stage: Pick<Stage, 'root'>): readonly number[] => [
+  ...kernelsOf(stage),
+  ...programsBelow(stage, TPM),
+]
 
 function programsBelow({ root }: Pick<Stage, 'root'>, program: RegExp): readonly number[] {
   return readdirSync('/proc')
