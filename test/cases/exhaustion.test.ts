@@ -223,9 +223,12 @@ attackIn(strace)(
     // The daemon must be nobody's child: strace would wait for its end.
     await stage.ambit(['sessions'])
     const build = join(stage.product.root, 'ambit/.build')
+    // Not what it starts: gVisor traces its own processes, and none can be traced twice.
     const hang = [
       'strace',
       '-f',
+      '-b',
+      'execve',
       '-o',
       '/dev/null',
       '-e',
