@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { attack, attackIn } from '../support/case.ts'
 import { makeClock } from '../support/clock.ts'
 import { daemonsOf, eventually, processesWith } from '../support/processes.ts'
+import { RUNTIME } from '../support/runtime.ts'
 import { describe, type RunOptions, Stage } from '../support/stage.ts'
 import { type As, identity } from '../support/users.ts'
 
@@ -408,8 +409,9 @@ attack('A-16', 'a flood of refusals is bounded on disk and counted in full', asy
     (event) => event.ambit.kind === 'file.denied' && event.file.path.endsWith('/project/.env'),
   )
   const sum = refusals.reduce((total, event) => total + Number(event.count ?? 1), 0)
-  // Opening may try more than once what it is refused.
-  assert.ok(sum >= count && sum <= count + 10, `${sum} of ${count} refusals are counted`)
+  // Opening may try more than once what it is refused; gVisor's Gofer asks twice for each file that is to be made.
+  const most = count * (RUNTIME === 'container' ? 2 : 1) + 10
+  assert.ok(sum >= count && sum <= most, `${sum} of ${count} refusals are counted`)
   assert.ok(refusals.length < 2000, `${refusals.length} events for one thing repeated`)
   const journals = join(stage.ambitHome, 'state/sessions', ran.summary.session, 'journal')
   const bytes = fs
