@@ -1,4 +1,5 @@
 import { AmbitError } from '../lib/errors.ts'
+import { native } from '../lib/native.ts'
 import { resolvePaths } from '../lib/paths.ts'
 import { printable } from '../lib/printable.ts'
 import { type Command, type Context, failureOf, helpOf, parseArguments } from './command.ts'
@@ -72,6 +73,8 @@ async function main(argv: readonly string[]): Promise<number> {
   const load = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
   if (!load)
     throw new AmbitError('ERR_USAGE', printable(name, 80), 'there is no such command', 'see ambit --help')
+  // Node's own words help nobody else.
+  if (!process.env.AMBIT_DEBUG) native().keepLastWords()
   const { command } = await load()
   const own = rest.includes('--') ? rest.slice(0, rest.indexOf('--')) : rest
   if (own.includes('--help') || own.includes('-h')) {
@@ -101,6 +104,12 @@ main(process.argv.slice(2))
   )
   // The command has answered: a handle that somebody forgot must not hold the terminal.
   .finally(() => setTimeout(() => process.exit(), LINGER_MS).unref())
+
+// What nobody caught is Ambit's failure, not the command's status.
+process.on('uncaughtException', (error: unknown) => {
+  fail(error)
+  process.exit()
+})
 
 function fail(error: unknown): void {
   const { text, exit } = failureOf(error)

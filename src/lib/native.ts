@@ -22,6 +22,8 @@ export interface Native {
   noNewPrivileges(): void
   /** A command line as it may be recorded: without values that are secrets by their name or shape. */
   redactWords(words: readonly string[]): string[]
+  /** From now on an end inside V8 or an allocator is one line and 125, and Node's own words wait for the exit. */
+  keepLastWords(): void
   /** Issues a CA and leaves with rcgen. Keys are P-256, PEM. `notBefore`/`notAfter` epoch seconds. */
   createCa(name: string, notBefore: number, notAfter: number): { cert: string; key: string }
   createLeaf(

@@ -125,9 +125,8 @@ for (const as of ['user', 'root'] as const)
       writeFileSync(join(stage.workspace, 'go'), '')
       const ran = await running
       t.diagnostic(`the session ended with ${ran.code ?? ran.signal}`)
-      // A session goes on beside a new daemon, and where the memory was enough. A cold start has no other process to say why.
-      if (alone && ran.code === null) assert.match(ran.signal ?? '', /^SIG(ABRT|TRAP|SEGV)$/, describe(ran))
-      else if (ran.code !== 0) {
+      // A session goes on beside a new daemon, and where the memory was enough.
+      if (ran.code !== 0) {
         assert.equal(ran.code, 125, describe(ran))
         assert.match(ran.stderr, /^ambit: [^\n]+\n$/, describe(ran))
       }

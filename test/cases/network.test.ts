@@ -140,11 +140,25 @@ attack('N-35', 'keeps a denied host denied when settings change', async (as) => 
   const stage = await makeStage(as)
   const started = await spec(stage)
   let file = ''
+  const place = (name: string): string => join(stage.project, name)
+  /** While the agent waits between its two requests. */
+  const change = async (): Promise<void> => {
+    assert.ok(await eventually(() => existsSync(place('asked')), 20_000 * PATIENCE), 'it asked once')
+    const document = JSON.parse(readFileSync(file, 'utf8'))
+    document.spec.network.push(rule(stage, 'evil.test'))
+    document.spec.environment = { set: { EDITOR: 'vi' } }
+    writeFileSync(file, JSON.stringify(document))
+    // What follows a file would follow it by then.
+    await sleep(1000)
+    writeFileSync(place('changed'), '')
+  }
+  let changed = Promise.resolve()
+  const wait = 'touch asked; until [ -e changed ]; do sleep 0.05; done'
   const running = watching(() =>
     stage.inside(
       [
         get('before', 'https://evil.test/'),
-        { name: 'pause', op: 'sleep', ms: 2500 },
+        { name: 'pause', op: 'sh', cmd: wait, timeout: 30_000 * PATIENCE },
         get('after', 'https://evil.test/'),
         get('good', 'https://good.test/n35'),
       ],
@@ -152,17 +166,13 @@ attack('N-35', 'keeps a denied host denied when settings change', async (as) => 
         spec: started,
         onStart: () => {
           file = stage.latestProfile
-          setTimeout(() => {
-            const document = JSON.parse(readFileSync(file, 'utf8'))
-            document.spec.network.push(rule(stage, 'evil.test'))
-            document.spec.environment = { set: { EDITOR: 'vi' } }
-            writeFileSync(file, JSON.stringify(document))
-          }, 1500)
+          changed = change()
         },
       },
     ),
   )
   const seen = await running
+  await changed
   assert.match(readFileSync(file, 'utf8'), /evil\.test/, 'the profile did change in mid-session')
   for (const name of ['before', 'after']) {
     const got = seen.value.result(name)

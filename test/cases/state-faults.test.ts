@@ -160,27 +160,6 @@ test('a full /dev/shm, and a full /tmp', lab, async () => {
   }
 })
 
-test('too little address space', user, async () => {
-  const stage = new Stage('user')
-  const limited = (): Promise<Ran> =>
-    stage.command([
-      'prlimit',
-      `--as=${500 << 20}`,
-      stage.product.ambit,
-      ...stage.run(['/bin/echo', 'it-ran'], stage.profile()),
-    ])
-  for (const warm of [false, true]) {
-    if (warm) await runs(stage)
-    const ran = await limited()
-    assert.equal(ran.code, 125, describe(ran))
-    assert.match(
-      ran.stderr,
-      /^ambit: the limit on virtual memory is 500 MiB, .*: allow 1900 MiB or more \(ulimit -v\)\n$/,
-    )
-  }
-  await runs(stage)
-})
-
 test('stale sockets, and a session whose process number is another process by now', user, async () => {
   const stage = new Stage('user')
   const running = stage.session(['/bin/sleep', '60'])

@@ -7,6 +7,7 @@ mod certificates;
 mod events;
 mod fd_passing;
 mod files;
+mod last_words;
 mod lockdown;
 mod redact;
 mod rego;

@@ -4,6 +4,7 @@
 mod client;
 mod host;
 mod request;
+mod room;
 mod sys;
 
 use std::ffi::OsString;
@@ -11,24 +12,15 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What Node reserves, whatever it uses: below it V8 aborts with a trace that tells nobody what to do.
-const ADDRESS_SPACE: u64 = 1900 << 20;
-
 /// Without Rust's own start, which would change what SIGPIPE does in everything started from here.
 #[unsafe(no_mangle)]
 pub extern "C" fn main(_argc: libc::c_int, _argv: *const *const libc::c_char) -> libc::c_int {
     let Some(root) = installation() else {
-        eprintln!("ambit: cannot find its own installation: /proc is not mounted");
-        return 125;
+        return refuse("cannot find its own installation: /proc is not mounted");
     };
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
-    if let Some(limit) = sys::address_space().filter(|limit| *limit < ADDRESS_SPACE) {
-        eprintln!(
-            "ambit: the limit on virtual memory is {} MiB, too little to start: allow {} MiB or more (ulimit -v)",
-            limit >> 20,
-            ADDRESS_SPACE >> 20
-        );
-        return 125;
+    if let Some(why) = room::limited() {
+        return refuse(&why);
     }
     host::run(&root, &words).unwrap_or_else(|| become_node(&root, &words))
 }
@@ -50,20 +42,29 @@ const LOADING: [&str; 8] = [
     "LD_AUDIT",
 ];
 
+fn refuse(why: &str) -> libc::c_int {
+    eprintln!("ambit: {why}");
+    125
+}
+
 /// The cold start. Returns only when it failed.
 fn become_node(root: &Path, words: &[OsString]) -> libc::c_int {
+    let starts = words.first().is_some_and(|word| word == "run");
+    // Whoever ends a session because memory is short must be able to.
+    if let Some(why) = room::exhausted().filter(|_| starts) {
+        return refuse(&why);
+    }
     let build = root.join(".build");
     let mut node = Command::new(build.join("node"));
     for name in LOADING {
         node.env_remove(name);
     }
     // As the warm host has it (src/daemon/standby.ts), or V8 would refuse the code that the other one compiled.
-    if words.first().is_some_and(|word| word == "run") {
+    if starts {
         node.args(["--max-semi-space-size=8", "--min-semi-space-size=8", "--no-flush-bytecode"]);
     }
     // Else that signal, which any process of the user may send, opens Node's debugger: it would run what it is told.
     node.arg("--disable-sigusr1");
     let error = node.arg(build.join("ambit.cjs")).args(words).exec();
-    eprintln!("ambit: cannot start: {}: {error}; run: ./dev build", build.join("node").display());
-    125
+    refuse(&format!("cannot start: {}: {error}; run: ./dev build", build.join("node").display()))
 }

@@ -158,10 +158,10 @@ pub fn take_places(fds: [RawFd; 2]) -> io::Result<()> {
     Ok(())
 }
 
-/// Bytes of address space that this process and its children may take; None without a limit.
-pub fn address_space() -> Option<u64> {
+/// The soft limit of this process and its children; None without one.
+pub fn limit(resource: libc::__rlimit_resource_t) -> Option<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel fills the structure that it is given.
-    let done = unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) };
+    let done = unsafe { libc::getrlimit(resource, &mut limit) };
     (done == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }

@@ -1,0 +1,44 @@
+/** A control group with a limit on memory: of either version, where this process may make one. */
+import { mkdirSync, rmdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+export interface MemoryGroup {
+  readonly dir: string
+  limit(bytes: number): void
+  /** Of an empty group. */
+  remove(): void
+}
+
+/** Null where there is none to be had. */
+export function memoryGroup(): MemoryGroup | null {
+  for (const [top, file] of [
+    ['/sys/fs/cgroup/memory', 'memory.limit_in_bytes'],
+    ['/sys/fs/cgroup', 'memory.max'],
+  ] as const) {
+    const dir = join(top, `ambit-test-${process.pid}`)
+    const limit = (bytes: number): void => writeFileSync(join(dir, file), String(bytes), { flag: 'r+' })
+    const remove = (): void => rmdirSync(dir)
+    try {
+      mkdirSync(dir)
+    } catch {
+      continue
+    }
+    try {
+      limit(1 << 30)
+      return { dir, limit, remove }
+    } catch {
+      // Made, but no group that limits memory.
+      remove()
+    }
+  }
+  return null
+}
+
+/** Why there is none, or null. */
+export const withoutGroup: string | null = probe()
+
+function probe(): string | null {
+  const group = memoryGroup()
+  group?.remove()
+  return group ? null : 'no control group with a limit on memory can be made here'
+}
