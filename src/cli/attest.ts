@@ -111,7 +111,15 @@ async function verify(path: string, args: Arguments, context: Context): Promise<
     const given = text(args, name)
     return given === undefined ? undefined : resolve(context.cwd, given)
   }
-  const attestation = parseAttestation(readSmallFile(resolve(context.cwd, path), MAX_FILE) ?? '')
+  const document = readSmallFile(resolve(context.cwd, path), MAX_FILE)
+  if (document === null)
+    throw new AmbitError(
+      'ERR_INPUT_INVALID',
+      `attestation ${printable(path)}`,
+      'there is no file that can be read, or it is too large',
+      'name the one that ambit attest ID --out FILE wrote',
+    )
+  const attestation = parseAttestation(document)
   if (!attestation) return say({ ok: false, why: 'it is no attestation' }, path, args, context)
   const { session } = attestation
   const given = {

@@ -2,6 +2,7 @@
 import { parseArgs, type ParseArgsOptionsConfig } from 'node:util'
 import { AmbitError, errnoOf, messageOf } from '../lib/errors.ts'
 import type { Paths } from '../lib/paths.ts'
+import { printable } from '../lib/printable.ts'
 import type { Front } from '../session/front.ts'
 
 export interface Context {
@@ -64,6 +65,12 @@ export function parseArguments(command: Command, argv: readonly string[]): Argum
 export const usageError = (command: Pick<Command, 'name'>, why: string): AmbitError =>
   new AmbitError('ERR_USAGE', command.name, why, `see ambit ${command.name} --help`)
 
+/** Of commands that take options only. @throws AmbitError ERR_USAGE */
+export function noWords(command: Pick<Command, 'name'>, args: Arguments): void {
+  const [word] = [...args.words, ...(args.rest ?? [])]
+  if (word !== undefined) throw usageError(command, `takes no ${printable(word, 80)}`)
+}
+
 /** The value of a string option, or undefined. */
 export const text = (args: Arguments, name: string): string | undefined => {
   const value = args.flags[name]
@@ -110,7 +117,11 @@ const REMEDIES: Readonly<Record<string, string>> = {
   ENOMEM: 'free some memory and start again',
 }
 
+const PROFILE = 'mend it there (docs/profiles.md, and ambit profile schema for editors)'
+
 function explained(error: unknown): unknown {
+  if (error instanceof AmbitError && error.code === 'ERR_PROFILE_INVALID' && !error.remedy)
+    return new AmbitError(error.code, error.what, error.why, PROFILE, { cause: error })
   const remedy = error instanceof AmbitError ? undefined : REMEDIES[errnoOf(error) ?? '']
   if (!remedy) return error
   const { path } = error as NodeJS.ErrnoException

@@ -1,7 +1,7 @@
 import { renderResult, renderTurn, succeeded } from '../demo/report.ts'
 import { agentTitle, runDemo } from '../demo/run.ts'
 import { RUNTIMES } from '../profile/plan.ts'
-import { type Command, flag } from './command.ts'
+import { type Command, flag, noWords } from './command.ts'
 import { runtimeOption } from './run.ts'
 
 export const command: Command = {
@@ -20,6 +20,7 @@ exit status: 0 when the work is right and every attempt was refused.
     json: { type: 'boolean', help: 'the result as one JSON object' },
   },
   run: async (args, context) => {
+    noWords(command, args)
     const { paths, env, color } = context
     const runtime = runtimeOption(command, args) ?? 'os-sandbox'
     context.err(

@@ -2,7 +2,7 @@ import { repair } from '../daemon/repair.ts'
 import { printable } from '../lib/printable.ts'
 import { RUNTIMES } from '../profile/plan.ts'
 import { probeMachine } from '../runtime/doctor.ts'
-import { type Command, flag } from './command.ts'
+import { type Command, flag, noWords } from './command.ts'
 
 const MARK = { fully: '✓', partly: '~', not: '✗' } as const
 
@@ -22,6 +22,7 @@ exit status: 0 when sessions of the runtime os-sandbox can run here, 1 when they
     repair: { type: 'boolean', help: 'clear leftovers' },
   },
   run: async (args, context) => {
+    noWords(command, args)
     const repaired = flag(args, 'repair') ? await repair(context.paths) : []
     const report = await probeMachine(context.paths)
     if (flag(args, 'json')) {

@@ -1,3 +1,5 @@
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
 import { loadVerifierKey } from '../audit/keys.ts'
 import { proveEntry } from '../audit/prove.ts'
 import { readEvents } from '../audit/read.ts'
@@ -7,6 +9,7 @@ import { logDir } from '../lib/paths.ts'
 import { AmbitError } from '../lib/errors.ts'
 import { printable, printableJson } from '../lib/printable.ts'
 import { type Arguments, type Command, type Context, failureOf, flag, text, usageError } from './command.ts'
+import { sessionIdOf } from './order.ts'
 
 export const command: Command = {
   name: 'log',
@@ -55,7 +58,8 @@ async function sequenceNow(context: Context): Promise<void> {
 }
 
 function events(args: Arguments, context: Context): number {
-  const session = text(args, 'session')
+  const named = text(args, 'session')
+  const session = named === undefined ? undefined : sessionIdOf(command, [named])
   for (const event of readEvents(logDir(context.paths), session === undefined ? {} : { session })) {
     if (flag(args, 'json')) context.out(printableJson(event.json))
     else
@@ -84,7 +88,10 @@ async function verify(dir: string, args: Arguments, context: Context): Promise<n
   else if (result.ok) context.out(`ok: ${result.size} entries, root ${result.root}`)
   else
     context.err(
-      `ambit: log ${dir}: ${printable(result.why)}${result.index === null ? '' : ` (entry ${result.index})`}`,
+      `ambit: log ${printable(dir)}: ${printable(result.why)}${result.index === null ? '' : ` (entry ${result.index})`}${hintOf(dir)}`,
     )
   return result.ok ? 0 : 1
 }
+
+const hintOf = (dir: string): string =>
+  existsSync(join(dir, 'checkpoint')) ? '' : '; name the directory of a log (ambit log dir prints yours)'

@@ -1,7 +1,9 @@
 import { readFileSync } from 'node:fs'
+import { AmbitError, messageOf } from '../lib/errors.ts'
+import { printable } from '../lib/printable.ts'
 import { checkPolicies, evaluatePolicy } from '../policy/engine.ts'
 import { runPolicyTests } from '../policy/test.ts'
-import { type Command, type Context, flag, text, usageError } from './command.ts'
+import { type Arguments, type Command, type Context, flag, text, usageError } from './command.ts'
 
 export const command: Command = {
   name: 'policy',
@@ -27,12 +29,7 @@ eval    prints the value of a rule, e.g. data.ambit.admission.decision, for the 
     }
     if (verb === 'test') return test(flag(args, 'json'), context)
     if (verb === 'eval' && rule !== undefined) {
-      const input = text(args, 'input')
-      const value = evaluatePolicy(
-        rule,
-        input === undefined ? '{}' : readFileSync(input === '-' ? 0 : input, 'utf8'),
-        context.paths,
-      )
+      const value = evaluatePolicy(rule, inputOf(args), context.paths)
       if (value === null) return 1
       context.out(value)
       return 0
@@ -48,4 +45,15 @@ function test(json: boolean, context: Context): number {
     for (const result of results)
       context.out(`${result.passed ? 'ok  ' : 'FAIL'} ${result.name}${result.why ? `: ${result.why}` : ''}`)
   return results.length > 0 && results.every((result) => result.passed) ? 0 : 1
+}
+
+function inputOf(args: Arguments): string {
+  const input = text(args, 'input')
+  if (input === undefined) return '{}'
+  try {
+    return readFileSync(input === '-' ? 0 : input, 'utf8')
+  } catch (error) {
+    const remedy = 'name a file of JSON, or - for standard input'
+    throw new AmbitError('ERR_INPUT_INVALID', `--input ${printable(input)}`, messageOf(error), remedy)
+  }
 }

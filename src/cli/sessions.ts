@@ -1,6 +1,6 @@
 import { connectDaemon, type SessionInfo } from '../daemon/client.ts'
 import { printable, printableJson } from '../lib/printable.ts'
-import { type Command, flag } from './command.ts'
+import { type Command, flag, noWords } from './command.ts'
 
 export const command: Command = {
   name: 'sessions',
@@ -19,6 +19,7 @@ states:
     json: { type: 'boolean', help: 'one JSON array' },
   },
   run: async (args, context) => {
+    noWords(command, args)
     const daemon = await connectDaemon(context.paths)
     try {
       const { sessions } = await daemon.call('sessions', { all: flag(args, 'all') })

@@ -105,10 +105,11 @@ function exists(path: string): boolean {
 }
 
 function requireDirectory(path: string, place: string): void {
-  if (!exists(path)) throw forbidden(`${place} (${printable(path)})`, 'does not exist')
+  if (!exists(path))
+    throw forbidden(`${place} (${printable(path)})`, 'does not exist', 'make it, or name another directory')
   const stat = lstatSync(path)
   if (!stat.isDirectory() && !stat.isSymbolicLink())
-    throw forbidden(`${place} (${printable(path)})`, 'is not a directory')
+    throw forbidden(`${place} (${printable(path)})`, 'is not a directory', 'name the directory that holds it')
 }
 
 /** A link could be turned towards more than the sheet said; the user names what they mean (CASES.md F-05). */
@@ -165,4 +166,5 @@ function checkMount(entry: FileEntry, place: string): void {
   if (entry.access !== 'read') throw invalid(place, 'mount is for access: read only')
 }
 
-const forbidden = (what: string, why: string): AmbitError => new AmbitError('ERR_PATH_FORBIDDEN', what, why)
+const forbidden = (what: string, why: string, remedy?: string): AmbitError =>
+  new AmbitError('ERR_PATH_FORBIDDEN', what, why, remedy)
