@@ -84,7 +84,9 @@ attack(
       get('wide', 'https://key.test/wide'),
       get('after', 'https://key.test/'),
     ]
-    const { value: ran, mib } = await withPeak(stage.root, () => stage.inside(steps, { env: { REAL_KEY } }))
+    const { value: ran, mib } = await withPeak(stage.root, () =>
+      stage.inside(steps, { env: { REAL_KEY }, timeout: 240_000 }),
+    )
     for (const kind of KINDS) {
       const small = ran.result(`${kind} small`)
       assert.equal(small.value?.status, 200, `control: ${kind} ${JSON.stringify(small)}`)

@@ -266,7 +266,10 @@ const scene = once(async (as: As): Promise<Scene> => {
     plain.received.length,
     packetsOut(),
   ] as const
-  const inside = await stage.inside(inTurn(attempts(stage)), { spec: spec(stage), env: { REAL_KEY, ...STRAYS } })
+  const inside = await stage.inside(inTurn(attempts(stage)), {
+    spec: spec(stage),
+    env: { REAL_KEY, ...STRAYS },
+  })
   await settle()
   return {
     stage,

@@ -5,7 +5,7 @@ import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { attack } from '../support/case.ts'
 import { eventually } from '../support/processes.ts'
-import { RUNTIME } from '../support/runtime.ts'
+import { PATIENCE, RUNTIME } from '../support/runtime.ts'
 import { lines, PYTHON } from '../support/script.ts'
 import { describe, Stage } from '../support/stage.ts'
 
@@ -157,7 +157,7 @@ attack('C-42', 'a socket that the host makes later under a plain root is out of 
         { path: '${workspace}', access: 'write' },
       ],
     },
-    onStart: () => void eventually(ready, 30_000).then(listen),
+    onStart: () => void eventually(ready, 30_000 * PATIENCE).then(listen),
   })
   assert.match(ran.stdout, /plain data/, describe(ran))
   assert.match(ran.stdout, RUNTIME === 'container' ? /refused (1|111)$/m : /refused 111/, describe(ran))
@@ -202,7 +202,7 @@ attack('C-41', 'a frozen session cannot wake itself', async (as) => {
   assert.match(control.stdout, /timer 0\nsetsig/, 'control: the kernel gives both without Ambit')
   stage.put(stage.project, { count: '0' })
   const running = stage.session([PYTHON, '-c', script])
-  assert.ok(await eventually(() => count() > 10, 15_000), 'control: it runs')
+  assert.ok(await eventually(() => count() > 10, 15_000 * PATIENCE), 'control: it runs')
   const list = await stage.ambit(['sessions', '--json'])
   const id = /s[0-9a-z]{8,}-[0-9a-z]+/.exec(list.stdout)?.[0] ?? ''
   assert.equal((await stage.ambit(['freeze', id])).code, 0)

@@ -18,7 +18,7 @@ attack('C-41', 'processes that wake each other without end stand still in a free
   const probe = join(stage.project, 'tools/probe')
   const count = (): number => (existsSync(file) ? Number.parseInt(readFileSync(file, 'utf8') || '0', 10) : 0)
   const running = stage.session([probe, 'keep-awake', '24', file])
-  assert.ok(await eventually(() => count() > 1000, 20_000), 'control: they run')
+  assert.ok(await eventually(() => count() > 1000, 20_000 * PATIENCE), 'control: they run')
   const id = /s[0-9a-z]{8,}-[0-9a-z]+/.exec((await stage.ambit(['sessions', '--json'])).stdout)?.[0] ?? ''
   for (let round = 0; round < 3; round++) {
     assert.equal((await stage.ambit(['freeze', id])).code, 0)
@@ -88,8 +88,11 @@ attack('R-06', 'a session that spins on every core is still seen and ended at on
     id = /s[0-9a-z]{8,}-[0-9a-z]+/.exec((await stage.ambit(['sessions', '--json'])).stdout)?.[0] ?? ''
     return id !== ''
   }
-  assert.ok(await eventually(listed, 20_000))
-  assert.ok(await eventually(() => existsSync(join(stage.project, 'up')), 30_000), 'control: it runs')
+  assert.ok(await eventually(listed, 20_000 * PATIENCE))
+  assert.ok(
+    await eventually(() => existsSync(join(stage.project, 'up')), 30_000 * PATIENCE),
+    'control: it runs',
+  )
   await later(500)
   const asked = await stage.ambit(['sessions', '--json'])
   const killed = await stage.ambit(['kill', id])
@@ -171,7 +174,7 @@ async function kernelGoesFirst(stage: Stage): Promise<string> {
     '-c',
     `echo -900 > /proc/self/oom_score_adj; echo > ${up}; sleep 600`,
   ])
-  assert.ok(await eventually(() => existsSync(up), 60_000), 'control: it runs')
+  assert.ok(await eventually(() => existsSync(up), 20_000 * PATIENCE), 'control: it runs')
   const scores = kernelsOf(stage).map((pid) => Number(read(String(pid), 'oom_score_adj')))
   for (const { id } of JSON.parse((await stage.ambit(['sessions', '--json'])).stdout) as { id: string }[])
     await stage.ambit(['kill', id])

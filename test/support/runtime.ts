@@ -8,6 +8,9 @@ export const RUNTIME_VARIABLE = 'AMBIT_TEST_RUNTIME'
 
 export const RUNTIME: RuntimeName = parseRuntime(process.env[RUNTIME_VARIABLE] ?? 'os-sandbox')
 
+/** How much longer a command may take than on the host's own kernel before a test gives it up. */
+export const PATIENCE: number = { 'os-sandbox': 1, container: 2, microvm: 4 }[RUNTIME]
+
 /** @throws TypeError with the names that there are. */
 export function parseRuntime(name: string): RuntimeName {
   const runtime = RUNTIMES.find((one) => one === name)
@@ -26,16 +29,15 @@ export function withoutRuntime(runtime: RuntimeName): string | null {
 
 /** The isolation of a profile that does not name another runtime itself, for the runtime of this run. */
 export function onRuntime(isolation: unknown): unknown {
-  const own = (isolation ?? {}) as { readonly runtime?: unknown; readonly memory?: unknown }
+  const own = (isolation ?? {}) as Readonly<Record<'runtime' | 'memory' | 'wallclock', unknown>>
   const isPlain = own.runtime === undefined || own.runtime === 'os-sandbox'
   if (RUNTIME === 'os-sandbox' || !isPlain) return isolation
   // A machine has all its memory from the start, and a guest's tests need little of it.
   const memory = RUNTIME === 'microvm' && own.memory === '4GiB' ? { memory: '512MiB' } : {}
-  return { ...own, ...memory, runtime: RUNTIME }
+  // The stage's own limit is no part of any case.
+  const time = own.wallclock === '5m' ? { wallclock: `${5 * PATIENCE}m` } : {}
+  return { ...own, ...memory, ...time, runtime: RUNTIME }
 }
-
-/** How much longer a command may take than on the host's own kernel before a test gives it up. */
-export const PATIENCE: number = { 'os-sandbox': 1, container: 2, microvm: 4 }[RUNTIME]
 
 /** Where a session finds the explicit proxy: a machine's loopback is its own, and its cable ends in the namespace. */
 export const PROXY_HOST = RUNTIME === 'microvm' ? '192.0.0.1' : '127.0.0.1'
