@@ -84,9 +84,6 @@ impl Arguments {
     }
 }
 
-/// Where the loader and libc are.
-const SYSTEM: [&str; 4] = ["/usr", "/lib", "/lib64", "/lib32"];
-
 /// They name the keyrings of the host's user, which the filter keeps shut (C-24).
 const KEYRING_LISTINGS: [&str; 2] = ["/proc/keys", "/proc/key-users"];
 
@@ -148,9 +145,7 @@ fn guest_arguments(all: &mut Arguments, spec: &LaunchSpec, stage: &Stage) -> io:
         };
         all.add(&made, stage)?;
     }
-    // The launcher's own libraries; nothing that the guest does not see.
-    let system = mounts.iter().filter(|mount| SYSTEM.iter().any(|place| mount.target().starts_with(place)));
-    for mount in own.iter().chain(system) {
+    for mount in &own {
         all.add(mount, stage)?;
     }
     let guest = guest::Config {

@@ -116,6 +116,13 @@ fn wait_for_exec(channel: &OwnedFd) -> io::Result<()> {
 
 /// Returns only when there is no such program, or it cannot be started.
 pub fn execute(argv: &[String], env: &BTreeMap<String, String>, handed: Vec<OwnedFd>) -> i32 {
+    // Whoever started Ambit may ignore any of them.
+    sys::reset_signals(1..=64);
+    start(argv, env, handed)
+}
+
+/// The same for a process whose signals are the command's already.
+pub fn start(argv: &[String], env: &BTreeMap<String, String>, handed: Vec<OwnedFd>) -> i32 {
     let name = argv.first().map_or("", String::as_str);
     let path = match find(name, env) {
         Ok(path) => path,
@@ -134,7 +141,6 @@ pub fn execute(argv: &[String], env: &BTreeMap<String, String>, handed: Vec<Owne
         texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
     };
     let (argv_pointers, env_pointers) = (pointers(&argv), pointers(&env));
-    sys::reset_signals();
     let Ok(first) = hand_over(handed) else { return 125 };
     // SAFETY: both arrays end in a null pointer and outlive the call; everything above stderr that is not kept is closed.
     unsafe {

@@ -90,10 +90,10 @@ pub fn poll(fds: &[RawFd], timeout_ms: Option<u64>) -> io::Result<Vec<libc::c_sh
 }
 
 /// Unblocks every signal and restores default actions: what a fresh program expects.
-pub fn reset_signals() {
+pub fn reset_signals(signals: impl Iterator<Item = libc::c_int>) {
     // SAFETY: sets plain masks and default handlers; errors concern signals that cannot be changed.
     unsafe {
-        for signal in 1..=64 {
+        for signal in signals {
             libc::signal(signal, libc::SIG_DFL);
         }
         let mut set: libc::sigset_t = zeroed();
