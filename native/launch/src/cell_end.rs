@@ -94,13 +94,27 @@ pub struct Stood {
     pub listener: Option<OwnedFd>,
 }
 
-/// `start` makes the process that becomes PID 1 of a cell (`cell::run`), with these descriptors. The supervisor's
-/// orders are heard meanwhile.
+/// A cell that is being made. Who drops it must end: the cell dies with its parent.
+pub struct Begun {
+    outer: Child,
+    control: OwnedFd,
+    command: OwnedFd,
+    pipes: Option<Stdio>,
+    /// Its command has the exec sensor.
+    listens: bool,
+}
+
+/// A cell, from its first process until its command waits. The supervisor's orders are heard meanwhile.
 pub fn stand(
     config: &Config,
     start: impl FnOnce(&[RawFd]) -> Result<Child>,
     supervisor: Option<(&Control, &mut Orders)>,
 ) -> Result<Stood> {
+    begin(config, start)?.finish(supervisor)
+}
+
+/// `start` makes the process that becomes PID 1 of a cell (`cell::run`), with these descriptors.
+pub fn begin(config: &Config, start: impl FnOnce(&[RawFd]) -> Result<Child>) -> Result<Begun> {
     let what = "building the cell";
     let (control, control_inside) = sys::socketpair(libc::SOCK_SEQPACKET).context(what)?;
     let (command, command_inside) = sys::socketpair(libc::SOCK_SEQPACKET).context(what)?;
@@ -109,22 +123,33 @@ pub fn stand(
     let mut inside = vec![control_inside, command_inside, sys::memfd(c"ambit-cell", &text).context(what)?];
     let pipes = if config.terminal { None } else { Some(pipes(&mut inside).context(what)?) };
     let numbers: Vec<_> = inside.iter().map(AsRawFd::as_raw_fd).collect();
-    let mut outer = start(&numbers)?;
-    drop(inside);
-    let (news, mut fds, main_pid) = first_news(&command, &mut outer, supervisor)?;
-    let controls = match news {
-        FromCommand::Failed { what, why } => return Err(Failure::new(&what, why)),
-        FromCommand::Ready(controls) => controls,
-    };
-    let listener = if config.runsc.is_none() && !fds.is_empty() { Some(fds.remove(0)) } else { None };
-    let stdio = match pipes {
-        Some(pipes) => pipes,
-        None => Stdio::Terminal(fds.pop().ok_or_else(incomplete)?),
-    };
-    let init_pid = parent_of(main_pid).ok_or_else(|| Failure::new(what, "PID 1 is gone"))?;
-    let init = sys::pidfd_open(init_pid).context(what)?;
-    let waiting = RefCell::new(Some(Waiting::Command(command)));
-    Ok(Stood { cell: Cell { outer, control, waiting, init, init_pid, main_pid, controls }, stdio, listener })
+    let outer = start(&numbers)?;
+    Ok(Begun { outer, control, command, pipes, listens: config.runsc.is_none() })
+}
+
+impl Begun {
+    pub fn finish(mut self, supervisor: Option<(&Control, &mut Orders)>) -> Result<Stood> {
+        let what = "building the cell";
+        let (news, mut fds, main_pid) = first_news(&self.command, &mut self.outer, supervisor)?;
+        let controls = match news {
+            FromCommand::Failed { what, why } => return Err(Failure::new(&what, why)),
+            FromCommand::Ready(controls) => controls,
+        };
+        let listener = if self.listens && !fds.is_empty() { Some(fds.remove(0)) } else { None };
+        let stdio = match self.pipes {
+            Some(pipes) => pipes,
+            None => Stdio::Terminal(fds.pop().ok_or_else(incomplete)?),
+        };
+        let init_pid = parent_of(main_pid).ok_or_else(|| Failure::new(what, "PID 1 is gone"))?;
+        let init = sys::pidfd_open(init_pid).context(what)?;
+        let waiting = RefCell::new(Some(Waiting::Command(self.command)));
+        let (outer, control) = (self.outer, self.control);
+        Ok(Stood {
+            cell: Cell { outer, control, waiting, init, init_pid, main_pid, controls },
+            stdio,
+            listener,
+        })
+    }
 }
 
 fn incomplete() -> Failure {

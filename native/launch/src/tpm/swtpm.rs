@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 
 use crate::bwrap;
 use crate::cell::Config;
-use crate::cell_end::{self, Cell, Stood};
+use crate::cell_end::{self, Begun, Cell, Stood};
 use crate::control::{Control, Orders};
 use crate::failure::{Context, Failure, Result};
 use crate::sensor::Sensor;
@@ -20,6 +20,7 @@ use crate::tpm::wire::Tpm;
 use crate::vm::machine::{self, OneProgram};
 use crate::world::World;
 
+const WHAT: &str = "starting the TPM";
 const PROGRAM: &str = "/usr/bin/swtpm";
 /// Its state. It goes with the cell.
 const STATE: &str = "/state";
@@ -41,16 +42,9 @@ impl Swtpm {
         machine::bind(&machine.measured.swtpm, Path::new(PLACE))
     }
 
-    pub fn start(world: &World, control: &Control, orders: &mut Orders) -> Result<Self> {
-        let what = "starting the TPM";
-        let (ours, theirs) = sys::socketpair(libc::SOCK_STREAM).context(what)?;
-        let Stood { cell, listener, .. } = build(world, &theirs, control, orders)?;
-        let listener = listener.ok_or_else(|| Failure::new(what, "it came without its sensor"))?;
-        let sensor = Sensor::new(listener, OneProgram::of("the TPM"), world.bell.clone()).context(what)?;
-        let sensor = std::thread::spawn(move || sensor.run());
-        cell.exec()?;
-        let tpm = Arc::new(Tpm::new(UnixStream::from(ours)).context(what)?);
-        Ok(Self { tpm, cell, sensor })
+    pub fn begin(world: &World) -> Result<Starting> {
+        let (socket, theirs) = sys::socketpair(libc::SOCK_STREAM).context(WHAT)?;
+        Ok(Starting { cell: build(world, &theirs)?, socket })
     }
 
     pub fn end(mut self) {
@@ -60,12 +54,31 @@ impl Swtpm {
     }
 }
 
+/// One whose cell is being made.
+pub struct Starting {
+    cell: Begun,
+    socket: OwnedFd,
+}
+
+impl Starting {
+    pub fn finish(self, world: &World, control: &Control, orders: &mut Orders) -> Result<Swtpm> {
+        let what = WHAT;
+        let Stood { cell, listener, .. } = self.cell.finish(Some((control, orders)))?;
+        let listener = listener.ok_or_else(|| Failure::new(what, "it came without its sensor"))?;
+        let sensor = Sensor::new(listener, OneProgram::of("the TPM"), world.bell.clone()).context(what)?;
+        let sensor = std::thread::spawn(move || sensor.run());
+        cell.exec()?;
+        let tpm = Arc::new(Tpm::new(UnixStream::from(self.socket)).context(what)?);
+        Ok(Swtpm { tpm, cell, sensor })
+    }
+}
+
 /// Where `swtpm` waits on the stage; no mount of a session may lie there.
 const PLACE: &str = "/.ambit/machine/swtpm";
 
-fn build(world: &World, socket: &OwnedFd, control: &Control, orders: &mut Orders) -> Result<Stood> {
+fn build(world: &World, socket: &OwnedFd) -> Result<Begun> {
     let staged = world.stage.mounts.iter().find(|mount| mount.target() == Path::new(PLACE));
-    let program = staged.ok_or_else(|| Failure::new("starting the TPM", "it was not staged"))?;
+    let program = staged.ok_or_else(|| Failure::new(WHAT, "it was not staged"))?;
     let state = Mount::Tmpfs { target: STATE.into(), size: STATE_BYTES, mode: 0o700 };
     let mounts: Vec<Mount> = machine::libraries().chain([program.at(PROGRAM.into()), state]).collect();
     let config = Config {
@@ -87,7 +100,7 @@ fn build(world: &World, socket: &OwnedFd, control: &Control, orders: &mut Orders
     let spec = LaunchSpec { cell: spec::Cell::Bubblewrap {}, ..world.spec.clone() };
     let start =
         |fds: &[i32]| bwrap::start(&spec, &stage, &world.tools, &[fds, &[socket.as_raw_fd()]].concat());
-    cell_end::stand(&config, start, Some((control, orders)))
+    cell_end::begin(&config, start)
 }
 
 /// No control channel: it begins, powered on and started up, with an empty state, and ends with its socket.

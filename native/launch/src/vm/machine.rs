@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::bwrap;
 use crate::cell::Config;
-use crate::cell_end::{self, Stood};
-use crate::control::{Control, Orders};
+use crate::cell_end::{self, Begun};
 use crate::failure::{Failure, Result};
 use crate::sensor::{Fact, Records};
 use crate::spec::{Accelerator, Limits, Machine, Mount, Snapshot};
@@ -89,8 +88,8 @@ fn system(places: &[&'static str]) -> impl Iterator<Item = Mount> {
     })
 }
 
-/// Builds the cell; QEMU waits for `exec`.
-pub fn build(world: &World, ends: Ends, line: &str, control: &Control, orders: &mut Orders) -> Result<Stood> {
+/// Begins the cell, in which QEMU waits for `exec`.
+pub fn begin(world: &World, ends: Ends, line: &str) -> Result<Begun> {
     let (Some(machine), Some(Wires { tap, view, .. })) = (world.spec.cell.machine(), &world.machine) else {
         return Err(Failure::new("building the machine", "the session has none"));
     };
@@ -113,7 +112,7 @@ pub fn build(world: &World, ends: Ends, line: &str, control: &Control, orders: &
         outer: Config::namespaces(),
     };
     let start = |fds: &[i32]| bwrap::start(&world.spec, &stage, &world.tools, &[fds, &handed].concat());
-    cell_end::stand(&config, start, Some((control, orders)))
+    cell_end::begin(&config, start)
 }
 
 /// What the watchdog holds QEMU to.
