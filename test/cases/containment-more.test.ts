@@ -100,7 +100,7 @@ after(() => victims.forEach((child) => child.kill('SIGKILL')))
 
 /** A process of the same user, outside. */
 function startVictim(as: As): ChildProcess {
-  const child = spawn('sleep', ['300'], { ...identity(as), stdio: 'ignore' })
+  const child = spawn('sleep', ['1800'], { ...identity(as), stdio: 'ignore' })
   victims.push(child)
   return child
 }
