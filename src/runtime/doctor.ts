@@ -1,11 +1,11 @@
-import { access, constants, readFile } from 'node:fs/promises'
+import { readFile } from 'node:fs/promises'
 import { arch } from 'node:os'
 import { nativeBinary } from '../lib/paths.ts'
 import type { Paths } from '../lib/paths.ts'
 import { RUNTIMES, type RuntimeName } from '../profile/plan.ts'
 import { gvisor, imageAndAccelerator, qemu, swtpm, tap } from './doctor/machines.ts'
 import { tryLauncher } from './doctor/primitives.ts'
-import { BUILD, exists, lacks, type Probe, read, tryRun, works } from './doctor/probe.ts'
+import { BUILD, exists, lacks, type Probe, tryRun, works } from './doctor/probe.ts'
 import { installHint, lookForTool } from './tools.ts'
 
 export interface MachineReport {
@@ -31,7 +31,6 @@ export async function probeMachine(paths: Paths): Promise<MachineReport> {
     nativeParts(),
     ...tools(),
     tried,
-    cgroups(),
     gvisor(),
     qemu(),
     tap(),
@@ -72,27 +71,4 @@ async function tool(name: string, program: string, packageName: string): Promise
   const run = await tryRun(path, ['--version'])
   if (run.ok) return works(name, `${path}: ${run.out.split('\n')[0]}`)
   return lacks(name, `${path} does not run: ${run.why}`, installHint(packageName))
-}
-
-/** Limits by the kernel need a delegated cgroup; without one a watchdog measures and stops. */
-async function cgroups(): Promise<Probe> {
-  const name = 'cgroup limits'
-  const own = /^0::(.*)$/m.exec((await read('/proc/self/cgroup')) ?? '')?.[1]
-  const dir = own === undefined ? null : `/sys/fs/cgroup${own}`
-  const controllers = dir && (await read(`${dir}/cgroup.controllers`))
-  const writable =
-    dir !== null &&
-    (await access(`${dir}/cgroup.procs`, constants.W_OK).then(
-      () => true,
-      () => false,
-    ))
-  if (writable && controllers?.includes('memory') && controllers.includes('pids'))
-    return works(name, `delegated: ${dir}`, false)
-  return {
-    name,
-    state: 'partly',
-    detail: 'no delegated cgroup: a watchdog measures memory and processes',
-    remedy: 'start Ambit in a systemd user session (systemd-run --user --scope -p Delegate=yes)',
-    needed: false,
-  }
 }

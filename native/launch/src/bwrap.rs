@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use crate::cgroup;
 use crate::failure::{Context, Result};
 use crate::gvisor::{bundle, guest};
 use crate::limits;
@@ -194,10 +195,12 @@ pub fn start(spec: &LaunchSpec, stage: &Stage, tools: &Tools, fds: &[RawFd]) -> 
     // Never the user's terminal: bwrap would bind it as /dev/console, and a shared one takes TIOCSTI.
     command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let limits = spec.limits;
+    let entry = tools.entry.as_ref().map(AsRawFd::as_raw_fd);
     // SAFETY: only async-signal-safe calls between fork and exec.
     unsafe {
         command.pre_exec(move || {
             sys::check(libc::setsid())?;
+            entry.map_or(Ok(()), cgroup::enter)?;
             limits::pin(limits)?;
             survivors.iter().try_for_each(|&fd| sys::inherit(fd))
         });

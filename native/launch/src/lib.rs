@@ -4,6 +4,7 @@ pub mod bpf;
 pub mod bwrap;
 pub mod cell;
 pub mod cell_end;
+pub mod cgroup;
 pub mod command;
 pub mod control;
 pub mod digest;

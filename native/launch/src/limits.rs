@@ -2,6 +2,7 @@
 use std::io;
 use std::mem::{size_of, zeroed};
 
+use crate::cgroup::Group;
 use crate::control::{ControlState, State};
 use crate::spec::Limits;
 use crate::sys;
@@ -29,13 +30,18 @@ pub fn pinned(limits: Limits) -> bool {
 }
 
 /// How each limit is held, as the status says it.
-pub fn controls(limits: Limits) -> [ControlState; 6] {
-    let processes =
-        format!("{} processes by watchdog, {} threads by the kernel", limits.processes, tasks(limits));
-    let memory = format!("{} MiB by watchdog (sum of PSS and tmpfs), no cgroup", limits.memory >> 20);
-    let cpus = match pinned(limits) {
-        true => format!("{} CPUs by affinity, which the agent cannot change", granted(limits)),
-        false => "all CPUs granted".into(),
+pub fn controls(limits: Limits, group: Result<&Group, &str>) -> [ControlState; 6] {
+    let wall = if group.is_ok() { "by cgroup" } else { "by the kernel" };
+    let processes = format!("{} processes by watchdog, {} threads {wall}", limits.processes, tasks(limits));
+    let held = if group.is_ok() { State::Fully } else { State::Partly };
+    let memory = match group {
+        Ok(_) => format!("{} MiB by cgroup, files in memory included", limits.memory >> 20),
+        Err(why) => format!("{} MiB by watchdog (sum of PSS and tmpfs), {why}", limits.memory >> 20),
+    };
+    let cpus = match (group, pinned(limits)) {
+        (Ok(Group { cpus: true, .. }), _) => format!("{} CPUs by cgroup", limits.cpus),
+        (_, true) => format!("{} CPUs by affinity, which the agent cannot change", granted(limits)),
+        (_, false) => "all CPUs granted".into(),
     };
     let disk = format!(
         "{} MiB: exact in the view, the home by watchdog after at most one look and walk",
@@ -43,8 +49,8 @@ pub fn controls(limits: Limits) -> [ControlState; 6] {
     );
     [
         ControlState::new("disk-limit", State::Partly, disk),
-        ControlState::new("process-limit", State::Partly, processes),
-        ControlState::new("memory-limit", State::Partly, memory),
+        ControlState::new("process-limit", held, processes),
+        ControlState::new("memory-limit", held, memory),
         ControlState::new("cpu-limit", State::Fully, cpus),
         ControlState::new(
             "time-limit",

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::failure::{Context, Failure, Result};
 use crate::spec::{Ids, Ports};
 use crate::stage::Tool;
-use crate::{fuse, landlock, namespaces, net, seccomp, stage, sys};
+use crate::{cgroup, fuse, landlock, namespaces, net, seccomp, stage, sys};
 
 #[derive(Serialize)]
 struct Answer {
@@ -28,6 +28,7 @@ struct Report {
     seccomp_filter: Answer,
     seccomp_notify: Answer,
     exit_codes: Answer,
+    cgroup: Answer,
 }
 
 pub fn run() -> i32 {
@@ -51,6 +52,10 @@ pub fn run() -> i32 {
         exit_codes: Answer {
             works: crate::pidfd::tells_exit_codes(),
             detail: "of every process, Linux 6.15".into(),
+        },
+        cgroup: match cgroup::delegated() {
+            Ok(place) => Answer { works: true, detail: format!("delegated: {}", place.display()) },
+            Err(why) => Answer { works: false, detail: why },
         },
     };
     match serde_json::to_string(&report) {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::alarm::Alarm;
 use crate::cell::ToCell;
 use crate::cell_end::{self, Built, Cell, Evidence, Stdio};
+use crate::cgroup::Group;
 use crate::control::{Control, ControlState, Ending, Event, Order, Orders, State};
 use crate::failure::{Context, Failure, Result};
 use crate::fuse;
@@ -48,7 +49,7 @@ pub fn run(world: World, control: &Control) -> Result<()> {
         .context("starting the watchdog")?;
     let bell = world.bell.clone();
     std::thread::spawn(move || watchdog.run(&bell));
-    cell.controls.extend(limits::controls(world.spec.limits));
+    cell.controls.extend(limits::controls(world.spec.limits, world.group.as_ref().map_err(String::as_str)));
     cell.controls.push(evidence.control());
     control.emit(&Event::Ready { controls: &cell.controls });
     let ended = match wait_for(Order::Exec, &world, control, &mut orders) {
@@ -230,7 +231,9 @@ pub fn announce(control: &Control, world: &World, ended: Result<End>) -> Result<
         Alarm::Failed(failure) => Some(failure),
         Alarm::OverLimit(_) | Alarm::Ended(_) => None,
     });
-    let event = match (late, ended?) {
+    let over = world.group.as_ref().ok().and_then(Group::exceeded).map(End::OverLimit);
+    world.group.iter().for_each(Group::end);
+    let event = match (late, over.map_or(ended, Ok)?) {
         (Some(failure), _) => return Err(failure),
         (None, End::Command(ending)) => Event::Exit(ending.into()),
         (None, End::Timeout) => Event::Timeout,

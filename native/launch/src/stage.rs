@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::cgroup::Group;
 use crate::failure::{Context, Failure, Result};
 use crate::gvisor::bundle::RUNSC;
 use crate::spec::{Cell, Ids, LaunchSpec, Mount};
@@ -38,6 +39,8 @@ impl Tool {
 
 pub struct Tools {
     pub bwrap: Tool,
+    /// Where what is started enters the session's cgroup, if it has one.
+    pub entry: Option<OwnedFd>,
 }
 
 /// Our private tmpfs inside the outer mount namespace.
@@ -115,8 +118,9 @@ fn make_seal(base: &Path, index: usize) -> io::Result<()> {
     DirBuilder::new().mode(0o755).recursive(true).create(base.join(EMPTY))
 }
 
-pub fn open_tools(spec: &LaunchSpec) -> Result<Tools> {
-    Ok(Tools { bwrap: Tool::open(&spec.tools.bwrap)? })
+pub fn open_tools(spec: &LaunchSpec, group: Option<&Group>) -> Result<Tools> {
+    let entry = group.map(Group::entry).transpose().context("keeping the way into the cgroup")?;
+    Ok(Tools { bwrap: Tool::open(&spec.tools.bwrap)?, entry })
 }
 
 /// True when the caller may give its processes another uid.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ambit_shared::journal::Journal;
 
 use crate::alarm::{Alarms, Bell, alarms};
+use crate::cgroup::{self, Group};
 use crate::control::{Control, Event};
 use crate::failure::{Context, Failure, Result};
 use crate::net::GateSockets;
@@ -21,6 +22,8 @@ const SOCKETS: RawFd = 4;
 /// An outer world whose view mount and sockets stand; nothing runs in it yet.
 pub struct World {
     pub spec: LaunchSpec,
+    /// Or why there is none.
+    pub group: std::result::Result<Group, String>,
     pub tools: Tools,
     pub stage: Stage,
     pub journal: Arc<Journal>,
@@ -66,7 +69,8 @@ fn open(path: &Path, control: &Control) -> Result<World> {
     let signals = sys::signal_fd(&session::SIGNALS).context("taking signals")?;
     let spec = LaunchSpec::read(path)?;
     let journal = Arc::new(Journal::open(&spec.journal).context("opening the launch journal")?);
-    let tools = stage::open_tools(&spec)?;
+    let group = cgroup::make(&spec);
+    let tools = stage::open_tools(&spec, group.as_ref().ok())?;
     let snapshot = spec.cell.machine().and_then(|machine| machine.snapshot.as_ref());
     let snapshot = snapshot.map(vm::snapshot::open).transpose()?;
     let staged = if stage::is_privileged() { Some(leave_root(&spec)?) } else { None };
@@ -86,7 +90,7 @@ fn open(path: &Path, control: &Control) -> Result<World> {
     sys::prctl(libc::PR_SET_DUMPABLE, 0).context("making the launcher undumpable")?;
     hand_out(control, &sockets, &fuse)?;
     let (bell, alarms) = alarms()?;
-    Ok(World { spec, tools, stage, journal, signals, bell, alarms, machine })
+    Ok(World { spec, group, tools, stage, journal, signals, bell, alarms, machine })
 }
 
 fn mount_view(stage: &Stage, spec: &LaunchSpec) -> Result<OwnedFd> {

@@ -2,7 +2,14 @@ import { nativeBinary } from '../../lib/paths.ts'
 import { BUILD, lacks, parse, type Probe, read, tryOpen, tryRun, works } from './probe.ts'
 
 /** What `ambit-launch probe` tries, in the very way that a session needs it. */
-const PRIMITIVES: readonly { key: string; name: string; remedy: () => Promise<string>; needed: boolean }[] = [
+const PRIMITIVES: readonly {
+  readonly key: string
+  readonly name: string
+  readonly remedy: () => Promise<string>
+  readonly needed: boolean
+  /** What is done without it, where something is. */
+  readonly instead?: string
+}[] = [
   { key: 'userNamespaces', name: 'user namespaces', remedy: namespaceRemedy, needed: true },
   { key: 'networkNamespace', name: 'network namespace', remedy: namespaceRemedy, needed: true },
   {
@@ -37,6 +44,13 @@ const PRIMITIVES: readonly { key: string; name: string; remedy: () => Promise<st
     remedy: async () => 'Linux 6.15 or newer: before it, some ends are recorded without their code',
     needed: false,
   },
+  {
+    key: 'cgroup',
+    name: 'cgroup limits',
+    remedy: async () => 'systemd-run --user --scope -p Delegate=yes ambit run …',
+    needed: false,
+    instead: 'a watchdog measures memory and processes',
+  },
 ]
 
 /** What `ambit-launch` says of the kernel after trying each control itself. */
@@ -44,7 +58,7 @@ export async function tryLauncher(): Promise<Probe[]> {
   const run = await tryRun(nativeBinary('ambit-launch'), ['probe'])
   const report = parse(run.out)
   return Promise.all(
-    PRIMITIVES.map(async ({ key, name, remedy, needed }) => {
+    PRIMITIVES.map(async ({ key, name, remedy, needed, instead }) => {
       const seen = report?.[key] as { works?: unknown; detail?: unknown } | undefined
       if (seen === undefined)
         return lacks(name, `not tried: ${run.why || 'ambit-launch says nothing of it'}`, BUILD, needed)
@@ -54,10 +68,16 @@ export async function tryLauncher(): Promise<Probe[]> {
           : seen.works === true
             ? 'tried'
             : 'refused'
-      if (seen.works !== true) return lacks(name, detail, await remedy(), needed)
-      return isWhole(key, detail)
-        ? works(name, detail, needed)
-        : { name, state: 'partly' as const, detail, remedy: await remedy(), needed }
+      const partly = async (what: string): Promise<Probe> => ({
+        name,
+        state: 'partly',
+        detail: what,
+        remedy: await remedy(),
+        needed,
+      })
+      if (seen.works !== true)
+        return instead ? partly(`${detail}: ${instead}`) : lacks(name, detail, await remedy(), needed)
+      return isWhole(key, detail) ? works(name, detail, needed) : partly(detail)
     }),
   )
 }
