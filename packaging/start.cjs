@@ -3,7 +3,7 @@
 // It is code that will run, so it lies where no session can write: in the build for its owner, else in Ambit's own
 // state (never in a root).
 const { hash } = require('node:crypto')
-const { mkdirSync, readFileSync, renameSync, statSync, writeFileSync } = require('node:fs')
+const { existsSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } = require('node:fs')
 const { homedir } = require('node:os')
 const { join } = require('node:path')
 const vm = require('node:vm')
@@ -37,6 +37,8 @@ function read(path) {
 }
 
 function keep() {
+  // The state directory is made by what needs it: a word of help leaves nothing, wherever AMBIT_HOME points.
+  if (!own && !existsSync(state)) return
   try {
     mkdirSync(dir, { recursive: true, mode: 0o700 })
     const code = script.createCachedData()

@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import * as fs from 'node:fs'
 import { join } from 'node:path'
+import { makeDir } from '../lib/make-dir.ts'
 import { AmbitError, errnoOf, messageOf } from '../lib/errors.ts'
 import { type Paths, keysDir } from '../lib/paths.ts'
 import { type Signer, formatSignerKey, parseSignerKey } from './note.ts'
@@ -35,7 +36,7 @@ export function loadOrMakeSigner(dir: string, log: string): Signer {
 
 /** Writes a new key; when two processes do, one key wins and both use it. */
 function makeKey(dir: string): void {
-  fs.mkdirSync(dir, { recursive: true, mode: 0o700 })
+  makeDir(dir)
   const text = `${formatSignerKey(`ambit.invalid/${randomBytes(8).toString('hex')}`, randomBytes(32))}\n`
   const temporary = join(dir, `.${KEY}.${process.pid}`)
   const fd = fs.openSync(temporary, 'wx', 0o600)

@@ -167,5 +167,7 @@ function asError(error: Failure): AmbitError {
 
 /** The error of a link that ended or never began. */
 export function unreachable(why: string): AmbitError {
-  return new AmbitError('ERR_DAEMON_UNREACHABLE', 'ambitd does not answer', why)
+  const remedy =
+    'try again; ambit doctor --repair clears what a crash left, and ambitd.log beside its socket says more'
+  return new AmbitError('ERR_DAEMON_UNREACHABLE', 'ambitd does not answer', why, remedy)
 }

@@ -1,6 +1,7 @@
 /** A session whose `ambit run` is gone without a word: the daemon says in `daemon.wal` what can be said. */
 import * as fs from 'node:fs'
 import { join } from 'node:path'
+import { makeDir } from '../lib/make-dir.ts'
 import type { Fact, FactBody } from '../audit/fact.ts'
 import { Journal, readJournal } from '../audit/journal.ts'
 import { errnoOf } from '../lib/errors.ts'
@@ -23,7 +24,7 @@ export interface Loss {
  */
 export async function recordLoss(paths: Paths, id: string, loss: Loss): Promise<void> {
   const dir = journalDir(paths, id)
-  fs.mkdirSync(dir, { recursive: true, mode: 0o700 })
+  makeDir(dir)
   if (hasEnd(dir)) return
   const journal = Journal.open(join(dir, 'daemon.wal'))
   try {

@@ -1,11 +1,12 @@
 /** The directory of the daemon's socket: private to one account, so that nobody else can put a socket there. */
 import * as fs from 'node:fs'
 import { AmbitError, messageOf } from './errors.ts'
+import { makeDir } from './make-dir.ts'
 
 /** Makes `dir` (0700) if it is missing and checks that it is ours alone. Throws ERR_DAEMON_PEER (CASES.md T-11). */
 export function claimDir(dir: string): void {
   try {
-    fs.mkdirSync(dir, { recursive: true, mode: 0o700 })
+    makeDir(dir)
   } catch (error) {
     throw refused(dir, messageOf(error))
   }
@@ -49,6 +50,6 @@ function refused(dir: string, why: string): AmbitError {
     'ERR_DAEMON_PEER',
     `will not use ${dir} for the daemon's socket`,
     why,
-    `make it a directory of yours with mode 0700`,
+    'make it a directory of yours with mode 0700, or set AMBIT_HOME to a place where one can be',
   )
 }

@@ -1,6 +1,7 @@
 /** The state directory: journals, log and keys. Whoever can exchange it, or write to it, decides what the record says. */
 import * as fs from 'node:fs'
 import { AmbitError, messageOf } from './errors.ts'
+import { makeDir } from './make-dir.ts'
 
 /**
  * Makes `dir` (0700) if it is missing and checks that it is a directory of this account that others cannot write to.
@@ -9,7 +10,7 @@ import { AmbitError, messageOf } from './errors.ts'
 export function claimStateDir(dir: string): void {
   let stat: fs.Stats
   try {
-    fs.mkdirSync(dir, { recursive: true, mode: 0o700 })
+    makeDir(dir)
     stat = fs.lstatSync(dir)
     fs.accessSync(dir, fs.constants.R_OK | fs.constants.W_OK | fs.constants.X_OK)
   } catch (error) {

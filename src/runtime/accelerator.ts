@@ -4,18 +4,10 @@
  * something of what it depends on changes.
  */
 import { createHash } from 'node:crypto'
-import {
-  closeSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs'
+import { closeSync, openSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { z } from 'zod'
+import { makeDir } from '../lib/make-dir.ts'
 import { errnoOf, messageOf } from '../lib/errors.ts'
 import type { Paths } from '../lib/paths.ts'
 import { type Boot, bootsGuest, type Bootable } from './accelerator/boot.ts'
@@ -106,7 +98,7 @@ function remembered(paths: Paths): z.infer<typeof answer> | null {
 
 function remember(paths: Paths, key: string, choice: Choice): void {
   const place = placeOf(paths)
-  mkdirSync(dirname(place), { recursive: true, mode: 0o700 })
+  makeDir(dirname(place))
   const aside = `${place}.${process.pid}`
   writeFileSync(aside, JSON.stringify({ key, ...choice }), { mode: 0o600 })
   renameSync(aside, place)

@@ -1,6 +1,7 @@
 /** A short record of its own for what happens outside a running session: a refused start, a review. */
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
+import { makeDir } from '../lib/make-dir.ts'
 import { Journal } from '../audit/journal.ts'
 import { connectDaemon } from '../daemon/client.ts'
 import { journalDir, type Paths, sessionDir } from '../lib/paths.ts'
@@ -20,7 +21,7 @@ export async function withRecord<T>(
   work: (journal: Journal, id: SessionId) => Promise<T>,
 ): Promise<T> {
   const id = newSessionId()
-  mkdirSync(journalDir(paths, id), { recursive: true, mode: 0o700 })
+  makeDir(journalDir(paths, id))
   const journal = Journal.open(join(journalDir(paths, id), 'run.wal'))
   const daemon = await connectDaemon(paths)
   try {

@@ -1,6 +1,7 @@
 /** Step 3: the session gets a name, a directory, its journal and the daemon's ear, before anything is built. */
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { makeDir } from '../lib/make-dir.ts'
 import type { FactBody } from '../audit/fact.ts'
 import { Journal, layJournal } from '../audit/journal.ts'
 import { connectDaemon, type DaemonClient, ownBirth } from '../daemon/client.ts'
@@ -34,8 +35,8 @@ export function registerSession(resolved: Resolved, acceptance: Acceptance): Reg
   const run = join(request.paths.run, 'sessions', id)
   const startedAt = Date.now()
   claimStateDir(request.paths.state)
-  mkdirSync(journalDir(request.paths, id), { recursive: true, mode: 0o700 })
-  mkdirSync(run, { recursive: true, mode: 0o700 })
+  makeDir(journalDir(request.paths, id))
+  makeDir(run)
   // Asked for now, used when the start is durable.
   const connecting = connectDaemon(request.paths)
   connecting.catch(() => undefined)

@@ -1,7 +1,8 @@
 /** Step 2: the grant sheet, and a person's yes to it. */
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { existsSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { makeDir } from '../lib/make-dir.ts'
 import { AmbitError } from '../lib/errors.ts'
 import type { Paths } from '../lib/paths.ts'
 import { type Sheet, renderSheet } from '../profile/sheet.ts'
@@ -72,7 +73,7 @@ export async function acceptSheet(resolved: Resolved, front: Front): Promise<Acc
   }
   if (!(await front.ask(sheet.text, 'Run it within these bounds? [y/N] ')))
     throw refused('the grant sheet was not accepted', 'nothing ran')
-  mkdirSync(join(request.paths.state, 'accepted'), { recursive: true, mode: 0o700 })
+  makeDir(join(request.paths.state, 'accepted'))
   writeFileSync(known, `${new Date().toISOString()}\n`, { mode: 0o600 })
   rememberConfiguration(configuration, request.project, request.paths)
   return accepted('terminal')

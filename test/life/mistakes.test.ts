@@ -50,6 +50,20 @@ test('each mistake is one line', { skip: unavailable('user') ?? false }, async (
   }
 })
 
+test('state that cannot be kept where it is said to be', { skip: unavailable('user') ?? false }, async () => {
+  const stage = new Stage('user')
+  stage.put(stage.outside, { file: '' })
+  await stage.command(['mkdir', '-m', '555', join(stage.outside, 'fixed')])
+  const places = ['/proc/nowhere', join(stage.outside, 'file'), join(stage.outside, 'fixed/state')]
+  for (const AMBIT_HOME of places)
+    for (const args of [['sessions'], stage.run(['/bin/true'], stage.profile())]) {
+      // Below /proc, Node's own mkdir never came back.
+      const ran = await stage.ambit(args, { env: { AMBIT_HOME }, timeout: 30_000 })
+      assert.equal(ran.code, 125, `${AMBIT_HOME}\n${describe(ran)}`)
+      assert.match(ran.stderr, /(^|\n)ambit: [^\n]+: [^\n]+; [^\n]+ \[ERR_(?!INTERNAL)\w+\]\n$/)
+    }
+})
+
 for (const as of ['user', 'root'] as const)
   test(`a project may have any name, as ${as}`, { skip: unavailable(as) ?? false }, async () => {
     const stage = new Stage(as)

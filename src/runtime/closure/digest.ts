@@ -1,14 +1,7 @@
 import { createHash, type Hash } from 'node:crypto'
-import {
-  type BigIntStats,
-  closeSync,
-  lstatSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-} from 'node:fs'
+import { type BigIntStats, closeSync, lstatSync, openSync, readdirSync, readFileSync } from 'node:fs'
 import { readlinkSync, readSync, renameSync, writeFileSync } from 'node:fs'
+import { makeDir } from '../../lib/make-dir.ts'
 
 /** Digests that were computed before, by key. */
 export interface DigestCache {
@@ -103,7 +96,7 @@ export function digestCache(dir: string): DigestCache {
     },
     write(key: string, value: string): void {
       try {
-        mkdirSync(dir, { recursive: true, mode: 0o700 })
+        makeDir(dir)
         writeFileSync(`${dir}/${key}.${process.pid}`, value, { mode: 0o600 })
         renameSync(`${dir}/${key}.${process.pid}`, `${dir}/${key}`)
       } catch {
