@@ -1,5 +1,4 @@
 /** A session whose `ambit run` is gone without a word: the daemon says in `daemon.wal` what can be said. */
-import * as fs from 'node:fs'
 import { join } from 'node:path'
 import { makeDir } from '../lib/make-dir.ts'
 import type { Fact, FactBody } from '../audit/fact.ts'

@@ -1,5 +1,4 @@
 /** A short record of its own for what happens outside a running session: a refused start, a review. */
-import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { makeDir } from '../lib/make-dir.ts'
 import { Journal } from '../audit/journal.ts'
