@@ -7,6 +7,7 @@ import type { Log } from '../audit/log.ts'
 import { type Sequencer, isSealed } from '../audit/sequencer.ts'
 import { AmbitError, messageOf } from '../lib/errors.ts'
 import { removeMemoryDir } from '../lib/memory-dir.ts'
+import { OUT_OF_MEMORY, oomKills } from '../lib/oom.ts'
 import { type Paths, journalDir, sessionDir, sessionsDir } from '../lib/paths.ts'
 import type { Book } from './book.ts'
 import { hasEnd, recordKill, recordLoss } from './loss.ts'
@@ -38,11 +39,15 @@ interface LiveSession {
   /** When the link of `ambit run` was lost. */
   lostAt: number
   frozen: boolean
+  /** `oomKills` when this daemon first heard of it; null where it was dead by then. */
+  readonly oomKills: number | null
   /** Who had it killed against its will. */
   killedBy?: string
   /** Settles with the last write of its record: they go one after the other. */
   saved: Promise<unknown>
 }
+
+const NEW = { lostAt: 0, frozen: false, saved: Promise.resolve() } as const
 
 /** Launch and view write their last records while they die after `ambit run`. */
 const GRACE_MS = 500
@@ -93,6 +98,7 @@ export class Daemon {
         lostAt: performance.now(),
         frozen: record.state === 'frozen',
         saved: Promise.resolve(),
+        oomKills: oomKills(),
       })
       this.#book.sequencer?.follow(id)
     }
@@ -141,7 +147,7 @@ export class Daemon {
     if (born === null) throw refusedOpen('its process does not live')
     const record: SessionRecord = { v: 1, id, ...facts, state: 'running', born, endedAt: null, counters: {} }
     // Ours from here on: recovery, which may still run, must not take it for a dead one.
-    const session: LiveSession = { record, caller, lostAt: 0, frozen: false, saved: Promise.resolve() }
+    const session: LiveSession = { record, caller, ...NEW, oomKills: oomKills() }
     this.#live.set(id, session)
     try {
       // The session made its own directory; its name must outlive a power cut as its journals do.
@@ -236,9 +242,10 @@ export class Daemon {
 
   /** Each second while sessions live: sequences, signs, and ends sessions whose process is gone. */
   async tick(now = performance.now()): Promise<void> {
-    for (const [id, { record, caller, lostAt, killedBy }] of this.#live) {
+    for (const [id, session] of this.#live) {
+      const { record, caller, lostAt } = session
       const dead = !caller && now - lostAt >= GRACE_MS && birthOf(record.pid) !== record.born
-      if (dead) await this.#settle(() => this.#endLost(id, record, killedBy))
+      if (dead) await this.#settle(() => this.#endLost(id, record, session))
     }
     if (this.#live.size > 0) await this.#settle(() => this.#sequence('gently'))
     if (now - this.#recovered >= RECOVER_MS) await this.#settle(() => this.recover())
@@ -253,7 +260,7 @@ export class Daemon {
   async #recoverDead(record: SessionRecord): Promise<void> {
     const { id } = record
     this.#book.sequencer?.follow(id)
-    this.#live.set(id, { record, caller: null, lostAt: 0, frozen: false, saved: Promise.resolve() })
+    this.#live.set(id, { record, caller: null, ...NEW, oomKills: null })
     if (!isLive(record.state)) await this.#settle(() => this.#end(id, record.state))
     else if (hasEnd(journalDir(this.#paths, id))) await this.#settle(() => this.#end(id, 'ended'))
     else await this.#settle(() => this.#endLost(id, record))
@@ -269,7 +276,8 @@ export class Daemon {
     if (birthOf(session.record.pid) === session.record.born) process.kill(session.record.pid, 'SIGKILL')
   }
 
-  async #endLost(id: string, record: SessionRecord, killedBy?: string): Promise<void> {
+  async #endLost(id: string, record: SessionRecord, seen?: LiveSession): Promise<void> {
+    const ranOut = seen !== undefined && seen.oomKills !== null && oomKills() > seen.oomKills
     // They write to the journals that are about to be closed for good.
     killOrphans(this.#paths)
     removeMemoryDir(id)
@@ -277,9 +285,9 @@ export class Daemon {
     if (!isDirectory(sessionDir(this.#paths, id))) return this.#forget(id)
     const said = hasEnd(journalDir(this.#paths, id))
     const sameBoot = birthOf(process.pid)?.split(':')[0] === record.born.split(':')[0]
-    const died = killedBy
-      ? `killed by ${killedBy}, which ambit run did not obey`
-      : 'ambit run died without a word'
+    const died = seen?.killedBy
+      ? `killed by ${seen.killedBy}, which ambit run did not obey`
+      : `ambit run died without a word${ranOut ? `; the kernel was ending processes ${OUT_OF_MEMORY}` : ''}`
     const loss = sameBoot
       ? { reason: died, withMachine: false }
       : { reason: 'the machine went down', withMachine: true }

@@ -3,6 +3,7 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { DaemonClient } from '../daemon/client.ts'
 import { AmbitError, messageOf } from '../lib/errors.ts'
+import { MEMORY_REMEDY, OUT_OF_MEMORY } from '../lib/oom.ts'
 import type { Exit } from '../runtime/runtime.ts'
 import type { Change } from '../view/review.ts'
 import { factsOf } from './facts.ts'
@@ -40,7 +41,7 @@ export async function endSession(session: Registered, wired: Wired, ending: Endi
   wired.labels.close()
   // The command may end by its lost files before anybody knows that they are lost.
   const stopped = ending.stopped ?? (view.code === 0 ? null : howViewEnded(view))
-  const outcome = outcomeOf({ exit: ending.exit, stopped })
+  const outcome = outcomeOf({ ...ending, stopped })
   // Nobody writes the upper layers, the journals and the private directory any more: seen to while ambitd signs.
   let rest: ReturnType<typeof tidy> | undefined
   const { log, failure } = await closeRecord(session, ending.daemon, outcome, () => (rest = tidy(session)))
@@ -127,8 +128,15 @@ const asFailure = (error: unknown): AmbitError =>
     : new AmbitError('ERR_INTERNAL', 'the record of the session was not closed', messageOf(error))
 
 /** The words and the exit status for how the command ended; who stopped the session comes before how it died. */
-function outcomeOf({ exit, stopped }: Pick<Ending, 'exit' | 'stopped'>): Outcome {
-  if (stopped !== null) return { outcome: 'killed', exit: 125, reason: stopped }
+function outcomeOf({ exit, stopped, memoryRanOut }: Omit<Ending, 'daemon'>): Outcome {
+  const why = memoryRanOut ? `; the kernel was ending processes ${OUT_OF_MEMORY}: ${MEMORY_REMEDY}` : ''
+  if (stopped !== null) return { outcome: 'killed', exit: 125, reason: stopped + why }
+  if (memoryRanOut && statusOf(exit) === OOM_STATUS)
+    return {
+      outcome: 'killed',
+      exit: OOM_STATUS,
+      reason: `the kernel ended it ${OUT_OF_MEMORY}: ${MEMORY_REMEDY}`,
+    }
   switch (exit.kind) {
     case 'code':
       return { outcome: 'ended', exit: exit.code, reason: null }
@@ -139,9 +147,15 @@ function outcomeOf({ exit, stopped }: Pick<Ending, 'exit' | 'stopped'>): Outcome
     case 'over-limit':
       return { outcome: 'killed', exit: 125, reason: `over the limit of the profile: ${exit.limit}` }
     case 'failed':
-      return { outcome: 'failed', exit: 125, reason: describeFailure(exit) }
+      return { outcome: 'failed', exit: 125, reason: describeFailure(exit) + why }
   }
 }
+
+/** SIGKILL, of the command or, in a shell's way to say it, of what the command waited for. */
+const OOM_STATUS = 137
+
+const statusOf = (exit: Exit): number | null =>
+  exit.kind === 'signal' ? 128 + exit.signal : exit.kind === 'code' ? exit.code : null
 
 const describeFailure = (exit: Extract<Exit, { kind: 'failed' }>): string =>
   `${exit.what}: ${exit.why}${exit.remedy ? `; ${exit.remedy}` : ''}`

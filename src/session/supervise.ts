@@ -1,6 +1,7 @@
 /** Step 5: waits for the end, whatever it is, and keeps the session closed while a part it depends on is gone. */
 import { connectDaemon, type DaemonClient, type Order } from '../daemon/client.ts'
 import { AmbitError, messageOf } from '../lib/errors.ts'
+import { oomKills } from '../lib/oom.ts'
 import type { Plan } from '../profile/plan.ts'
 import type { Quoted } from '../runtime/attestation/document.ts'
 import type { Exit } from '../runtime/runtime.ts'
@@ -19,6 +20,8 @@ export interface Ending {
   readonly exit: Exit
   /** Why Ambit ended it; null when the command ended by itself. */
   readonly stopped: string | null
+  /** Meanwhile the kernel ended a process for want of memory. */
+  readonly memoryRanOut: boolean
   /** The daemon of the end: another one when it was restarted. */
   readonly daemon: DaemonClient
 }
@@ -26,10 +29,11 @@ export interface Ending {
 /** Starts the command and watches every part until it ends, or until one of them fails and ends it. */
 export async function superviseSession(session: Registered, wired: Wired): Promise<Ending> {
   const watch = new Watch(session, wired)
+  const killsBefore = oomKills()
   try {
     await wired.world.exec()
     const exit = await wired.world.exited
-    return { exit, stopped: watch.stopped, daemon: watch.daemon }
+    return { exit, stopped: watch.stopped, memoryRanOut: oomKills() > killsBefore, daemon: watch.daemon }
   } finally {
     watch.close()
   }

@@ -5,6 +5,8 @@ import { join } from 'node:path'
 export interface MemoryGroup {
   readonly dir: string
   limit(bytes: number): void
+  /** Moves a process into it. What it has already counts elsewhere. */
+  take(pid: number): void
   /** Of an empty group. */
   remove(): void
 }
@@ -17,6 +19,7 @@ export function memoryGroup(): MemoryGroup | null {
   ] as const) {
     const dir = join(top, `ambit-test-${process.pid}`)
     const limit = (bytes: number): void => writeFileSync(join(dir, file), String(bytes), { flag: 'r+' })
+    const take = (pid: number): void => writeFileSync(join(dir, 'cgroup.procs'), String(pid))
     const remove = (): void => rmdirSync(dir)
     try {
       mkdirSync(dir)
@@ -25,7 +28,7 @@ export function memoryGroup(): MemoryGroup | null {
     }
     try {
       limit(1 << 30)
-      return { dir, limit, remove }
+      return { dir, limit, take, remove }
     } catch {
       // Made, but no group that limits memory.
       remove()

@@ -13,6 +13,8 @@ use serde_json::json;
 
 use crate::request::Request;
 use crate::sys::{self, Ended};
+use crate::terminal::Terminal;
+use crate::{cold, room};
 
 /// A host answers at once that it takes the session; one that is stuck must not keep the user waiting.
 const TAKEN_MS: libc::c_int = 500;
@@ -48,6 +50,8 @@ pub fn run(root: &Path, request: &Request, host: UnixStream) -> Option<i32> {
         child: None,
         told: false,
         signalled: None,
+        terminal: Terminal::now(),
+        kills: room::kills(),
     };
     match client.next() {
         Some(Order::Taken) => {
@@ -72,6 +76,9 @@ struct Client {
     child: Option<u32>,
     told: bool,
     signalled: Option<libc::c_int>,
+    /// From before the session.
+    terminal: Terminal,
+    kills: u64,
 }
 
 impl Client {
@@ -162,9 +169,8 @@ impl Client {
         if let Some(signal) = self.signalled {
             sys::die_of(signal);
         }
-        eprintln!(
-            "ambit: session: its host was killed; nothing of it runs any more; see: ambit sessions --all [ERR_INTERNAL]"
-        );
+        self.terminal.restore();
+        eprintln!("{}", cold::words("its host", self.kills));
         125
     }
 }

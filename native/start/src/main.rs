@@ -2,10 +2,12 @@
 //! a host cannot take, to a Node of its own. docs/architecture.md, "A warm start".
 #![no_main]
 mod client;
+mod cold;
 mod host;
 mod request;
 mod room;
 mod sys;
+mod terminal;
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -22,7 +24,7 @@ pub extern "C" fn main(_argc: libc::c_int, _argv: *const *const libc::c_char) ->
     if let Some(why) = room::limited() {
         return refuse(&why);
     }
-    host::run(&root, &words).unwrap_or_else(|| become_node(&root, &words))
+    host::run(&root, &words).unwrap_or_else(|| start_node(&root, &words))
 }
 
 /// The directory that holds `.build/bin/ambit-start`, by the kernel's word.
@@ -47,8 +49,8 @@ fn refuse(why: &str) -> libc::c_int {
     125
 }
 
-/// The cold start. Returns only when it failed.
-fn become_node(root: &Path, words: &[OsString]) -> libc::c_int {
+/// The cold start. Of all but a session this process becomes Node, and returns only when it cannot.
+fn start_node(root: &Path, words: &[OsString]) -> libc::c_int {
     let starts = words.first().is_some_and(|word| word == "run");
     // Whoever ends a session because memory is short must be able to.
     if let Some(why) = room::exhausted().filter(|_| starts) {
@@ -65,6 +67,9 @@ fn become_node(root: &Path, words: &[OsString]) -> libc::c_int {
     }
     // Else that signal, which any process of the user may send, opens Node's debugger: it would run what it is told.
     node.arg("--disable-sigusr1");
-    let error = node.arg(build.join("ambit.cjs")).args(words).exec();
-    refuse(&format!("cannot start: {}: {error}; run: ./dev build", build.join("node").display()))
+    node.arg(build.join("ambit.cjs")).args(words);
+    let ended = if starts { cold::run(node) } else { Err(node.exec()) };
+    ended.unwrap_or_else(|error| {
+        refuse(&format!("cannot start: {}: {error}; run: ./dev build", build.join("node").display()))
+    })
 }

@@ -44,6 +44,12 @@ pub fn exhausted() -> Option<String> {
     })
 }
 
+/// How many processes the kernel has ended for want of memory, of this machine or of any control group; 0 where it does
+/// not say.
+pub fn kills() -> u64 {
+    fs::read_to_string("/proc/vmstat").ok().and_then(|text| field(&text, "oom_kill")).unwrap_or(0)
+}
+
 fn free_of_machine() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     Some((field(&text, "MemAvailable:")? + field(&text, "SwapFree:").unwrap_or(0)) * 1024)

@@ -90,9 +90,25 @@ pub fn default_signals() {
 /// Blocks `signals`, hands them out by descriptor instead. An ignored signal (`nohup`, a shell's `&`) is handed out
 /// too, as Node's handlers would have it.
 pub fn signal_fd(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
-    // SAFETY: plain numbers. Ignored, a child would vanish before its end is seen.
-    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    keep_children();
     ambit_shared::sys::signal_fd(signals)
+}
+
+/// A caller that ignores SIGCHLD would have our children vanish before their end is seen.
+pub fn keep_children() {
+    // SAFETY: plain numbers.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
+/// The next of a `signal_fd`, and whether a process sent it; else the kernel did, such as for a terminal's key.
+pub fn next_sent(fd: &OwnedFd) -> Option<(libc::c_int, bool)> {
+    // SAFETY: info is a plain structure of the size that the kernel writes.
+    unsafe {
+        let mut info: libc::signalfd_siginfo = zeroed();
+        let length = size_of::<libc::signalfd_siginfo>();
+        let read = libc::read(fd.as_raw_fd(), (&raw mut info).cast(), length);
+        (read == length as isize).then_some((info.ssi_signo as libc::c_int, info.ssi_code <= 0))
+    }
 }
 
 /// Waits until one of `fds` is readable or closed, at most `ms` (-1: for ever). None when time is up.
@@ -129,8 +145,23 @@ pub enum Ended {
 }
 
 pub fn kill(pid: u32) {
-    // SAFETY: plain numbers; the child is not reaped, so the number is its own.
-    unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
+    signal(pid, libc::SIGKILL);
+}
+
+/// Of a child: it is not reaped, so the number is its own.
+pub fn signal(pid: u32, signal: libc::c_int) {
+    // SAFETY: plain numbers.
+    unsafe { libc::kill(pid as libc::pid_t, signal) };
+}
+
+/// This process, a child of `parent`'s, does not outlive it. Only async-signal-safe calls.
+pub fn die_with(parent: u32) -> io::Result<()> {
+    // SAFETY: plain numbers.
+    unsafe {
+        check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+        let gone = libc::getppid() as u32 != parent;
+        if gone { Err(io::Error::from_raw_os_error(libc::ESRCH)) } else { Ok(()) }
+    }
 }
 
 /// Ends this process as `signal` does by default.
