@@ -1,8 +1,8 @@
 /**
- * `./dev test [--all] [--runtime R] [PATTERN…]`: lint, Rust, TypeScript and Rego tests, then the case table, the table
- * case × runtime and one last line `N passed, N failed, N skipped`. The exit status is non-zero on any failure, on zero
- * tests, and when a case that the product claims did not run. `--runtime` runs only attack cases, with sessions of
- * another runtime: all that it can have, or those of the files that a pattern names.
+ * `./dev test [--all] [--runtime R [--as WHO]] [PATTERN…]`: lint, Rust, TypeScript and Rego tests, then the case table,
+ * the table case × runtime and one last line `N passed, N failed, N skipped`. The exit status is non-zero on any failure,
+ * on zero tests, and when a case that the product claims did not run. `--runtime` runs only attack cases, with sessions
+ * of another runtime: all that it can have, or those of the files that a pattern names; `--as` one half of them.
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, globSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
@@ -19,14 +19,14 @@ import { cannotBoot, testImage } from './support/guest.ts'
 import { watch, type Outcome } from './support/results.ts'
 import { caseOf, notRun, type RanOn, runtimeTable } from './support/runtime-table.ts'
 import { parseRuntime, RUNTIME_VARIABLE } from './support/runtime.ts'
-import { type Suite, suites } from './support/suites.ts'
-import { openDevices } from './support/users.ts'
+import { type Chosen, type Suite, suites } from './support/suites.ts'
+import { openDevices, parseAs } from './support/users.ts'
 
 /** Files with failures that a busy machine may explain: more of them are broken, not disturbed. */
 const DISTURBED = 4
 
 const root = join(import.meta.dirname, '..')
-const { all, chosen, patterns } = argumentsOf()
+const { all, chosen, as, patterns } = argumentsOf()
 const runtime = chosen ?? 'os-sandbox'
 const whole = patterns.length === 0 && chosen === null
 const scratch = mkdtempSync(join(tmpdir(), 'ambit-test-'))
@@ -49,7 +49,7 @@ if (whole) {
 }
 const ran: RanOn[] = []
 const unsteady: Outcome[] = []
-for (const suite of suites(root, { patterns, all, runtime: chosen })) {
+for (const suite of suites(root, { patterns, all, runtime: chosen, as })) {
   if (suite.runtime !== runtime) console.log(`— cases on ${suite.runtime}`)
   await prepareImage(suite)
   const first = await runTests(suite, suite.files, 2)
@@ -95,12 +95,18 @@ console.log(`\n${Math.round((performance.now() - started) / 1000)} s`)
 console.log(`${count('passed')} passed, ${failures} failed, ${skipped.length} skipped`)
 process.exit(failures > 0 ? 1 : 0)
 
-function argumentsOf(): { all: boolean; chosen: RuntimeName | null; patterns: readonly string[] } {
-  const options = { all: { type: 'boolean', default: false }, runtime: { type: 'string' } } as const
+function argumentsOf(): Omit<Chosen, 'runtime'> & { readonly chosen: RuntimeName | null } {
+  const options = {
+    all: { type: 'boolean', default: false },
+    runtime: { type: 'string' },
+    as: { type: 'string' },
+  } as const
   try {
     const { values, positionals } = parseArgs({ allowPositionals: true, options })
     const chosen = values.runtime === undefined ? null : parseRuntime(values.runtime)
-    return { all: values.all, chosen, patterns: positionals }
+    const as = values.as === undefined ? null : parseAs(values.as)
+    if (as !== null && chosen === null) throw new TypeError('--as is of use with --runtime only')
+    return { all: values.all, chosen, as, patterns: positionals }
   } catch (error) {
     process.stderr.write(`test: ${messageOf(error).split('. ')[0]}; see ./dev test --help\n`)
     process.exit(2)

@@ -27,7 +27,7 @@ export interface Product {
   readonly node: string
   /** The system-call probe, static. */
   readonly probe: string
-  /** The interpreter of steps (support/probe/inside.mjs). */
+  /** The interpreter of steps (support/probe/inside.cjs). */
   readonly inside: string
   readonly root: string
 }
@@ -48,7 +48,7 @@ const SHIPPED = [
   '.build/bin',
 ]
 
-const SOURCES = ['test/support/probe/probe.c', 'test/support/probe/inside.mjs']
+const SOURCES = ['test/support/probe/probe.c', 'test/support/probe/inside.cjs']
 
 /** Where products and stages lie: a place that no sandbox replaces (it has its own /tmp). */
 export const shelf = process.getuid?.() === 0 ? '/var/lib/ambit-test' : join(homedir(), '.cache/ambit-test')
@@ -65,7 +65,7 @@ export function product(): Product {
     ambit: join(root, 'ambit/ambit'),
     node: join(root, 'node24/bin/node'),
     probe: join(root, 'probe/probe'),
-    inside: join(root, 'probe/inside.mjs'),
+    inside: join(root, 'probe/inside.cjs'),
   }
 }
 
@@ -90,7 +90,7 @@ function install(root: string): void {
   mkdirSync(join(aside, 'node24/bin'), { recursive: true })
   cpSync(join(checkout, '.build/node'), join(aside, 'node24/bin/node'))
   mkdirSync(join(aside, 'probe'))
-  cpSync(join(checkout, 'test/support/probe/inside.mjs'), join(aside, 'probe/inside.mjs'))
+  cpSync(join(checkout, 'test/support/probe/inside.cjs'), join(aside, 'probe/inside.cjs'))
   compileProbe(join(aside, 'probe/probe'))
   execFileSync('chmod', ['-R', 'a+rX', aside])
   chmodSync(dirname(root), 0o755)

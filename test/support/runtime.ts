@@ -33,7 +33,8 @@ export function onRuntime(isolation: unknown): unknown {
   const isPlain = own.runtime === undefined || own.runtime === 'os-sandbox'
   if (RUNTIME === 'os-sandbox' || !isPlain) return isolation
   // A machine has all its memory from the start, and a guest's tests need little of it.
-  const memory = RUNTIME === 'microvm' && own.memory === '4GiB' ? { memory: '512MiB' } : {}
+  const memory =
+    RUNTIME === 'microvm' && [undefined, '4GiB'].includes(own.memory as string) ? { memory: '512MiB' } : {}
   // The stage's own limit is no part of any case.
   const time = own.wallclock === '5m' ? { wallclock: `${5 * PATIENCE}m` } : {}
   return { ...own, ...memory, ...time, runtime: RUNTIME }

@@ -10,6 +10,7 @@ import { dirname, join } from 'node:path'
 import type { Summary } from '../../src/session/end.ts'
 import { endProcesses } from './processes.ts'
 import { placeImage } from './place-image.ts'
+import { placeSnapshot } from './place-snapshot.ts'
 import { type Product, product } from './product.ts'
 import { onRuntime, PATIENCE, RUNTIME } from './runtime.ts'
 import { account, type As, identity } from './users.ts'
@@ -150,7 +151,7 @@ export class Stage {
 
   /** Runs any program, outside, as the stage's user with the stage's environment. */
   async command(argv: readonly string[], options: RunOptions = {}): Promise<Ran> {
-    if (RUNTIME === 'microvm') await placeImage(this)
+    if (RUNTIME === 'microvm') await this.#placeMachine()
     const started = performance.now()
     const child = spawn(argv[0] ?? '', argv.slice(1), {
       ...identity(this.as),
@@ -177,6 +178,11 @@ export class Stage {
     return { code, signal, stdout, stderr, ms: performance.now() - started }
   }
 
+  async #placeMachine(): Promise<void> {
+    await placeImage(this)
+    await placeSnapshot(this, this.#write('warm', SPEC))
+  }
+
   environment(): Record<string, string> {
     const { name } = account(this.as)
     const { PATH = '/usr/bin:/bin' } = process.env
@@ -185,17 +191,19 @@ export class Stage {
 
   /** Writes the profile, in YAML's JSON form, and returns its path. */
   profile(spec: Readonly<Record<string, unknown>> = {}): string {
-    const path = join(this.root, `profile-${++this.#runs}.yaml`)
-    const merged: Readonly<Record<string, unknown>> = { ...SPEC, ...this.spec, ...spec }
+    return (this.latestProfile = this.#write(String(++this.#runs), { ...SPEC, ...this.spec, ...spec }))
+  }
+
+  #write(name: string, spec: Readonly<Record<string, unknown>>): string {
+    const path = join(this.root, `profile-${name}.yaml`)
     const document = {
       apiVersion: 'ambit/v1',
       kind: 'Profile',
       metadata: { name: 'case', title: 'A case of the test suite' },
-      spec: { ...merged, isolation: onRuntime(merged.isolation) },
+      spec: { ...spec, isolation: onRuntime(spec.isolation) },
     }
     writeFileSync(path, JSON.stringify(document, null, 2))
     chmodSync(path, 0o644)
-    this.latestProfile = path
     return path
   }
 
@@ -224,7 +232,7 @@ export class Stage {
     }
   }
 
-  /** Runs steps (support/probe/inside.mjs) in a session. */
+  /** Runs steps (support/probe/inside.cjs) in a session. */
   async inside(steps: readonly (Step | readonly Step[])[], options: SessionOptions = {}): Promise<Steps> {
     const argv = this.#stepsCommand(steps)
     const ran = await this.session(argv, options)
@@ -252,7 +260,7 @@ export class Stage {
       if (!existsSync(join(folder, path.split('/').at(-1) ?? '')))
         cpSync(path, join(folder, path.split('/').at(-1) ?? ''))
     this.own()
-    return [this.product.node, join(folder, 'inside.mjs'), file, join(folder, 'probe'), String(PATIENCE)]
+    return [this.product.node, join(folder, 'inside.cjs'), file, join(folder, 'probe'), String(PATIENCE)]
   }
 
   /** Every OCSF event of the log, oldest first. */

@@ -3,6 +3,7 @@ import { globSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { RuntimeName } from '../../src/profile/plan.ts'
 import { casesOn, IN_CI } from '../cases/runtimes.ts'
+import type { As } from './users.ts'
 
 /** Test files that run with one runtime. */
 export interface Suite {
@@ -19,14 +20,19 @@ export interface Chosen {
   readonly all: boolean
   /** From `--runtime`. */
   readonly runtime: RuntimeName | null
+  /** From `--as`: of the cases that `runtime` chooses, those of one kind of user. */
+  readonly as: As | null
 }
 
 /** Ids of cases at the beginning of a test's name, or `C-05 user` for one kind of user only. */
 const named = (cases: readonly string[]): RegExp => new RegExp(`^(${cases.join('|')})[ :]`)
-const ANY_CASE = /^[A-Z]-\d\d (user|root): /
+const anyCase = (as: As | null): RegExp => new RegExp(`^[A-Z]-\\d\\d ${as ?? '(user|root)'}: `)
+
+const ofUser = (cases: readonly string[], as: As | null): readonly string[] =>
+  as === null ? cases : cases.map((id) => `${id} ${as}`)
 
 /** Paths are relative to `root`. */
-export function suites(root: string, { patterns, all, runtime }: Chosen): readonly Suite[] {
+export function suites(root: string, { patterns, all, runtime, as }: Chosen): readonly Suite[] {
   const whole = patterns.length === 0
   const files = globSync('test/**/*.test.ts', { cwd: root })
     .filter((file) => !file.includes('/fixtures/'))
@@ -38,8 +44,8 @@ export function suites(root: string, { patterns, all, runtime }: Chosen): readon
   const onOther = (name: RuntimeName, cases: readonly string[]): Suite[] =>
     cases.length === 0 ? [] : [{ runtime: name, files: holding(cases), names: named(cases) }]
   if (runtime === 'os-sandbox') return [{ runtime, files, names: null }]
-  if (runtime !== null && whole) return onOther(runtime, casesOn(runtime))
-  if (runtime !== null) return [{ runtime, files, names: ANY_CASE }]
+  if (runtime !== null && whole) return onOther(runtime, ofUser(casesOn(runtime), as))
+  if (runtime !== null) return [{ runtime, files, names: anyCase(as) }]
   const own: Suite = { runtime: 'os-sandbox', files, names: null }
   if (!whole) return [own]
   return [own, ...(['container', 'microvm'] as const).flatMap((name) => onOther(name, IN_CI[name]))]

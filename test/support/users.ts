@@ -5,6 +5,12 @@ import { homedir, userInfo } from 'node:os'
 
 export type As = 'user' | 'root'
 
+/** @throws TypeError with the names that there are. */
+export function parseAs(name: string): As {
+  if (name === 'user' || name === 'root') return name
+  throw new TypeError(`nobody is tested as ${name}: it is user or root`)
+}
+
 export interface Account {
   readonly name: string
   readonly uid: number
