@@ -26,6 +26,8 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include "root-files.h"
+
 static char project[64], fixed[64];
 static FILE *report;
 
@@ -43,25 +45,6 @@ static void tell(const char *what, const char *how) {
 }
 
 static void told(const char *what, long result) { tell(what, result >= 0 ? "ok" : strerrorname_np(errno)); }
-
-static long put(const char *path, int flags) {
-  int fd = open(path, O_WRONLY | flags, 0644);
-  if (fd < 0) return -1;
-  long written = write(fd, "root was here", 13);
-  if (fsync(fd) < 0) written = -1;
-  return close(fd) < 0 ? -1 : written;
-}
-
-static long get(const char *path) {
-  char byte;
-  int fd = open(path, O_RDONLY);
-  if (fd < 0) return -1;
-  long got = read(fd, &byte, 1);
-  int kept = errno;
-  close(fd);
-  errno = kept;
-  return got;
-}
 
 /* The root of the view that holds `name`. */
 static void find(const char *name, char *into) {

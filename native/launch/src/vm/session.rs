@@ -21,6 +21,7 @@ use crate::tpm::port;
 use crate::tpm::swtpm::Swtpm;
 use crate::vm::facts::as_recorded;
 use crate::vm::guest::{Ends, Guest, News, words};
+use crate::vm::snapshot::Taking;
 use crate::vm::{guest, machine, snapshot, start, streams};
 use crate::watchdog::Watchdog;
 use crate::world::World;
@@ -51,7 +52,7 @@ pub fn run(mut world: World, control: &Control, mut orders: Orders) -> Result<()
     let what = "making the machine's ports";
     let (ours, theirs) = sys::socketpair(libc::SOCK_STREAM).context(what)?;
     let (port, io) = sys::socketpair(libc::SOCK_STREAM).context(what)?;
-    let (snapshot, taking) = snapshot_ends(&mut world)?;
+    let (snapshot, taking) = snapshot::ends(&mut world)?;
     let Some(machine) = world.spec.cell.machine().cloned() else {
         return Err(Failure::new("building the machine", "the session has none"));
     };
@@ -101,27 +102,6 @@ pub fn run(mut world: World, control: &Control, mut orders: Orders) -> Result<()
     announce(control, &world, ended)
 }
 
-/// What a snapshot is written with: QEMU's monitor, and the file.
-struct Taking {
-    monitor: OwnedFd,
-    file: OwnedFd,
-}
-
-/// What QEMU gets, and what is done with it.
-fn snapshot_ends(world: &mut World) -> Result<(Option<OwnedFd>, Option<Taking>)> {
-    let takes = matches!(
-        world.spec.cell.machine().and_then(|machine| machine.snapshot.as_ref()),
-        Some(Snapshot::Take { .. })
-    );
-    match world.machine.as_mut().and_then(|wires| wires.snapshot.take()) {
-        Some(file) if takes => {
-            let (monitor, theirs) = sys::socketpair(libc::SOCK_STREAM).context("making QEMU's monitor")?;
-            Ok((Some(theirs), Some(Taking { monitor, file })))
-        }
-        file => Ok((file, None)),
-    }
-}
-
 /// What starts goes into the TPM and on record, durably, before the first instruction.
 fn measure(world: &World, machine: &Machine, line: &str, swtpm: &Swtpm) -> Result<Measurement> {
     let staged = |name| {
@@ -144,14 +124,14 @@ fn measure(world: &World, machine: &Machine, line: &str, swtpm: &Swtpm) -> Resul
 
 impl Running<'_> {
     /// The machine boots, is written to the file, and ends. `ready` tells of it; there is nothing to start.
-    fn take_snapshot(&mut self, Taking { monitor, file }: Taking) -> Result<End> {
+    fn take_snapshot(&mut self, taking: Taking) -> Result<End> {
         let until = Instant::now() + BOOT;
         if !self.hello(until)? {
             return Ok(End::Killed);
         }
         self.guest.tell(&guest::Order::Warm)?;
         match self.next(until)? {
-            Some(News::Warm {}) => snapshot::save(monitor, file)?,
+            Some(News::Warm {}) => taking.save()?,
             Some(news) => return Err(out_of_turn(&news)),
             None => return Ok(End::Killed),
         }

@@ -15,6 +15,7 @@ use crate::spec::Snapshot;
 use crate::sys;
 use crate::tpm::measure::identity;
 use crate::vm::guest::words;
+use crate::world::World;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(10);
@@ -39,23 +40,47 @@ pub fn open(snapshot: &Snapshot) -> Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Has QEMU write its machine to `file`; the machine stands still afterwards.
-pub fn save(monitor: OwnedFd, file: OwnedFd) -> Result<()> {
-    let mut monitor = Monitor::new(monitor)?;
-    monitor.ask("qmp_capabilities", json!({}), None)?;
-    monitor.ask("getfd", json!({ "fdname": NAME }), Some(&file))?;
-    monitor.ask("migrate-set-parameters", json!({ "max-bandwidth": 1_u64 << 36 }), None)?;
-    monitor.ask("migrate", json!({ "uri": format!("fd:{NAME}") }), None)?;
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let state = monitor.ask("query-migrate", json!({}), None)?;
-        match state["status"].as_str() {
-            Some("completed") => return File::from(file).sync_all().context(WHAT),
-            Some("failed" | "cancelled") => {
-                return Err(refused(state["error-desc"].as_str().unwrap_or("QEMU gave up")));
+/// What a snapshot is written with: QEMU's monitor, and the file.
+pub struct Taking {
+    monitor: OwnedFd,
+    file: OwnedFd,
+}
+
+/// What QEMU gets, and what is done with it.
+pub fn ends(world: &mut World) -> Result<(Option<OwnedFd>, Option<Taking>)> {
+    let takes = matches!(
+        world.spec.cell.machine().and_then(|machine| machine.snapshot.as_ref()),
+        Some(Snapshot::Take { .. })
+    );
+    match world.machine.as_mut().and_then(|wires| wires.snapshot.take()) {
+        Some(file) if takes => {
+            let (monitor, theirs) = sys::socketpair(libc::SOCK_STREAM).context("making QEMU's monitor")?;
+            Ok((Some(theirs), Some(Taking { monitor, file })))
+        }
+        file => Ok((file, None)),
+    }
+}
+
+impl Taking {
+    /// Has QEMU write its machine to `file`; the machine stands still afterwards.
+    pub fn save(self) -> Result<()> {
+        let Taking { monitor, file } = self;
+        let mut monitor = Monitor::new(monitor)?;
+        monitor.ask("qmp_capabilities", json!({}), None)?;
+        monitor.ask("getfd", json!({ "fdname": NAME }), Some(&file))?;
+        monitor.ask("migrate-set-parameters", json!({ "max-bandwidth": 1_u64 << 36 }), None)?;
+        monitor.ask("migrate", json!({ "uri": format!("fd:{NAME}") }), None)?;
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let state = monitor.ask("query-migrate", json!({}), None)?;
+            match state["status"].as_str() {
+                Some("completed") => return File::from(file).sync_all().context(WHAT),
+                Some("failed" | "cancelled") => {
+                    return Err(refused(state["error-desc"].as_str().unwrap_or("QEMU gave up")));
+                }
+                _ if Instant::now() > until => return Err(refused("it takes too long")),
+                _ => std::thread::sleep(PAUSE),
             }
-            _ if Instant::now() > until => return Err(refused("it takes too long")),
-            _ => std::thread::sleep(PAUSE),
         }
     }
 }
