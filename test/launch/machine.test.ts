@@ -3,11 +3,13 @@
  * place, in QEMU's own cell, and says what no honest guest says.
  */
 import assert from 'node:assert/strict'
-import { execFileSync, spawnSync } from 'node:child_process'
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
 import { after, before, test } from 'node:test'
 import { fileIdentity } from '../../src/runtime/microvm-image/digests.ts'
 import { withoutPrograms } from '../support/programs.ts'
@@ -204,7 +206,7 @@ test('a QEMU that was taken over finds nothing in its cell', options, async () =
   const secret = program('secret')
   writeFileSync(secret, 'secret')
   const tries = [
-    `read ${secret}`, `create ${program('made')}`, `path @${name}`, `port 127.0.0.1:${port}`, 'netlink', 'packet',
+    'umask', `read ${secret}`, `create ${program('made')}`, `path @${name}`, `port 127.0.0.1:${port}`, 'netlink', 'packet',
   ].filter((line) => isRoot || line !== 'packet') // biome-ignore format: a list
   const only = [
     'port 192.0.0.1:61801', 'port 127.0.0.1:61801', 'port 192.0.0.2:80', 'port 127.0.0.1:61880', 'vsock', 'ptrace', 'mount',
@@ -236,6 +238,43 @@ test('a QEMU that was taken over finds nothing in its cell', options, async () =
     [],
     'control: outside each succeeds',
   )
+})
+
+test("QEMU's and the TPM's files are nobody else's, whatever the caller's umask", options, async () => {
+  // One mask a process with that name that descends from this one.
+  const watch = `
+import os, sys, time
+def field(pid, name):
+    try:
+        with open('/proc/%s/status' % pid) as file:
+            return next((line.split()[1] for line in file if line.startswith(name + ':')), None)
+    except OSError: return None
+def ours(pid):
+    while pid not in (None, '0', '1'):
+        if pid == str(os.getppid()): return True
+        pid = field(pid, 'PPid')
+end = time.time() + 20
+print('ready', flush=True)
+while time.time() < end:
+    for pid in filter(str.isdigit, os.listdir('/proc')):
+        if field(pid, 'Name') == 'swtpm' and ours(pid): sys.exit(print(field(pid, 'Umask')))
+    time.sleep(0.005)
+`
+  const watcher = spawn('python3', ['-c', watch], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const seen = text(watcher.stdout)
+  await once(watcher.stdout, 'readable')
+  const before = process.umask(0)
+  try {
+    const result = play([...UP, 'try umask', 'report', 'wait 200', 'say {"ev":"ended","code":0}', STAY])
+    assert.equal(end(result), 'exit: 0')
+    assert.deepEqual(
+      result.facts.map(({ path }) => path),
+      ['umask=none'],
+    )
+  } finally {
+    process.umask(before)
+  }
+  assert.equal(await seen, 'ready\n0077\n')
 })
 
 test('a QEMU that starts a program ends its session', options, () => {

@@ -3,7 +3,7 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
 
 use ambit_launch::alarm::{Alarm, Alarms, Bell, alarms};
-use ambit_launch::cell::{Config, ToCell};
+use ambit_launch::cell::{Config, ToCell, USUAL_UMASK};
 use ambit_launch::cell_end::{self, Cell, Stdio, Stood};
 use ambit_launch::control::{ControlState, Ending, State};
 use ambit_launch::failure::{Context, Failure, Result};
@@ -107,6 +107,7 @@ fn build(start: &Start) -> Result<Stood> {
         terminal: start.terminal,
         tasks: limits::tasks(start.limits),
         open_files: start.limits.open_files,
+        umask: USUAL_UMASK,
         pinned: limits::pinned(start.limits),
         runsc: None,
         writable: Config::writable(&start.mounts),

@@ -29,6 +29,8 @@ pub struct Config {
     pub terminal: bool,
     pub tasks: u64,
     pub open_files: u64,
+    /// What the files and sockets that it makes are shut to.
+    pub umask: u32,
     /// The agent may not widen its CPU set.
     pub pinned: bool,
     /// gVisor's command line: it takes the command's place, and its guest starts the command.
@@ -42,6 +44,11 @@ pub struct Config {
     /// Namespaces of the outer launcher, by kind.
     pub outer: BTreeMap<String, String>,
 }
+
+/// An agent's files are its user's, as in a shell of his.
+pub const USUAL_UMASK: u32 = 0o022;
+/// Of what serves an agent, and makes nothing for anybody else.
+pub const PRIVATE_UMASK: u32 = 0o077;
 
 impl Config {
     pub fn writable(mounts: &[Mount]) -> Vec<PathBuf> {
@@ -149,7 +156,7 @@ fn restrict(config: &Config) -> Result<landlock::Enforced> {
     sys::prctl(libc::PR_SET_DUMPABLE, 0).context("making PID 1 undumpable")?;
     sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as _).context("dying with bubblewrap")?;
     // SAFETY: plain number.
-    unsafe { libc::umask(0o022) };
+    unsafe { libc::umask(config.umask) };
     if config.runsc.is_some() {
         // Its own limits and filters are gVisor's to set: it makes mounts and traces processes before it does.
         return Ok(landlock::Enforced { abi: 0 });

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::process::Child;
 
 use crate::bwrap;
-use crate::cell::{Config, FromCell, FromCommand, ToCell};
+use crate::cell::{Config, FromCell, FromCommand, ToCell, USUAL_UMASK};
 use crate::control::{Control, ControlState, Ending, Orders};
 use crate::failure::{Context, Failure, Result};
 use crate::gvisor::report::GO;
@@ -174,6 +174,7 @@ fn config(spec: &LaunchSpec) -> Config {
         terminal: spec.terminal,
         tasks: limits::tasks(spec.limits),
         open_files: spec.limits.open_files,
+        umask: USUAL_UMASK,
         pinned: limits::pinned(spec.limits),
         runsc: match &spec.cell {
             spec::Cell::Bubblewrap {} | spec::Cell::Vm(_) => None,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crate::bwrap;
-use crate::cell::Config;
+use crate::cell::{Config, PRIVATE_UMASK};
 use crate::cell_end::{self, Begun, Cell, Stood};
 use crate::control::{Control, Orders};
 use crate::failure::{Context, Failure, Result};
@@ -88,6 +88,7 @@ fn build(world: &World, socket: &OwnedFd) -> Result<Begun> {
         terminal: false,
         tasks: THREADS,
         open_files: 64,
+        umask: PRIVATE_UMASK,
         pinned: crate::limits::pinned(world.spec.limits),
         runsc: None,
         writable: Config::writable(&mounts),

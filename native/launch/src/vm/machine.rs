@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use crate::bwrap;
-use crate::cell::Config;
+use crate::cell::{Config, PRIVATE_UMASK};
 use crate::cell_end::{self, Begun};
 use crate::failure::{Failure, Result};
 use crate::sensor::{Fact, Records};
@@ -104,6 +104,7 @@ pub fn begin(world: &World, ends: Ends, line: &str) -> Result<Begun> {
         terminal: false,
         tasks: THREADS,
         open_files: 1024,
+        umask: PRIVATE_UMASK,
         pinned: limits::pinned(world.spec.limits),
         runsc: None,
         writable: Vec::new(),
