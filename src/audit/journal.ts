@@ -4,10 +4,11 @@
  */
 import * as fs from 'node:fs'
 import { dirname } from 'node:path'
-import { crc32 } from 'node:zlib'
+import { getSystemErrorMessage, getSystemErrorName } from 'node:util'
 import { AmbitError, errnoOf, messageOf } from '../lib/errors.ts'
+import { native, type RecordQueue } from '../lib/native.ts'
 import type { FactBody } from './fact.ts'
-import { MAGIC, MAX_PAYLOAD, endOfJournal } from './journal-reader.ts'
+import { MAGIC, endOfJournal } from './journal-reader.ts'
 
 export { readJournal } from './journal-reader.ts'
 
@@ -33,8 +34,8 @@ export class Journal {
   #turn: Promise<void> | undefined
   #failure: AmbitError | undefined
   #closed = false
-  /** Records that count as written and are not yet in the kernel. */
-  #queue: Buffer[] = []
+  /** Records that count as written and are not yet in the kernel, and how many bytes they are. */
+  readonly #queue: RecordQueue
   #queued = 0
   readonly #mourners: ((error: AmbitError) => void)[] = []
 
@@ -43,6 +44,7 @@ export class Journal {
     this.#fd = fd
     this.#limit = limit
     this.#written = length
+    this.#queue = new (native().RecordQueue)(fd)
   }
 
   /** Opens or creates the journal at `path` (mode 0600) and cuts an incomplete tail. The first `sync` covers its name. */
@@ -77,14 +79,11 @@ export class Journal {
    */
   queue(fact: FactBody): void {
     this.#alive()
-    const stamp = { t: Date.now(), m: Number(process.hrtime.bigint() / 1000n) }
-    const record = frame(Buffer.from(JSON.stringify({ ...fact, ...stamp })))
-    if (this.#written + record.length > this.#limit)
-      throw this.#die(new Error(`it has reached ${this.#limit} bytes`))
-    if (this.#queue.length === 0) setImmediate(this.#drainLater)
-    this.#queue.push(record)
-    this.#queued += record.length
-    this.#written += record.length
+    const size = this.#queue.add(JSON.stringify(fact))
+    if (this.#written + size > this.#limit) throw this.#die(new Error(`it has reached ${this.#limit} bytes`))
+    if (this.#queued === 0) setImmediate(this.#drainLater)
+    this.#queued += size
+    this.#written += size
   }
 
   /** Makes everything appended before this call durable. Concurrent callers share one fdatasync. */
@@ -125,17 +124,11 @@ export class Journal {
 
   /** Hands what was queued to the kernel. */
   #drain(): void {
-    if (this.#queue.length === 0) return
-    const bytes = this.#queue.length === 1 ? this.#queue[0] : Buffer.concat(this.#queue)
-    const at = this.#written - this.#queued
-    this.#queue = []
-    this.#queued = 0
+    if (this.#queued === 0) return
     this.#alive()
-    try {
-      if (bytes) writeFully(this.#fd, bytes, at)
-    } catch (error) {
-      throw this.#die(error)
-    }
+    const failed = this.#queue.write(this.#written - this.#queued)
+    this.#queued = 0
+    if (failed !== 0) throw this.#die(systemError(failed))
   }
 
   async #flush(): Promise<void> {
@@ -174,17 +167,6 @@ export function layJournal(path: string): void {
   }
 }
 
-/** One record as it lies in the file. */
-export function frame(payload: Uint8Array): Buffer {
-  if (payload.length === 0 || payload.length > MAX_PAYLOAD)
-    throw new TypeError('fact too large for the journal')
-  const record = Buffer.allocUnsafe(payload.length + 8)
-  record.writeUInt32LE(payload.length, 0)
-  record.writeUInt32LE(crc32(payload), 4)
-  record.set(payload, 8)
-  return record
-}
-
 /** fdatasync off the event loop, on any descriptor of the file: durability belongs to the file, not to the fd. */
 export function fdatasync(fd: number): Promise<void> {
   return new Promise((resolve, reject) => fs.fdatasync(fd, (error) => (error ? reject(error) : resolve())))
@@ -215,6 +197,12 @@ async function syncDirectory(path: string): Promise<void> {
 function writeFully(fd: number, bytes: Uint8Array, position: number): void {
   for (let done = 0; done < bytes.length; )
     done += fs.writeSync(fd, bytes, done, bytes.length - done, position + done)
+}
+
+/** What the kernel answered, as Node's own file functions tell it. */
+function systemError(number: number): Error {
+  const code = getSystemErrorName(-number)
+  return Object.assign(new Error(`${code}: ${getSystemErrorMessage(-number)}, write`), { code })
 }
 
 function asFailure(path: string, error: unknown): AmbitError {

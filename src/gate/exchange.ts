@@ -100,6 +100,7 @@ export class Exchange implements Watched {
     const { method, target: path } = inbound
     const decision = gate.monitor.decide({ kind: 'http.request', host, port, tls, method, path })
     if (decision.effect !== 'allow') return this.#refused(refusal(decision.reason, decision.rule), inbound)
+    this.#allowedIn = gate.monitor.decidedIn
     const rule = this.#ruleOf(decision)
     const refused = contentRefusal(inbound)
     if (refused !== null) return this.#refused(refusal(refused, rule.id), inbound)
@@ -145,7 +146,7 @@ export class Exchange implements Watched {
         path: redactTarget(inbound.target),
         rule: target.rule.id,
         credential: injection?.name ?? null,
-        label: monitor.state().label,
+        label: monitor.label,
         bytes: inbound.headBytes + (inbound.contentLength ?? 0),
       })
       if (injection)

@@ -2,11 +2,12 @@
 import type { FactBody } from '../audit/fact.ts'
 import { decide } from '../policy/decide.ts'
 import type { Action, Decision, SessionState } from '../policy/decision.ts'
+import type { Label } from '../profile/plan.ts'
 import { withDeadline } from './deadline.ts'
 import { Judge } from './judge.ts'
 import type { Deadlines, GateOptions, HostTotals, Totals } from './options.ts'
 
-type Options = Pick<GateOptions, 'plan' | 'record' | 'barrier' | 'state' | 'onDenied' | 'policy'>
+type Options = Pick<GateOptions, 'plan' | 'record' | 'barrier' | 'state' | 'stopped' | 'onDenied' | 'policy'>
 
 /** Hosts counted apart: names are the attacker's, memory is ours. */
 const MOST_HOSTS = 1000
@@ -43,7 +44,7 @@ export class Monitor {
 
   /** The plan's decision, and for what goes out the runtime policy's on top of it. */
   decide(action: Action): Decision {
-    const state = this.state()
+    const state = this.#seen(this.state())
     const decision = decide(action, this.plan, state)
     if (decision.effect !== 'allow' || action.kind === 'dns.query') return decision
     return this.#judge?.judge(action, decision, state) ?? decision
@@ -54,12 +55,22 @@ export class Monitor {
    * the number stays, a decision holds, so that the pieces of a body need no new one each.
    */
   epoch(): number {
-    const { label, stopped } = this.state()
+    this.#seen(this.state())
+    return this.decidedIn
+  }
+
+  /** The epoch of the last decision, or of the last `epoch` if that came later. The session is not asked. */
+  get decidedIn(): number {
+    return this.#changes + (this.#judge?.turns ?? 0)
+  }
+
+  #seen(state: SessionState): SessionState {
+    const { label, stopped } = state
     if (label !== this.#last.label || stopped !== this.#last.stopped) {
       this.#last = { label, stopped }
       this.#changes++
     }
-    return this.#changes + (this.#judge?.turns ?? 0)
+    return state
   }
 
   /** The session's state; stopped as well when the gate is paused or could not record something. */
@@ -70,7 +81,13 @@ export class Monitor {
   }
 
   get stopped(): boolean {
-    return this.#broken !== null || this.#paused !== null || this.#session().stopped !== null
+    if (this.#broken !== null || this.#paused !== null) return true
+    return this.#options.stopped?.() ?? this.#session().stopped !== null
+  }
+
+  /** The session's label as the last decision saw it. */
+  get label(): Label {
+    return this.#last.label
   }
 
   /** A state that cannot be told is the worst one, and the gate stays closed. */

@@ -15,6 +15,8 @@ export interface GateOptions {
   /** Resolves when all earlier facts of the session are durable. Awaited before the first byte of a request. */
   barrier(): Promise<void>
   state(): SessionState
+  /** Whether `state` would say that it is stopped, where that can be told at less cost. */
+  readonly stopped?: () => boolean
   /** Judges what the plan allows by facts of the session (policy/runtime.ts). Absent: the plan's decision stands. */
   readonly policy?: RuntimePolicy
   readonly upstream: {

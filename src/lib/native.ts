@@ -39,6 +39,8 @@ export interface Native {
   /** Kinds of fact that `FactEncoder` takes. */
   frequentKinds(): string[]
   FactEncoder: new (frame: EventFrame) => FactEncoder
+  /** For the journal open as `fd`. */
+  RecordQueue: new (fd: number) => RecordQueue
   /** In-process Rego (regorus). */
   RegoEngine: new () => RegoEngine
   /** TLS connections on the main thread. Throws where this Node does not export what it needs of libuv. */
@@ -65,6 +67,14 @@ export interface NativeWire {
   end(id: number): number
   close(id: number): void
   stop(): void
+}
+
+/** Records of a journal that are not yet in the kernel (native/node/src/record_queue.rs). */
+export interface RecordQueue {
+  /** Stamps and frames the JSON of a fact. Bytes of its record. @throws Error when it is too large */
+  add(fact: string): number
+  /** Writes all of it at this byte of the file. 0, or the number of the error; the queue is empty either way. */
+  write(at: number): number
 }
 
 /** The parts of an event that are the same for all facts of a journal, as JSON (src/audit/ocsf.ts). */

@@ -157,6 +157,7 @@ function openGate(
       for (const label of labels.poll()) state.raiseLabel(label)
       return state.snapshot()
     },
+    stopped: () => state.stopped,
     policy: openRuntimePolicy(session.plan, session.request.paths),
     upstream: upstreamOf(session.request.env),
   })

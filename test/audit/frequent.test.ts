@@ -2,12 +2,11 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import type { Fact } from '../../src/audit/fact.ts'
-import { frame } from '../../src/audit/journal.ts'
 import { EventEncoder, encodeEvent, toEvent } from '../../src/audit/ocsf.ts'
 import { parseFact } from '../../src/audit/parse-fact.ts'
 import { parseBundle } from '../../src/audit/tiles.ts'
 import { type FactRun, native } from '../../src/lib/native.ts'
-import { SAMPLES } from './samples.ts'
+import { SAMPLES, frame } from './samples.ts'
 
 const start = SAMPLES.find((fact) => fact.k === 'session.start') as Extract<Fact, { k: 'session.start' }>
 const session = 's"\\a\u2028'

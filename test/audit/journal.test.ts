@@ -4,10 +4,10 @@ import * as fs from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { Barrier } from '../../src/audit/barrier.ts'
-import { Journal, frame, readJournal } from '../../src/audit/journal.ts'
+import { Journal, readJournal } from '../../src/audit/journal.ts'
 import { MAGIC } from '../../src/audit/journal-reader.ts'
 import { parseFact } from '../../src/audit/parse-fact.ts'
-import { SAMPLES } from './samples.ts'
+import { SAMPLES, frame } from './samples.ts'
 import { tempDir } from './temp.ts'
 
 /** Facts, and why reading ended. */

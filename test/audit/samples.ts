@@ -1,4 +1,5 @@
 /** One fact of every kind, with the texts an attacker would choose. */
+import { crc32 } from 'node:zlib'
 import type { Fact, FactBody, FactKind } from '../../src/audit/fact.ts'
 
 const evil = 'a\nb\u001b]52;c;x\u0007\u202egnp.exe"\\'
@@ -172,3 +173,12 @@ export const SAMPLES: readonly Fact[] = Object.values(BODIES).map((body, i) => (
   t: 1_763_800_000_000 + i,
   m: 5_000_000 + i,
 }))
+
+/** One record as it lies in a journal, by itself: src/audit/journal.ts frames natively. */
+export function frame(payload: Uint8Array): Buffer {
+  const record = Buffer.alloc(payload.length + 8)
+  record.writeUInt32LE(payload.length, 0)
+  record.writeUInt32LE(crc32(payload), 4)
+  record.set(payload, 8)
+  return record
+}

@@ -9,6 +9,7 @@ mod fd_passing;
 mod files;
 mod last_words;
 mod lockdown;
+mod record_queue;
 mod redact;
 mod rego;
 mod sockets;

@@ -50,19 +50,28 @@ const TYPICAL: usize = 256;
 /// Length and checksum before each payload.
 const HEAD: usize = 8;
 
-/// Serialises `fact` behind its head, which is filled in when its length is known.
-fn add_record(records: &mut Vec<u8>, fact: &impl Serialize) -> io::Result<()> {
+/// Makes room for a record's head at the end of `records`; where it is, for `frame_end`.
+pub fn frame_start(records: &mut Vec<u8>) -> usize {
     let head = records.len();
     records.extend_from_slice(&[0; HEAD]);
-    serde_json::to_writer(&mut *records, fact)?;
-    let payload = &records[head + HEAD..];
+    head
+}
+
+/// Fills in the head of the record that ends `records`, now that its payload is there.
+pub fn frame_end(records: &mut [u8], head: usize) -> io::Result<()> {
+    let (head, payload) = records[head..].split_at_mut(HEAD);
     if payload.is_empty() || payload.len() > MAX_PAYLOAD {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "fact too large for the journal"));
     }
-    let (length, sum) = ((payload.len() as u32).to_le_bytes(), crc32fast::hash(payload).to_le_bytes());
-    records[head..head + 4].copy_from_slice(&length);
-    records[head + 4..head + HEAD].copy_from_slice(&sum);
+    head[..4].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+    head[4..].copy_from_slice(&crc32fast::hash(payload).to_le_bytes());
     Ok(())
+}
+
+fn add_record(records: &mut Vec<u8>, fact: &impl Serialize) -> io::Result<()> {
+    let head = frame_start(records);
+    serde_json::to_writer(&mut *records, fact)?;
+    frame_end(records, head)
 }
 
 #[derive(Serialize)]
