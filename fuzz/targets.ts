@@ -7,7 +7,6 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { openCheckpoint } from '../src/audit/checkpoint.ts'
 import { MAGIC, readFacts } from '../src/audit/journal-reader.ts'
-import { frame } from '../test/audit/samples.ts'
 import { EventEncoder, encodeEvent, toEvent } from '../src/audit/ocsf.ts'
 import { openNote, parseVerifierKey } from '../src/audit/note.ts'
 import { parseFact } from '../src/audit/parse-fact.ts'
@@ -18,6 +17,7 @@ import type { Injection } from '../src/gate/credential.ts'
 import { buildAnswer, parseQuery } from '../src/gate/dns.ts'
 import { FrameScrubber } from '../src/gate/frames.ts'
 import { Masker } from '../src/gate/scrub.ts'
+import { Wire } from '../src/gate/wire.ts'
 import { AmbitError } from '../src/lib/errors.ts'
 import { compileGlobs } from '../src/lib/glob.ts'
 import { parseAuthority, parseHost } from '../src/lib/host.ts'
@@ -25,8 +25,13 @@ import { printable } from '../src/lib/printable.ts'
 import { compilePlan } from '../src/profile/compile.ts'
 import { loadProfile } from '../src/profile/load.ts'
 import { parseEvent } from '../src/runtime/launch-channel.ts'
+import { frame } from '../test/audit/samples.ts'
+import { throughJavaScript } from './answer.ts'
 
 const CONTEXT = { device: { uid: 'd', hostname: 'h' }, start: null }
+/** Never connected: it holds no process open once stopped. */
+const WIRE = new Wire()
+WIRE.stop()
 const ENCODER = new EventEncoder(CONTEXT, 's')
 const FREQUENT = [
   '{"k":"http.request","flow":17,"request":1,"method":"POST","host":"a.example","port":443,"path":"/v1?b=\\"","rule":"n","credential":null,"label":"internal","bytes":9,"t":1,"m":2}',
@@ -235,6 +240,16 @@ export const TARGETS: Readonly<Record<string, Target>> = {
       if (count === 0) return
       const event = toEvent(parseFact(input), { session: 's', journal: 'run', offset: 8 }, CONTEXT, 1)
       demand(encodeEvent(event).equals(room.subarray(2, written)), 'native code encodes as TypeScript does')
+    },
+  },
+  answer: {
+    seeds: [
+      text('HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nAlt-Svc: x\r\nContent-Length: 2\r\n\r\nok'),
+      text('HTTP/1.1 404 Not Found\r\nKeep-Alive: timeout=5\r\nX: \t y \r\ncontent-length: 0\r\n\r\n'),
+    ],
+    run: (input) => {
+      const passed = WIRE.rewritten(input)
+      if (passed) demand(throughJavaScript(input)?.equals(passed) === true, 'both ways read and write alike')
     },
   },
   'daemon-frames': {

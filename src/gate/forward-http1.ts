@@ -1,10 +1,11 @@
 /** Sends an admitted request as HTTP/1.1 and brings the answer back. */
 import type { IncomingMessage } from 'node:http'
 import type { Admitted, Exchange } from './exchange.ts'
-import { Answer, type Head, type Link } from './link.ts'
+import { Answer, type Head, type Link, type Shortcut } from './link.ts'
 import { addFraming, inboundHead } from './outbound.ts'
 import { pumpDown, UploadPump } from './pump.ts'
 import { refusal } from './refuse.ts'
+import { Reply } from './reply.ts'
 import { cut, sendHead, sendTrailers } from './respond.ts'
 import { hasBody, type Opener, withoutCoding } from './opener.ts'
 import { BodyScrubber, isPlainTransfer } from './scrub.ts'
@@ -28,7 +29,7 @@ async function attempt(exchange: Exchange, admitted: Admitted, mayRetry: boolean
   exchange.abort = () => link.abort(head)
   try {
     const answer = await exchanged(exchange, admitted, link, head)
-    await answered(exchange, admitted, answer)
+    if (answer) await answered(exchange, admitted, answer)
   } catch (error) {
     // A kept connection that the server had closed meanwhile: nothing was lost when there was no body to lose.
     const stale = link.served > 1 && !admitted.inbound.hasBody && !exchange.over && exchange.status === 0
@@ -43,8 +44,8 @@ function headOf({ inbound, path, headers }: Admitted): Head {
   return { method: inbound.method, path, headers, length }
 }
 
-/** Sends the request and resolves with the answer's head. @throws UpstreamError */
-function exchanged(exchange: Exchange, admitted: Admitted, link: Link, head: Head): Promise<Answer> {
+/** Sends the request and resolves with the answer's head, or null when all of it is with the client. @throws UpstreamError */
+function exchanged(exchange: Exchange, admitted: Admitted, link: Link, head: Head): Promise<Answer | null> {
   const { gate, request } = exchange
   try {
     exchange.requireAdmitted(admitted.inbound)
@@ -53,7 +54,7 @@ function exchanged(exchange: Exchange, admitted: Admitted, link: Link, head: Hea
     link.giveBack()
     throw error
   }
-  const answer = link.send(head)
+  const answer = link.send(head, shortcutOf(exchange, admitted))
   if (admitted.inbound.hasBody)
     new UploadPump(request, link, {
       monitor: gate.monitor,
@@ -65,6 +66,21 @@ function exchanged(exchange: Exchange, admitted: Admitted, link: Link, head: Hea
       },
     })
   return answer
+}
+
+/** For an answer in which nothing is to be looked for: where no credential was injected, none can be echoed. */
+function shortcutOf(exchange: Exchange, admitted: Admitted): Shortcut | null {
+  const { response } = exchange
+  const to = admitted.injection === null && response instanceof Reply ? response.shortcut : null
+  if (to === null || !(response instanceof Reply)) return null
+  return {
+    to,
+    passed: ({ status, headBytes, bodyBytes }) => {
+      exchange.status = status
+      exchange.received(admitted, headBytes + bodyBytes)
+      response.passed()
+    },
+  }
 }
 
 /** An answer's head and its body, from a link or from node:http. */

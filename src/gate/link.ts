@@ -9,7 +9,7 @@ import { EventEmitter } from 'node:events'
 import { HTTPParser } from 'node:_http_common'
 import { Readable } from 'node:stream'
 import { UpstreamError } from './upstream.ts'
-import { type Pipe, WireSocket } from './wire.ts'
+import { type Passed, type Pipe, WireSocket } from './wire.ts'
 
 const MAX_HEAD = 65_536
 /** Interim answers before the real one; a flood of them would hold the exchange open for nothing (Q-05). */
@@ -89,6 +89,12 @@ export class Answer extends Readable {
   }
 }
 
+/** Where an answer may go without being read here, and who is told that it did. */
+export interface Shortcut {
+  readonly to: WireSocket
+  passed(answer: Passed): void
+}
+
 /** Emits `drain` like the stream that it writes to. */
 export class Link extends EventEmitter {
   readonly socket: Pipe
@@ -105,7 +111,8 @@ export class Link extends EventEmitter {
   #interim = 0
   #early: string[] | null = null
   #answer: Answer | null = null
-  #settle: { resolve(answer: Answer): void; reject(error: UpstreamError): void } | null = null
+  #settle: { resolve(answer: Answer | null): void; reject(error: UpstreamError): void } | null = null
+  #shortcut: Shortcut | null = null
   #reusable = true
   #dead = false
   #paused = false
@@ -127,8 +134,11 @@ export class Link extends EventEmitter {
     return this.#dead
   }
 
-  /** Sends a head; resolves with the answer's. A body follows by `write` and `end`. */
-  send(head: Head): Promise<Answer> {
+  /**
+   * Sends a head; resolves with the answer's. A body follows by `write` and `end`. Resolves with null when the whole
+   * answer went the shortcut, which requests without a body may have.
+   */
+  send(head: Head, shortcut: Shortcut | null = null): Promise<Answer | null> {
     if (this.#dead || this.#sent) return Promise.reject(new UpstreamError('upstream.failed'))
     const bytes = serialise(head)
     if (bytes === null) return Promise.reject(new UpstreamError('upstream.failed'))
@@ -138,9 +148,13 @@ export class Link extends EventEmitter {
     this.#interim = 0
     this.#reusable = true
     this.served++
-    const answer = new Promise<Answer>((resolve, reject) => {
+    const answer = new Promise<Answer | null>((resolve, reject) => {
       this.#settle = { resolve, reject }
     })
+    if (shortcut && this.#ended && this.socket instanceof WireSocket) {
+      this.#shortcut = shortcut
+      this.socket.divert(this.#onWhole)
+    }
     this.#write(bytes)
     return answer
   }
@@ -227,6 +241,22 @@ export class Link extends EventEmitter {
     if (!this.#sent) return this.destroy()
     const parsed = this.#parser.execute(bytes)
     if (parsed instanceof Error) this.destroy()
+  }
+
+  /** The first bytes of an answer: nothing of it was read yet. What does not go straight to the client is read here. */
+  readonly #onWhole = (): void => {
+    const { socket } = this
+    const shortcut = this.#shortcut
+    this.#shortcut = null
+    if (!(socket instanceof WireSocket)) return
+    const passed = shortcut && this.#sent && !this.#dead ? socket.passAnswer(shortcut.to) : null
+    socket.divert(null)
+    if (!passed || !shortcut) return
+    this.#sent = null
+    this.#settle?.resolve(null)
+    this.#settle = null
+    this.#release(this)
+    shortcut.passed(passed)
   }
 
   readonly #onEnd = (): void => {

@@ -41,8 +41,8 @@ const DROPPED_REQUEST = new Set([
   'x-unix-socket',
   'x-upstream-https-proxy',
 ])
-/** Invitations to go round the gate: another port or protocol (N-26). */
-const DROPPED_RESPONSE = new Set([...HOP_BY_HOP, 'alt-svc', 'alternate-protocol'])
+/** Never passed on to a client. Beside the hop's own: invitations to go round the gate, another port or protocol (N-26). */
+export const DROPPED_RESPONSE: ReadonlySet<string> = new Set([...HOP_BY_HOP, 'alt-svc', 'alternate-protocol'])
 
 export type Outbound =
   | { readonly kind: 'send'; readonly target: string; readonly headers: string[] }

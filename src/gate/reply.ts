@@ -1,7 +1,7 @@
 /** An HTTP/1.1 answer to a client, framed by us: what the inlet's exchanges answer with. */
 import { EventEmitter } from 'node:events'
 import { STATUS_CODES } from 'node:http'
-import type { Pipe } from './wire.ts'
+import { type Pipe, WireSocket } from './wire.ts'
 
 const TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/
 const NO_VALUE = /[^\t\x20-\x7e\x80-\xff]/
@@ -39,6 +39,19 @@ export class Reply extends EventEmitter {
 
   get over(): boolean {
     return this.#over
+  }
+
+  /** The native connection that a whole answer may be passed to, if nothing of another was written. */
+  get shortcut(): WireSocket | null {
+    const free = !this.#over && !this.headersSent && !this.#head
+    return free && this.#socket instanceof WireSocket ? this.#socket : null
+  }
+
+  /** A whole answer went over `shortcut`. */
+  passed(): void {
+    this.headersSent = true
+    this.closed()
+    this.#done()
   }
 
   /**

@@ -5,8 +5,10 @@
  * Only what is usual goes this way: TLS 1.3 that carries HTTP/1.1. Node's own TLS has all else.
  */
 import { EventEmitter } from 'node:events'
+import { STATUS_CODES } from 'node:http'
 import type { Socket } from 'node:net'
 import { native, type NativeWire } from '../lib/native.ts'
+import { DROPPED_RESPONSE } from './outbound.ts'
 
 /** Events of one turn; more come in further calls. */
 const MOST_EVENTS = 256
@@ -22,6 +24,12 @@ const CLOSE = 5
 const FINISH = 6
 const WAIT = 1
 const GONE = -1
+const UNUSUAL = -2
+
+/** The words for each status, by its number; none: ''. */
+const TITLES = Array.from({ length: 600 }, (_, status) => STATUS_CODES[status] ?? '')
+/** Status, bytes of its fields and bytes of its body, of the answer that went to a client last. */
+const told = new Int32Array(3)
 
 /** Why a connection is over, by the numbers of native/node/src/wire/connection.rs. */
 const ENDINGS = ['closed', 'distrusted', 'tls', 'broken', 'unknown'] as const
@@ -42,6 +50,14 @@ export type Pipe = EventEmitter &
     unshift(chunk: Buffer): void
   }
 
+/** What went from a server to a client without coming through here. */
+export interface Passed {
+  readonly status: number
+  /** Of the fields that came, as lines. */
+  readonly headBytes: number
+  readonly bodyBytes: number
+}
+
 /** The native connections of one gate. */
 export class Wire {
   readonly #native: NativeWire
@@ -50,6 +66,12 @@ export class Wire {
 
   constructor() {
     this.#native = new (native().Wire)((count) => this.#turn(count), this.#events)
+    this.#native.answers([...DROPPED_RESPONSE], TITLES)
+  }
+
+  /** What a client would get if exactly these bytes were a server's answer; null where llhttp has to read them. */
+  rewritten(bytes: Buffer): Buffer | null {
+    return this.#native.rewritten(bytes)
   }
 
   /** A certificate to show, with its key (PEM). Its number, for `accept`. */
@@ -193,6 +215,22 @@ export class WireSocket extends EventEmitter implements Pipe {
     this.#available -= size
     this.bytesRead += size
     return to.#answered(this.#native.pass(this.id, to.id, size))
+  }
+
+  /**
+   * Passes what has arrived here on to a client, if it is one whole answer of the usual kind, as `inboundHead` and
+   * `Reply` would have it. Null: it is not, and nothing was done.
+   */
+  passAnswer(to: WireSocket): Passed | null {
+    if (this.destroyed || this.#front || !to.writable || to.#corked > 0) return null
+    const answer = this.#native.answer(this.id, to.id, told)
+    if (answer === UNUSUAL) return null
+    const [status = 0, headBytes = 0, bodyBytes = 0] = told
+    this.bytesRead += this.#available
+    this.#available = 0
+    to.#touch()
+    to.#answered(answer)
+    return { status, headBytes, bodyBytes }
   }
 
   cork(): void {

@@ -40,7 +40,9 @@ export interface Native {
   frequentKinds(): string[]
   FactEncoder: new (frame: EventFrame) => FactEncoder
   /** For the journal open as `fd`. */
-  RecordQueue: new (fd: number) => RecordQueue
+  RecordQueue: new (
+    fd: number,
+  ) => RecordQueue
   /** In-process Rego (regorus). */
   RegoEngine: new () => RegoEngine
   /** TLS connections on the main thread. Throws where this Node does not export what it needs of libuv. */
@@ -63,6 +65,9 @@ export interface NativeWire {
   writeText(id: number, text: string, more: boolean): number
   flush(id: number): number
   pass(from: number, to: number, size: number): number
+  answers(dropped: readonly string[], titles: readonly string[]): void
+  answer(from: number, to: number, told: Int32Array): number
+  rewritten(bytes: Uint8Array): Buffer | null
   pause(id: number, paused: boolean): void
   end(id: number): number
   close(id: number): void

@@ -125,6 +125,11 @@ impl Connection {
         self.held.len() - self.taken
     }
 
+    /// The decrypted bytes themselves.
+    pub fn held(&self) -> &[u8] {
+        self.held.get(self.taken..).unwrap_or_default()
+    }
+
     /// Encrypted bytes that wait for the peer.
     pub fn backlog(&self) -> usize {
         self.waiting.len() - self.sent
@@ -241,9 +246,7 @@ impl Connection {
         }
         self.drop_taken(size);
         self.bulk = false;
-        if self.held.is_empty() && self.held.capacity() > KEPT_CAPACITY {
-            self.held = Vec::new();
-        }
+        self.give_back();
         size
     }
 
@@ -260,7 +263,14 @@ impl Connection {
     /// Forgets decrypted bytes. False: nobody has them.
     pub fn skip(&mut self, size: usize) -> bool {
         self.drop_taken(size);
+        self.give_back();
         false
+    }
+
+    fn give_back(&mut self) {
+        if self.held.is_empty() && self.held.capacity() > KEPT_CAPACITY {
+            self.held = Vec::new();
+        }
     }
 
     fn drop_taken(&mut self, size: usize) {

@@ -4,6 +4,7 @@
 //! All of it runs on Node's main thread, from Node's own loop: no byte moves while JavaScript runs, other than by a
 //! call of its own.
 
+mod answer;
 mod connection;
 mod dial;
 mod poll;
@@ -17,7 +18,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use napi::bindgen_prelude::{Function, FunctionRef, Int32Array, Uint8ArraySlice};
+use napi::bindgen_prelude::{Buffer, Function, FunctionRef, Int32Array, Int32ArraySlice, Uint8ArraySlice};
 use napi::{Env, Result};
 use napi_derive::napi;
 use rustls::client::UnbufferedClientConnection;
@@ -26,6 +27,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::{ClientConfig, ServerConfig};
 
 use crate::{errno, failed};
+use answer::Rules;
 use connection::{Connection, Ending, MOST_WAITING, News, Scratch, Stage, Tls};
 use dial::connecting;
 use poll::{Epoll, Watch};
@@ -60,6 +62,9 @@ struct Inner {
     servers: HashMap<u32, Arc<ServerConfig>>,
     targets: HashMap<u32, Arc<ClientConfig>>,
     events: Vec<[i32; 3]>,
+    rules: Rules,
+    /// What a client gets instead of an answer, while it is made.
+    rewritten: Vec<u8>,
     /// Looked at in this turn. What to watch for is settled when JavaScript has taken what it was told of: nearly
     /// always it is the same as before.
     touched: Vec<u32>,
@@ -69,6 +74,8 @@ struct Inner {
 const GONE: i32 = -1;
 const GO_ON: i32 = 0;
 const WAIT: i32 = 1;
+/// Nothing was done.
+const UNUSUAL: i32 = -2;
 
 #[napi]
 pub struct Wire {
@@ -89,6 +96,8 @@ impl Wire {
             servers: HashMap::new(),
             targets: HashMap::new(),
             events: Vec::new(),
+            rules: Rules { dropped: Vec::new(), titles: Vec::new() },
+            rewritten: Vec::new(),
             touched: Vec::new(),
         }));
         let fd = inner.borrow().epoll.raw();
@@ -216,6 +225,38 @@ impl Wire {
         inner.connections.insert(from, source);
         inner.watch(from);
         inner.written(to, passed)
+    }
+
+    /// What clients are told of answers: without which fields (lower case), and which words a status has.
+    #[napi]
+    pub fn answers(&self, dropped: Vec<String>, titles: Vec<String>) {
+        self.inner.borrow_mut().rules = Rules { dropped, titles };
+    }
+
+    /// Passes the answer that lies whole in `from` on to a client as `answers` has it; `told` gets its status and the
+    /// bytes of its fields and of its body. -2: it is not a usual one, and is where it was. Else as `write`.
+    #[napi]
+    pub fn answer(&self, from: u32, to: u32, mut told: Int32ArraySlice<'_>) -> i32 {
+        let inner = &mut *self.inner.borrow_mut();
+        let Some(source) = inner.connections.get_mut(&from) else { return UNUSUAL };
+        let Some(news) = inner.rules.rewrite(source.held(), &mut inner.rewritten) else { return UNUSUAL };
+        source.skip(source.available());
+        let news = [usize::from(news.status), news.head, news.body];
+        // SAFETY: no JavaScript runs during the call, so nobody else looks at these numbers.
+        for (to, from) in unsafe { told.as_mut() }.iter_mut().zip(news) {
+            *to = i32::try_from(from).unwrap_or(i32::MAX);
+        }
+        inner.watch(from);
+        let Some(one) = inner.connections.get_mut(&to) else { return GONE };
+        let sent = one.write(&mut inner.scratch, &inner.rewritten, false);
+        inner.written(to, sent)
+    }
+
+    /// What `answer` would send instead of these bytes; null where it would do nothing. For whoever compares.
+    #[napi]
+    pub fn rewritten(&self, bytes: &[u8]) -> Option<Buffer> {
+        let mut out = Vec::new();
+        self.inner.borrow().rules.rewrite(bytes, &mut out).map(|_| Buffer::from(out))
     }
 
     /// Reads nothing more for now.
