@@ -2,8 +2,9 @@
  * Peers live in a cache outside the repository: npm packages, Debian packages unpacked without root, the Go load
  * program. Nothing of theirs is committed.
  */
+import { makeDir } from '../src/lib/make-dir.ts'
 import { execFile } from 'node:child_process'
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { promisify } from 'node:util'
@@ -40,7 +41,7 @@ async function installNpm(name: keyof typeof NPM_PEERS): Promise<string> {
   const root = join(CACHE, `npm-${NPM_PEERS[name]}-${name.replaceAll(/\W+/g, '-')}`)
   const dir = join(root, 'node_modules', name)
   if (!existsSync(dir)) {
-    mkdirSync(root, { recursive: true })
+    makeDir(root, 0o777)
     writeFileSync(join(root, 'package.json'), '{"private":true}')
     const spec = `${name}@${NPM_PEERS[name]}`
     await sh('npm', ['install', '--no-audit', '--no-fund', '--ignore-scripts', '--save-exact', spec], root)
@@ -70,12 +71,12 @@ export function debianLibraries(pkg: string): string {
 
 async function unpackDebian(pkg: string, target: string): Promise<void> {
   const debs = join(CACHE, 'debs', pkg)
-  mkdirSync(join(debs, 'partial'), { recursive: true })
+  makeDir(join(debs, 'partial'), 0o777)
   const options = ['-o', 'Debug::NoLocking=1', '-o', `Dir::Cache::archives=${debs}`]
   await sh('apt-get', [...options, '--download-only', '--no-install-recommends', '-y', 'install', pkg])
   const fresh = `${target}.new`
   rmSync(fresh, { recursive: true, force: true })
-  mkdirSync(fresh, { recursive: true })
+  makeDir(fresh, 0o777)
   for (const deb of readdirSync(debs).filter((name) => name.endsWith('.deb')))
     await sh('dpkg-deb', ['-x', join(debs, deb), fresh])
   renameSync(fresh, target)
@@ -89,8 +90,7 @@ export async function debianSource(pkg: string): Promise<string> {
       ? readdirSync(root).find((name) => name.startsWith(`${pkg.replace(/\d+$/, '')}-`))
       : undefined
   if (!unpacked()) {
-    for (const dir of ['lists/partial', 'cache/archives/partial'])
-      mkdirSync(join(root, dir), { recursive: true })
+    for (const dir of ['lists/partial', 'cache/archives/partial']) makeDir(join(root, dir), 0o777)
     const key = '/usr/share/keyrings/debian-archive-keyring.gpg'
     const release = (await sh('sh', ['-c', '. /etc/os-release; echo "$ID $VERSION_CODENAME"']))
       .trim()
@@ -120,7 +120,7 @@ export async function debianSource(pkg: string): Promise<string> {
 export async function loadProgram(): Promise<string> {
   const source = join(import.meta.dirname, 'load')
   const out = join(CACHE, 'load')
-  mkdirSync(CACHE, { recursive: true })
+  makeDir(CACHE, 0o777)
   // go's own build cache makes this cheap when nothing changed.
   await promisify(execFile)('go', ['build', '-trimpath', '-buildvcs=false', '-o', out, '.'], {
     cwd: source,

@@ -1,8 +1,9 @@
 /** The image of microVMs for sessions of the bench: built once for each guest agent, by the command itself. */
 import { createHash } from 'node:crypto'
-import { chmodSync, cpSync, existsSync, globSync, linkSync, mkdirSync, readdirSync } from 'node:fs'
+import { chmodSync, cpSync, existsSync, globSync, linkSync, readdirSync } from 'node:fs'
 import { readFileSync, renameSync, rmSync, symlinkSync } from 'node:fs'
 import { join } from 'node:path'
+import { makeDir } from '../src/lib/make-dir.ts'
 import { imagesDir, keysDir, type Paths, resolvePaths } from '../src/lib/paths.ts'
 import { type Image, verifyImage } from '../src/runtime/microvm-image/verify.ts'
 import { CACHE, sh } from './cache.ts'
@@ -18,7 +19,7 @@ const builtIn = (home: string): string => join(home, 'image')
 export async function placeImage(bench: Bench, home: string): Promise<Image> {
   const from = await builtHome(bench)
   const own = resolvePaths({ AMBIT_HOME: home })
-  mkdirSync(placeOf(own), { recursive: true, mode: 0o700 })
+  makeDir(placeOf(own))
   for (const name of readdirSync(builtIn(from)))
     linkOrCopy(join(builtIn(from), name), join(placeOf(own), name))
   cpSync(keysDir(resolvePaths({ AMBIT_HOME: from })), keysDir(own), { recursive: true })
@@ -45,8 +46,7 @@ async function builtHome(bench: Bench): Promise<string> {
   for (const old of globSync('image-*', { cwd: CACHE })) rmSync(join(CACHE, old), { recursive: true })
   const aside = `${home}.new`
   const packages = join(CACHE, 'packages-of-images')
-  for (const dir of [packages, imagesDir(resolvePaths({ AMBIT_HOME: aside }))])
-    mkdirSync(dir, { recursive: true, mode: 0o700 })
+  for (const dir of [packages, imagesDir(resolvePaths({ AMBIT_HOME: aside }))]) makeDir(dir)
   chmodSync(aside, 0o700)
   symlinkSync(packages, join(imagesDir(resolvePaths({ AMBIT_HOME: aside })), '.cache'))
   const build = ['image', 'build', '--out', builtIn(aside)]

@@ -3,6 +3,7 @@ import { execFile } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import { makeDir } from '../src/lib/make-dir.ts'
 import type { Bench } from './figure.ts'
 
 const ROOT = join(import.meta.dirname, '..')
@@ -29,7 +30,7 @@ export async function product(bench: Bench, home = join(bench.scratch, 'ambit-ho
     ...args,
   ]
   const project = join(bench.scratch, 'probe')
-  mkdirSync(project, { recursive: true })
+  makeDir(project, 0o777)
   const [program, ...args] = run(['--profile', 'writer', '--project', project, '--', 'true'])
   try {
     await promisify(execFile)(program ?? '', args, { env, cwd: project, timeout: 30_000 })

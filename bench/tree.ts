@@ -1,6 +1,7 @@
 /** The tree that the view is measured on: 18,000 small text files under git, the same bytes every time. */
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
+import { makeDir } from '../src/lib/make-dir.ts'
 import { sh } from './cache.ts'
 
 /** Not 20,000: passthrough_hp keeps a descriptor for each inode, and the usual hard limit is 20,000 of them. */
@@ -14,7 +15,7 @@ export async function makeTree(dir: string, files = FILES): Promise<void> {
   const random = generator(20_261_122)
   for (let i = 0; i < files; i++) {
     const path = join(dir, `part-${i % 40}`, `group-${Math.floor(i / 40) % 25}`, `file-${i}.ts`)
-    if (i < 1000) mkdirSync(dirname(path), { recursive: true })
+    if (i < 1000) makeDir(dirname(path), 0o777)
     writeFileSync(path, text(random))
   }
   const git = (...args: string[]): Promise<string> =>

@@ -1,9 +1,10 @@
 /** `./dev fuzz [NAME] [--seconds N] [--seed N]`: one target, or each in turn. A finding is kept under fuzz/crashes. */
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { makeDir } from '../src/lib/make-dir.ts'
 import { messageOf } from '../src/lib/errors.ts'
 import { fuzz } from './fuzz.ts'
 import { fuzzLive } from './live.ts'
@@ -61,7 +62,7 @@ for (const name of names) {
   if (!finding) continue
   failed = true
   const dir = join(import.meta.dirname, 'crashes', name)
-  mkdirSync(dir, { recursive: true })
+  makeDir(dir, 0o777)
   const file = join(dir, createHash('sha256').update(finding.input).digest('hex').slice(0, 16))
   writeFileSync(file, finding.input)
   console.log(`  ${String(finding.error)}\n  kept as ${file}`)

@@ -2,6 +2,7 @@
 import * as fs from 'node:fs'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
+import { makeDir } from '../../src/lib/make-dir.ts'
 import type { FactBody } from '../../src/audit/fact.ts'
 import { Journal } from '../../src/audit/journal.ts'
 import { loadOrMakeSigner } from '../../src/audit/keys.ts'
@@ -179,7 +180,7 @@ function sequencing(bench: Bench): Contender {
       const at = (...parts: string[]): string => join(bench.scratch, `log-${serial}`, ...parts)
       serial++
       const id = '20260101T000000Z-bench'
-      fs.mkdirSync(at('sessions', id, 'journal'), { recursive: true })
+      makeDir(at('sessions', id, 'journal'), 0o777)
       const facts = Journal.open(at('sessions', id, 'journal', 'run.wal'))
       for (let i = 0; i < SEQUENCED; i++) facts.append(FACT)
       await facts.sync()

@@ -1,6 +1,7 @@
 /** Where the file workloads run: each place shows a tree and a tmpfs directory through one file system. */
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
+import { makeDir } from '../../src/lib/make-dir.ts'
 import type { Paths } from '../../src/lib/paths.ts'
 import { compilePlan } from '../../src/profile/compile.ts'
 import { loadProfile } from '../../src/profile/load.ts'
@@ -71,7 +72,7 @@ async function passedThrough({ bench, load, tree, tmp, mounts }: Backing, mount:
 async function viewMount(backing: Backing, access: 'write' | 'review'): Promise<Place> {
   const { bench, load, tree, tmp, mounts } = backing
   const mount = join(mounts, 'mount')
-  mkdirSync(mount, { recursive: true })
+  makeDir(mount, 0o777)
   const spec = viewSpec(backing, access)
   const file = join(mounts, 'view.json')
   writeFileSync(file, JSON.stringify(spec))
@@ -105,7 +106,7 @@ function viewSpec({ bench, tree, tmp, mounts }: Backing, access: 'write' | 'revi
     quota: { bytes: plan.isolation.disk, inodes: 10_000_000 },
     roots: plan.roots.map(({ path, access, label, hide, protect, review }, index) => {
       const upper = access === 'review' || review.length > 0 ? join(mounts, `upper-${index}`) : null
-      if (upper) for (const part of ['files', 'meta']) mkdirSync(join(upper, part), { recursive: true })
+      if (upper) for (const part of ['files', 'meta']) makeDir(join(upper, part), 0o777)
       return { index, path, access, label, hide, protect, review, upper, nested: [] }
     }),
   }

@@ -1,7 +1,8 @@
 /** FUSE file systems that pass a directory through: bindfs, and libfuse's passthrough_hp built from Debian's source. */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { existsSync, mkdirSync, statSync } from 'node:fs'
+import { existsSync, statSync } from 'node:fs'
 import { join } from 'node:path'
+import { makeDir } from '../../src/lib/make-dir.ts'
 import { CACHE, debianProgram, debianSource, sh } from '../cache.ts'
 import type { Bench } from '../figure.ts'
 
@@ -31,7 +32,7 @@ async function buildPassthroughHp(): Promise<string> {
 }
 
 async function mounted(bench: Bench, argv: readonly string[], target: string): Promise<void> {
-  mkdirSync(target, { recursive: true })
+  makeDir(target, 0o777)
   const before = statSync(target).dev
   const child = spawn(argv[0] ?? '', argv.slice(1), { stdio: ['ignore', 'ignore', 'pipe'] })
   let complaint = ''

@@ -6,6 +6,7 @@ import * as fs from 'node:fs'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { AmbitError, errnoOf, messageOf } from '../lib/errors.ts'
+import { makeDir as makeNames } from '../lib/make-dir.ts'
 
 export interface LogFile {
   write(bytes: Uint8Array): Promise<void>
@@ -181,9 +182,7 @@ async function all(work: readonly Promise<void>[]): Promise<void> {
 
 /** Makes `dir` and what leads to it (0700), each name durable in its parent. */
 export async function makeDir(dir: string, files: Pick<LogFiles, 'syncDir'> = diskFiles): Promise<void> {
-  const first = fs.mkdirSync(dir, { recursive: true, mode: 0o700 })
-  if (first === undefined) return
-  for (let made = dir; made.length >= first.length; made = dirname(made)) await files.syncDir(dirname(made))
+  for (const made of makeNames(dir).reverse()) await files.syncDir(dirname(made))
 }
 
 /** Replaces one small file of a directory that exists; durable when it resolves. */

@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process'
-import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { makeDir } from '../lib/make-dir.ts'
 import { AmbitError } from '../lib/errors.ts'
 
 /** The agent of the demonstration: pinned to the byte by the registry's hashes. */
@@ -30,7 +31,7 @@ export async function installAgent(
   if (existsSync(command)) return command
   say(`installing ${AGENT.title} ${AGENT.version} from npm, once (about 400 MB on disk)`)
   const aside = `${dir}.${process.pid}`
-  mkdirSync(aside, { recursive: true, mode: 0o700 })
+  makeDir(aside)
   const started = Date.now()
   const pulse = setInterval(
     () => say(`still installing, ${Math.round((Date.now() - started) / 1000)} s`),

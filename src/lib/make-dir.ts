@@ -3,23 +3,24 @@ import { dirname } from 'node:path'
 import { errnoOf } from './errors.ts'
 
 /**
- * `mkdir -p`, 0700. Node's own tries for ever where the parent is there and takes no names (below /proc). What stands
- * there already is left for the caller to look at.
+ * `mkdir -p`, 0700 unless told otherwise; gives what it made, outermost first. Node's own tries for ever where the parent
+ * is there and takes no names (below /proc). What stands there already is left for the caller to look at.
  */
-export function makeDir(dir: string): void {
-  if (made(dir)) return
-  makeDir(dirname(dir))
-  made(dir)
+export function makeDir(dir: string, mode = 0o700): string[] {
+  try {
+    return made(dir, mode)
+  } catch (error) {
+    if (errnoOf(error) !== 'ENOENT' || existsSync(dirname(dir))) throw error
+  }
+  return [...makeDir(dirname(dir), mode), ...made(dir, mode)]
 }
 
-/** False when the parent is missing. */
-function made(dir: string): boolean {
+function made(dir: string, mode: number): string[] {
   try {
-    mkdirSync(dir, { mode: 0o700 })
+    mkdirSync(dir, { mode })
+    return [dir]
   } catch (error) {
-    const errno = errnoOf(error)
-    if (errno === 'ENOENT' && !existsSync(dirname(dir))) return false
-    if (errno !== 'EEXIST') throw error
+    if (errnoOf(error) !== 'EEXIST') throw error
+    return []
   }
-  return true
 }

@@ -7,7 +7,6 @@ import {
   closeSync,
   constants,
   fstatSync,
-  mkdirSync,
   openSync,
   readFileSync,
   renameSync,
@@ -15,6 +14,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
+import { makeDir } from '../lib/make-dir.ts'
 import { AmbitError, errnoOf, messageOf } from '../lib/errors.ts'
 import { printable } from '../lib/printable.ts'
 import type { FullSpec } from './defaults.ts'
@@ -65,7 +65,7 @@ export function fillMirror(mirror: Plan['mirror']): Mirrored[] {
     const content = readRegular(from)
     const present = readPresent(to)
     if (present !== null) return { from, to, state: sha256(present) === sha256(content) ? 'same' : 'kept' }
-    mkdirSync(dirname(to), { recursive: true, mode: 0o700 })
+    makeDir(dirname(to))
     if (realOf(dirname(to)) !== dirname(to)) throw refused(to, 'its directory goes through a symbolic link')
     writeNew(to, content)
     return { from, to, state: 'copied' }

@@ -12,6 +12,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
+import { makeDir } from '../lib/make-dir.ts'
 import { AmbitError } from '../lib/errors.ts'
 import { native } from '../lib/native.ts'
 
@@ -62,7 +63,7 @@ export function releaseHomes(): void {
  * session's mounts are about to be laid.
  */
 export function takeHome(request: HomeRequest): AgentHome {
-  mkdirSync(request.dir, { recursive: true, mode: 0o700 })
+  makeDir(request.dir)
   const key = homeKey(request.agent, request.project)
   for (let slot = 0; slot < SLOTS; slot++) {
     const name = slot === 0 ? key : `${key}.${slot}`
@@ -98,7 +99,7 @@ function makeHome(path: string, request: HomeRequest): AgentHome {
 }
 
 function seed(home: string, name: string, content: string): void {
-  mkdirSync(join(home, name, '..'), { recursive: true, mode: 0o700 })
+  makeDir(join(home, name, '..'))
   writeFileSync(join(home, name), content, { mode: 0o600, flag: 'wx' })
 }
 

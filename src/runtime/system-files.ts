@@ -10,6 +10,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { dirname, join } from 'node:path'
+import { makeDir } from '../lib/make-dir.ts'
 import { CA_BUNDLE, CA_ONE } from './environment.ts'
 import type { LaunchMount } from './launch-spec.ts'
 import { javaTruststore } from './truststore.ts'
@@ -127,7 +128,7 @@ export interface EtcContent {
 export function makeEtc(dir: string, host: HostSystem): void {
   withPlainUmask(() => {
     mkdirSync(dir)
-    for (const path of host.etcDirs) mkdirSync(placesIn(dir)(path), { recursive: true })
+    for (const path of host.etcDirs) makeDir(placesIn(dir)(path), 0o777)
     if (host.truststores.length > 0) writeFileSync(placesIn(dir)(TRUSTSTORE), '')
   })
 }
@@ -171,7 +172,7 @@ function placesIn(dir: string): PlaceOf {
   return (path) => {
     const place = join(dir, path.slice('/etc/'.length))
     const parent = dirname(place)
-    if (!made.has(parent)) mkdirSync(parent, { recursive: true })
+    if (!made.has(parent)) makeDir(parent, 0o777)
     made.add(parent)
     return place
   }

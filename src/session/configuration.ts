@@ -7,6 +7,7 @@
 import { createHash, randomBytes } from 'node:crypto'
 import * as fs from 'node:fs'
 import { dirname, join, relative } from 'node:path'
+import { makeDir } from '../lib/make-dir.ts'
 import { compileGlobs } from '../lib/glob.ts'
 import type { Paths } from '../lib/paths.ts'
 import { readBeginning } from '../lib/small-file.ts'
@@ -66,7 +67,7 @@ export function rememberConfiguration(configuration: Configuration, project: str
   const file = acceptedFile(project, paths)
   // What lies on the way to another working directory stays accepted.
   const elsewhere = Object.entries(acceptedFor(project, paths) ?? {}).filter(([path]) => isThere(path))
-  fs.mkdirSync(dirname(file), { recursive: true, mode: 0o700 })
+  makeDir(dirname(file))
   const now = accepted.map(({ path, sha256 }) => [path, sha256] as const)
   const text = JSON.stringify(Object.fromEntries([...elsewhere, ...now]))
   fs.writeFileSync(`${file}.new`, text, { mode: 0o600 })

@@ -1,6 +1,7 @@
 /** Step 4: gate, world, view and cell, in the order that lets none of them run without the others. */
-import { closeSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { closeSync, readFileSync, writeFileSync } from 'node:fs'
 import { isAbsolute, join, relative } from 'node:path'
+import { makeDir } from '../lib/make-dir.ts'
 import type { Barrier } from '../audit/barrier.ts'
 import type { FactBody } from '../audit/fact.ts'
 import type { DaemonClient } from '../daemon/client.ts'
@@ -123,7 +124,7 @@ function serveView(
 
 /** The directories that are Ambit's to make, and the copies that the mirror holds. */
 function prepareRoots(plan: Plan): void {
-  for (const root of plan.roots) if (root.create) mkdirSync(root.path, { recursive: true, mode: 0o700 })
+  for (const root of plan.roots) if (root.create) makeDir(root.path)
   fillMirror(plan.mirror)
 }
 
@@ -262,8 +263,8 @@ function shownRoot({ index, source, target, write }: ShownPlace, plan: Plan, lau
 function upperOf(dir: string, index: number, root: Plan['roots'][number]): string | null {
   if (root.access !== 'review' && root.review.length === 0) return null
   const upper = join(dir, 'upper', String(index))
-  mkdirSync(join(upper, 'files'), { recursive: true, mode: 0o700 })
-  mkdirSync(join(upper, 'meta'), { recursive: true, mode: 0o700 })
+  makeDir(join(upper, 'files'))
+  makeDir(join(upper, 'meta'))
   return upper
 }
 

@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto'
 import * as fs from 'node:fs'
 import { join } from 'node:path'
+import { makeDir } from '../../lib/make-dir.ts'
 import { AmbitError } from '../../lib/errors.ts'
 import { installRoot, keysDir, type Paths } from '../../lib/paths.ts'
 import { findTool } from '../tools.ts'
@@ -48,8 +49,8 @@ export async function buildImage({ out, cache, paths, say }: BuildOptions): Prom
   }
   const work = `${out}.new`
   fs.rmSync(work, { recursive: true, force: true })
-  fs.mkdirSync(work, { recursive: true, mode: 0o700 })
-  fs.mkdirSync(cache, { recursive: true, mode: 0o700 })
+  makeDir(work)
+  makeDir(cache)
   const trees = fs.mkdtempSync(join(cache, 'build-'))
   try {
     say("fetching packages from this machine's Debian mirror")

@@ -6,7 +6,6 @@ import { createHash } from 'node:crypto'
 import {
   type BigIntStats,
   createReadStream,
-  mkdirSync,
   readFileSync,
   renameSync,
   statSync,
@@ -15,6 +14,7 @@ import {
 import { dirname, join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { z } from 'zod'
+import { makeDir } from '../../lib/make-dir.ts'
 import { imagesDir, type Paths } from '../../lib/paths.ts'
 
 const entry = z.strictObject({ file: z.string(), sha256: z.string().regex(/^[0-9a-f]{64}$/) })
@@ -62,7 +62,7 @@ export class Digests {
     const all = [...Object.entries(this.#known).slice(1 - MOST), [path, found] as const]
     this.#known[path] = found
     try {
-      mkdirSync(dirname(this.#path), { recursive: true, mode: 0o700 })
+      makeDir(dirname(this.#path))
       const aside = `${this.#path}.${process.pid}`
       writeFileSync(aside, JSON.stringify(Object.fromEntries(all)), { mode: 0o600 })
       renameSync(aside, this.#path)

@@ -11,6 +11,7 @@ import {
 } from 'node:crypto'
 import * as fs from 'node:fs'
 import { join } from 'node:path'
+import { makeDir } from '../../lib/make-dir.ts'
 import { AmbitError, errnoOf } from '../../lib/errors.ts'
 
 const KEY = 'image.key'
@@ -58,7 +59,7 @@ export function loadImageKey(dir: string): ImageKey | null {
 export function loadOrMakeImageKey(dir: string): ImageKey {
   const there = loadImageKey(dir)
   if (there) return there
-  fs.mkdirSync(dir, { recursive: true, mode: 0o700 })
+  makeDir(dir)
   const { privateKey } = generateKeyPairSync('ed25519')
   const text = `${randomBytes(ID_BYTES).toString('hex')}\n${String(privateKey.export({ format: 'pem', type: 'pkcs8' }))}`
   fs.writeFileSync(join(dir, KEY), text, { mode: 0o600, flag: 'wx', flush: true })

@@ -3,8 +3,9 @@
  * They are unpacked, not installed: no maintainer script runs, so it needs no root and no namespace, and the same
  * packages make the same tree.
  */
-import { mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs'
+import { readdirSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { makeDir } from '../../lib/make-dir.ts'
 import { AmbitError } from '../../lib/errors.ts'
 import { findTool } from '../tools.ts'
 import { runTool } from './tool.ts'
@@ -46,7 +47,7 @@ export async function fetchPackages(dir: string): Promise<{ root: Package[]; ker
   const name = /Depends: (linux-image-\S+)/.exec(depends)?.[1]
   if (name === undefined) throw failed('the archive names no kernel')
   const place = join(dir, 'kernel')
-  mkdirSync(place, { recursive: true })
+  makeDir(place, 0o777)
   await apt('apt-get', ['download', '-qq', name], place)
   const kernel = packagesIn(place).findLast((found) => found.name === name)
   if (!kernel) throw failed('the kernel package did not arrive')
@@ -58,7 +59,7 @@ type Apt = (tool: 'apt-get' | 'apt-cache', args: readonly string[], cwd?: string
 /** apt with a state of its own in `dir`, an empty list of installed packages, and only Debian's archives. */
 async function privateApt(dir: string): Promise<Apt> {
   for (const place of ['state/lists/partial', 'cache/archives/partial', 'etc'])
-    mkdirSync(join(dir, place), { recursive: true })
+    makeDir(join(dir, place), 0o777)
   writeFileSync(join(dir, 'state/status'), '')
   const list = join(dir, 'etc/sources.list')
   writeFileSync(list, (await debianSources(dir)).join(''))
@@ -147,7 +148,7 @@ export async function unpack(packages: readonly Package[], tree: string): Promis
   const [deb, tar] = [findTool('dpkg-deb', 'dpkg'), findTool('tar', 'tar')]
   // /bin and the like are links into /usr, as every Debian since bookworm has them.
   for (const name of MERGED) {
-    mkdirSync(join(tree, 'usr', name), { recursive: true })
+    makeDir(join(tree, 'usr', name), 0o777)
     symlinkSync(`usr/${name}`, join(tree, name))
   }
   const options = ['-xp', '--no-same-owner', '--keep-directory-symlink']

@@ -7,7 +7,6 @@ import {
   closeSync,
   existsSync,
   fsyncSync,
-  mkdirSync,
   mkdtempSync,
   openSync,
   readdirSync,
@@ -19,6 +18,7 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import { z } from 'zod'
+import { makeDir } from '../../lib/make-dir.ts'
 import { ACCELERATORS } from '../accelerator.ts'
 import { AmbitError, messageOf } from '../../lib/errors.ts'
 import { keysDir, type Paths } from '../../lib/paths.ts'
@@ -161,7 +161,7 @@ export async function keepSnapshot(
   write: (path: string) => Promise<void>,
 ): Promise<{ dir: string; size: number }> {
   const dir = placeOf(paths, wanted)
-  mkdirSync(snapshotsDir(paths), { recursive: true, mode: 0o700 })
+  makeDir(snapshotsDir(paths))
   // Of its own: two that are made at once must not end up as one.
   const aside = mkdtempSync(`${dir}${ASIDE}`)
   try {

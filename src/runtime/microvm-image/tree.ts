@@ -1,4 +1,5 @@
 /** What the packages' scripts would have done, as far as a session needs it; and what the finished tree holds. */
+import { makeDir } from '../../lib/make-dir.ts'
 import { createHash } from 'node:crypto'
 import * as fs from 'node:fs'
 import { join } from 'node:path'
@@ -24,7 +25,7 @@ const ALTERNATIVES = { awk: 'gawk', which: 'which.debianutils', pager: 'less', n
 
 /** Completes an unpacked tree. */
 export function finishTree(tree: string): void {
-  for (const place of PLACES) fs.mkdirSync(join(tree, place), { recursive: true })
+  for (const place of PLACES) makeDir(join(tree, place), 0o777)
   for (const [name, target] of Object.entries(ALTERNATIVES)) {
     const path = join(tree, 'usr/bin', name)
     fs.rmSync(path, { force: true })
@@ -33,7 +34,7 @@ export function finishTree(tree: string): void {
   for (const name of ['passwd', 'group'])
     fs.copyFileSync(join(tree, `usr/share/base-passwd/${name}.master`), join(tree, 'etc', name))
   fs.copyFileSync(join(tree, 'usr/share/libc-bin/nsswitch.conf'), join(tree, 'etc/nsswitch.conf'))
-  fs.mkdirSync(join(tree, 'etc/ssl/certs'), { recursive: true })
+  makeDir(join(tree, 'etc/ssl/certs'), 0o777)
   fs.writeFileSync(join(tree, 'etc/ssl/certs/ca-certificates.crt'), certificates(tree))
   clearSetId(tree)
 }

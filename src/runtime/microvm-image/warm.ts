@@ -1,7 +1,8 @@
 /** `ambit image warm`: boots a machine with nothing of a session in it, and keeps what it has become. */
-import { closeSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { closeSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { userInfo } from 'node:os'
 import { join } from 'node:path'
+import { makeDir } from '../../lib/make-dir.ts'
 import type { Paths } from '../../lib/paths.ts'
 import type { Plan } from '../../profile/plan.ts'
 import { HOSTNAME, PORTS } from '../build-launch-spec.ts'
@@ -34,7 +35,7 @@ function ownerOf({ state }: Paths): Owner {
 }
 
 async function write(paths: Paths, cell: LaunchCell, { memory, cpus }: Plan['isolation']): Promise<void> {
-  mkdirSync(paths.run, { recursive: true, mode: 0o700 })
+  makeDir(paths.run)
   const dir = mkdtempSync(join(paths.run, 'warm-'))
   try {
     const specPath = join(dir, 'launch.json')
