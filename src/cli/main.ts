@@ -42,7 +42,7 @@ ${rows.join('\n')}
 
 environment:
   AMBIT_HOME            keeps all state in one directory (default: the XDG base directories)
-  AMBIT_UPSTREAM_PROXY  the proxy by which the gate reaches the network: http://[USER:PASSWORD@]HOST:PORT
+  AMBIT_UPSTREAM_PROXY  the proxy by which the gate reaches the network: http[s]://[USER:PASSWORD@]HOST:PORT
   AMBIT_UPSTREAM_ROOTS  a PEM file of roots of trust beside the system's
   NO_COLOR              no colours
 

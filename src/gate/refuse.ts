@@ -27,6 +27,7 @@ const STATUS: Readonly<Record<string, number>> = {
   'upstream.unresolvable': 502,
   'upstream.unreachable': 502,
   'upstream.proxy-unreachable': 502,
+  'upstream.proxy-certificate': 502,
   'upstream.proxy-credentials': 502,
   'upstream.proxy-refused': 502,
   'upstream.certificate': 502,
@@ -83,6 +84,8 @@ const DETAIL: Readonly<Record<string, string>> = {
   'upstream.unreachable': '% could not be reached.',
   'upstream.proxy-unreachable':
     'The proxy that leads out of this network could not be reached, so % was not either. A person can check AMBIT_UPSTREAM_PROXY.',
+  'upstream.proxy-certificate':
+    'The proxy that leads out of this network shows a certificate that nothing here vouches for, so % was not reached. A person can name its roots in AMBIT_UPSTREAM_ROOTS.',
   'upstream.proxy-credentials':
     'The proxy that leads out of this network wants other credentials to reach %. A person can set them in AMBIT_UPSTREAM_PROXY.',
   'upstream.proxy-refused': 'The proxy that leads out of this network refuses %.',

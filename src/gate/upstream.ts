@@ -300,10 +300,11 @@ function secured(socket: EventEmitter, event: string): Promise<void> {
 
 /** A certificate that fails is told apart from a handshake that breaks. */
 function tlsFailure(error: unknown): UpstreamError {
-  const code = (error as { code?: string }).code ?? ''
-  const certificate = /CERT|ALTNAME|SELF_SIGNED|ISSUER|VERIFY|CHAIN|CRL|HOSTNAME/.test(code)
-  return new UpstreamError(certificate ? 'upstream.certificate' : 'upstream.unreachable', error)
+  return new UpstreamError(isCertificate(error) ? 'upstream.certificate' : 'upstream.unreachable', error)
 }
+
+const isCertificate = (error: unknown): boolean =>
+  /CERT|ALTNAME|SELF_SIGNED|ISSUER|VERIFY|CHAIN|CRL|HOSTNAME/.test((error as { code?: string }).code ?? '')
 
 /** An error is followed by `close`, which whoever uses the socket listens to. */
 const ignored = (): undefined => undefined
@@ -311,6 +312,7 @@ const ignored = (): undefined => undefined
 /** Which of the two let us down: the proxy, or what lies behind it (its 5xx). */
 function proxyFailure(error: unknown): string {
   if (isTimeout(error)) return 'upstream.timeout'
+  if (isCertificate(error)) return 'upstream.proxy-certificate'
   if (!(error instanceof ProxyRefusal)) return 'upstream.proxy-unreachable'
   // 407 as RFC 9110 has it; tinyproxy says 401 to a wrong password.
   if (error.status === 407 || error.status === 401) return 'upstream.proxy-credentials'

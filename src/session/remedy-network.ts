@@ -66,6 +66,8 @@ const WHY_NOT: Readonly<Record<string, string>> = {
   'upstream.unreachable': 'The profile allows it; the server could not be reached.',
   'upstream.proxy-unreachable':
     "The profile allows it; the organisation's proxy could not be reached: see AMBIT_UPSTREAM_PROXY, as it was when ambit run started.",
+  'upstream.proxy-certificate':
+    "The profile allows it; the certificate of the organisation's proxy is not vouched for, or is of another name: set AMBIT_UPSTREAM_ROOTS=FILE, the PEM file of the organisation's roots.",
   'upstream.proxy-credentials':
     "The profile allows it; the organisation's proxy wants other credentials: set AMBIT_UPSTREAM_PROXY=http://USER:PASSWORD@HOST:PORT.",
   'upstream.proxy-refused': "The profile allows it; the organisation's proxy refuses this host.",

@@ -28,6 +28,7 @@ import { homeOf } from './resolve.ts'
 import { VIEW_SPEC } from './review.ts'
 import { readSecrets, type Secrets } from './secrets.ts'
 import { LiveState } from './state.ts'
+import { wayOut } from './way-out.ts'
 
 export interface Wired {
   readonly state: LiveState
@@ -160,26 +161,8 @@ function openGate(
     },
     stopped: () => state.stopped,
     policy: openRuntimePolicy(session.plan, session.request.paths),
-    upstream: upstreamOf(session.request.env),
+    upstream: wayOut(session.request.env, session.request.cwd),
   })
-}
-
-/**
- * The company's proxy and roots, if any: `AMBIT_UPSTREAM_PROXY=http://[user:password@]host:port` and
- * `AMBIT_UPSTREAM_ROOTS=FILE` (PEM). A file that cannot be read ends the start.
- */
-function upstreamOf(env: NodeJS.ProcessEnv): { proxy: string | null; roots: string[] } {
-  const { AMBIT_UPSTREAM_PROXY: proxy, AMBIT_UPSTREAM_ROOTS: file } = env
-  try {
-    return { proxy: proxy || null, roots: file ? [readFileSync(file, 'utf8')] : [] }
-  } catch (error) {
-    throw new AmbitError(
-      'ERR_INPUT_INVALID',
-      'AMBIT_UPSTREAM_ROOTS',
-      messageOf(error),
-      'name a readable PEM file',
-    )
-  }
 }
 
 function launchSpec(
