@@ -419,13 +419,16 @@ attack('N-35', 'a kept connection is decided anew for each request', async (as) 
     ],
     network: [rule(stage, 'good.test', { clearance: 'internal' })],
   }
-  const request = (path: string): string => `printf 'GET ${path} HTTP/1.1\\r\\nhost: good.test\\r\\n\\r\\n'`
+  const request = (path: string, more = ''): string =>
+    `printf 'GET ${path} HTTP/1.1\\r\\nhost: good.test\\r\\n${more}\\r\\n'`
+  // With the last one the connection ends, and nobody waits for a limit.
+  const last = request('/two', 'connection: close\\r\\n')
   // Each step waits for the answer to the one before, not for a time: ten seconds at most.
   const statuses = `grep -ao 'HTTP/1.1 [0-9]*' /tmp/answers`
   const answered = (count: number): string =>
     `n=0; until [ $(${statuses} | wc -l) -ge ${count} ] || [ $n -gt 200 ]; do n=$((n+1)); sleep 0.05; done`
   const asks = (between: string): string =>
-    [request('/one'), answered(1), between, request('/two'), answered(2)].join('; ')
+    [request('/one'), answered(1), between, last, answered(2)].join('; ')
   const talk = (between: string): string =>
     `: >/tmp/answers; { ${asks(between)}; } | timeout 14 openssl s_client -quiet -connect good.test:443 -servername good.test >/tmp/answers 2>/dev/null; ${statuses}; true`
   const seen = await watching(() =>
