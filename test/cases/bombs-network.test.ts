@@ -122,9 +122,11 @@ const H2_HEAD = '\x82\x87\x84\x01\x09good.test'
 const FIELD = `\x00\x01a\x64${'v'.repeat(100)}`
 const many = (fields: number, text = 'v'): string =>
   Array.from({ length: fields }, (_, n) => `x-${n}: ${text}\r\n`).join('')
-const request = (more: string): string => `${head('GET / HTTP/1.1\nhost: good.test\n')}${more}\r\n`
+// A connection that ends with its answer: nobody waits for more.
+const CLOSE = 'host: good.test\nconnection: close\n'
+const request = (more: string): string => `${head(`GET / HTTP/1.1\n${CLOSE}`)}${more}\r\n`
 const chunks = (more: string, path: string): string =>
-  `${head(`POST /${path} HTTP/1.1\nhost: good.test\ntransfer-encoding: chunked\n\n`)}${more}`
+  `${head(`POST /${path} HTTP/1.1\n${CLOSE}transfer-encoding: chunked\n\n`)}${more}`
 const h2 = { alpn: ['h2'] }
 
 /** Sent raw over TLS: what the first line of the answer begins with; null: the connection ends with nothing useful. */
