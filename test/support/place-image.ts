@@ -5,9 +5,14 @@ import { imagesDir, keysDir } from '../../src/lib/paths.ts'
 import { testImage } from './guest.ts'
 import { account, type As } from './users.ts'
 
+let made: ReturnType<typeof testImage> | undefined
+
+/** Looked at once in a process: it is large, and nobody changes it. */
+export const sharedImage = (): ReturnType<typeof testImage> => (made ??= testImage())
+
 /** Puts the image, and the key that signed it, into the state directory of a stage. */
 export async function placeImage(stage: { readonly as: As; readonly ambitHome: string }): Promise<void> {
-  const { paths } = await testImage()
+  const { paths } = await sharedImage()
   const own = { ...paths, state: join(stage.ambitHome, 'state') }
   const { uid, gid } = account(stage.as)
   const give = (path: string): void => {

@@ -1,20 +1,23 @@
 /**
  * A machine that has booted, put where a stage's sessions look for one: they go on from it, as most sessions of a user
- * do. Of the size that the suite's stages ask for; a case that asks for another boots. Written down once for a build and
- * an account.
+ * do. Of the size that the suite's stages ask for; a case that asks for another boots. Written down once for a build, an
+ * image and an account.
  */
 import { execFile } from 'node:child_process'
-import { chownSync, cpSync, existsSync, linkSync, mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs'
+import { createHash } from 'node:crypto'
+import { chownSync, cpSync, existsSync, linkSync, mkdirSync } from 'node:fs'
+import { readdirSync, readFileSync, renameSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import { keysDir } from '../../src/lib/paths.ts'
+import { sharedImage } from './place-image.ts'
 import type { Stage } from './stage.ts'
 import { account, identity } from './users.ts'
 
 export async function placeSnapshot(stage: Stage, profile: string): Promise<void> {
-  const { uid } = account(stage.as)
   const own = join(stage.ambitHome, 'state/snapshots')
-  const kept = join(stage.product.root, `snapshots-${uid}`)
   if (existsSync(own)) return
+  const kept = join(stage.product.root, `snapshots-${account(stage.as).uid}-${await imageMark()}`)
   if (existsSync(kept)) return give(stage, kept, own)
   await promisify(execFile)(stage.product.ambit, ['image', 'warm', '--profile', profile], {
     ...identity(stage.as),
@@ -30,6 +33,15 @@ export async function placeSnapshot(stage: Stage, profile: string): Promise<void
   } catch {
     rmSync(aside, { recursive: true, force: true }) // another run was faster
   }
+}
+
+/** Of the image and the key that signed it: one that was made again may be the same, under another key. */
+async function imageMark(): Promise<string> {
+  const { image, paths } = await sharedImage()
+  const hash = createHash('sha256').update(image.digest)
+  for (const name of readdirSync(keysDir(paths)).toSorted())
+    hash.update(readFileSync(join(keysDir(paths), name)))
+  return hash.digest('hex').slice(0, 16)
 }
 
 /** Files of a hundred MiB: links of them. */

@@ -99,6 +99,8 @@ export class Stage {
   /** The profile written last. */
   latestProfile = ''
   #runs = 0
+  /** Commands may begin at once. */
+  #machine: Promise<void> | undefined
 
   constructor(as: As, options: StageOptions = {}) {
     this.as = as
@@ -151,7 +153,7 @@ export class Stage {
 
   /** Runs any program, outside, as the stage's user with the stage's environment. */
   async command(argv: readonly string[], options: RunOptions = {}): Promise<Ran> {
-    if (RUNTIME === 'microvm') await this.#placeMachine()
+    if (RUNTIME === 'microvm') await (this.#machine ??= this.#placeMachine())
     const started = performance.now()
     const child = spawn(argv[0] ?? '', argv.slice(1), {
       ...identity(this.as),
