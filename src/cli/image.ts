@@ -90,7 +90,9 @@ async function verify(dir: string, context: Context): Promise<number> {
 
 async function list(context: Context): Promise<number> {
   const dir = imagesDir(context.paths)
-  for (const name of namesIn(dir)) {
+  const names = namesIn(dir)
+  if (names.length === 0) context.err('ambit: there is no image; ambit image build makes one')
+  for (const name of names) {
     await verify(join(dir, name), context).catch((error: Error) =>
       context.out(`✗ ${printable(error.message)}`),
     )

@@ -15,7 +15,7 @@ unchanged in OPA.
 check   parses them
 test    runs their test_* rules; exit 1 when one fails
 eval    prints the value of a rule, e.g. data.ambit.admission.decision, for the JSON in --input (- for stdin);
-        an undefined rule prints nothing and exits 1: undefined denies
+        one that is undefined for it prints nothing and exits 1: undefined denies
 `,
   options: {
     input: { type: 'string', value: 'FILE', help: 'input document (default {})' },
@@ -51,7 +51,9 @@ function inputOf(args: Arguments): string {
   const input = text(args, 'input')
   if (input === undefined) return '{}'
   try {
-    return readFileSync(input === '-' ? 0 : input, 'utf8')
+    const document = readFileSync(input === '-' ? 0 : input, 'utf8')
+    JSON.parse(document)
+    return document
   } catch (error) {
     const remedy = 'name a file of JSON, or - for standard input'
     throw new AmbitError('ERR_INPUT_INVALID', `--input ${printable(input)}`, messageOf(error), remedy)

@@ -31,17 +31,9 @@ export function layersOf(paths: Paths, id: SessionId): ReviewLayer[] {
   }
 }
 
-/** Changes of session `id`, all or those whose absolute path is among `only`. */
-export async function pendingChanges(
-  paths: Paths,
-  id: SessionId,
-  only: readonly string[] = [],
-): Promise<Change[]> {
-  const changes = await listChanges(layersOf(paths, id))
-  return changes.filter(
-    (change) => only.length === 0 || only.includes(pathOf(change)) || only.includes(change.path),
-  )
-}
+/** Changes of session `id` that wait. */
+export const pendingChanges = async (paths: Paths, id: SessionId): Promise<Change[]> =>
+  listChanges(layersOf(paths, id))
 
 export const pathOf = (change: Pick<Change, 'root' | 'path'>): string => join(change.root, change.path)
 

@@ -119,10 +119,13 @@ interface Content {
   readonly size: number
 }
 
-/** A unified diff of all changes, in the order of `listChanges`, safe to show. Binary files and cuts are said. */
-export async function diffChanges(layers: readonly ReviewLayer[]): Promise<string> {
+/** A unified diff of `changes`, as `listChanges` gives them, safe to show. Binary files and cuts are said. */
+export async function diffChanges(
+  layers: readonly ReviewLayer[],
+  changes: readonly Change[],
+): Promise<string> {
   const parts: string[] = []
-  for (const change of await listChanges(layers)) {
+  for (const change of changes) {
     const layer = layers.find(({ root }) => root === change.root)
     if (!layer) continue
     const { files } = await ask<{ files: { before: Content | null; after: Content | null }[] }>(

@@ -10,6 +10,7 @@ import { after, test } from 'node:test'
 import { memoryGroup, withoutGroup } from '../support/memory-group.ts'
 import { commandOf, eventually, processesWith } from '../support/processes.ts'
 import { describe, type SessionRan, Stage } from '../support/stage.ts'
+import { runs, warmed } from '../support/runs.ts'
 import { type As, unavailable } from '../support/users.ts'
 
 after(() => setTimeout(() => process.exit(), 100).unref())
@@ -29,15 +30,8 @@ const REMEDY = 'free some memory, or allow the control group that ambit runs in 
 async function prepare(as: As, warm: boolean): Promise<Stage> {
   const stage = new Stage(as, { files: { 'hungry.py': HUNGRY } })
   if (!warm) return stage
-  await runs(stage)
-  const waits = (): boolean => existsSync(join(stage.ambitHome, 'run/session.sock'))
-  assert.ok(await eventually(waits, 20_000), 'control: a host waits')
+  await warmed(stage)
   return stage
-}
-
-async function runs(stage: Stage): Promise<void> {
-  const ran = await stage.session(['/bin/echo', 'it-ran'])
-  assert.equal(ran.stdout, 'it-ran\n', describe(ran))
 }
 
 /** Runs the agent and, once it waits, has `act` done to it and its supervisor; then it goes on. */

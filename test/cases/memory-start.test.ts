@@ -6,15 +6,11 @@ import { after, test } from 'node:test'
 import { memoryGroup, withoutGroup } from '../support/memory-group.ts'
 import { endProcesses, eventually } from '../support/processes.ts'
 import { describe, type Ran, Stage } from '../support/stage.ts'
+import { runs } from '../support/runs.ts'
 import { unavailable } from '../support/users.ts'
 
 after(() => setTimeout(() => process.exit(), 100).unref())
 const user = { skip: unavailable('user') ?? false }
-
-const runs = async (stage: Stage): Promise<void> => {
-  const ran = await stage.session(['/bin/echo', 'it-ran'])
-  assert.equal(ran.stdout, 'it-ran\n', describe(ran))
-}
 
 test('a limit on memory that nothing can start under', user, async () => {
   const stage = new Stage('user')

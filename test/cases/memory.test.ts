@@ -10,6 +10,7 @@ import { after, test } from 'node:test'
 import { mountCount } from '../support/footprint.ts'
 import { commandOf, daemonsOf, eventually, processesWith } from '../support/processes.ts'
 import { describe, type SessionRan, Stage } from '../support/stage.ts'
+import { runs, warmed } from '../support/runs.ts'
 import { type As, unavailable } from '../support/users.ts'
 
 after(() => setTimeout(() => process.exit(), 100).unref())
@@ -71,17 +72,8 @@ async function prepare(as: As): Promise<Stage> {
   for (let n = 0; n < FILES; n++)
     writeFileSync(join(stage.project, 'many', String(n % 100), `${'name'.repeat(20)}-${n}`), '')
   stage.own()
-  // The daemon and its host are there before, as they are for a person's second command.
-  await runs(stage)
-  const waits = (): boolean => existsSync(join(stage.ambitHome, 'run/session.sock'))
-  assert.ok(await eventually(waits, 20_000), 'control: a host waits')
+  await warmed(stage)
   return stage
-}
-
-async function runs(stage: Stage): Promise<void> {
-  const ran = await stage.session(['/bin/echo', 'it-ran'])
-  assert.equal(ran.stdout, 'it-ran\n', describe(ran))
-  assert.equal(ran.code, 0, describe(ran))
 }
 
 const written = (ran: SessionRan): string[] =>

@@ -8,16 +8,12 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { labMissing } from '../support/lab.ts'
 import { commandOf, eventually, processesWith } from '../support/processes.ts'
 import { describe, type Ran, Stage } from '../support/stage.ts'
+import { runs } from '../support/runs.ts'
 import { account, unavailable } from '../support/users.ts'
 
 after(() => setTimeout(() => process.exit(), 100).unref())
 const user = { skip: unavailable('user') ?? false }
 const lab = { skip: labMissing ?? false }
-
-const runs = async (stage: Stage): Promise<void> => {
-  const ran = await stage.session(['/bin/echo', 'it-ran'])
-  assert.equal(ran.stdout, 'it-ran\n', describe(ran))
-}
 
 /** Waits for the host of a warm start. */
 const warm = async (stage: Stage): Promise<void> => {

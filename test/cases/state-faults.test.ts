@@ -16,16 +16,12 @@ import { after, test } from 'node:test'
 import { labMissing } from '../support/lab.ts'
 import { endProcesses, eventually, processesWith } from '../support/processes.ts'
 import { describe, type Ran, Stage } from '../support/stage.ts'
+import { runs } from '../support/runs.ts'
 import { unavailable } from '../support/users.ts'
 
 after(() => setTimeout(() => process.exit(), 100).unref())
 const user = { skip: unavailable('user') ?? false }
 const lab = { skip: labMissing ?? false }
-
-const runs = async (stage: Stage): Promise<void> => {
-  const ran = await stage.session(['/bin/echo', 'it-ran'])
-  assert.equal(ran.stdout, 'it-ran\n', describe(ran))
-}
 
 /** One line of Ambit's, with a reason and a remedy, and nothing was run. */
 function refused(ran: Ran, line: RegExp): void {

@@ -92,9 +92,9 @@ test('the end of a session ends what is in its group, and no other session', opt
   assert.equal(found.get('ended'), 'first lives false, second lives true')
 })
 
-test('a group whose launcher was killed goes when the next one comes', options, () => {
-  assert.equal(found.get('before'), 'ambit-beside ambit-session-forgotten-')
-  assert.equal(found.get('beside the next'), 'ambit-beside ambit-session-next-')
-  assert.equal(found.get('after'), 'ambit-beside')
+test('a group whose launcher was killed goes when the next one of its pid namespace comes', options, () => {
+  assert.equal(found.get('before'), 'ambit-beside ambit-session-elsewhere ambit-session-forgotten')
+  assert.equal(found.get('beside the next'), 'ambit-beside ambit-session-elsewhere ambit-session-next')
+  assert.equal(found.get('after'), 'ambit-beside ambit-session-elsewhere')
   assert.equal(found.get('the session'), undefined)
 })

@@ -54,7 +54,11 @@ before(() => {
 after(() => dir && rmSync(dir, { recursive: true, force: true }))
 
 /** A session whose machine plays these lines. */
-function play(lines: readonly string[], more: Partial<Scenario> = {}): Result {
+function play(
+  lines: readonly string[],
+  more: Partial<Scenario> = {},
+  meddle: (initramfs: string) => void = () => undefined,
+): Result {
   const part = program(`part-${++parts}`)
   writeFileSync(part, `${lines.join('\n')}\n`)
   const file = (name: string): string => {
@@ -65,7 +69,7 @@ function play(lines: readonly string[], more: Partial<Scenario> = {}): Result {
   const [initramfs, root] = [file('initramfs'), file('root')]
   const digest = '0'.repeat(64)
   const verified = (path: string) => ({ sha256: digest, identity: fileIdentity(path) })
-  const result = drive({
+  const scenario: Scenario = {
     argv: ['true'],
     ...ordinary,
     ...more,
@@ -93,7 +97,9 @@ function play(lines: readonly string[], more: Partial<Scenario> = {}): Result {
         },
       },
     },
-  })
+  }
+  meddle(initramfs)
+  const result = drive(scenario)
   // Its start and its TPM are recorded by others than the machine.
   return { ...result, facts: result.facts.filter(({ k }) => !k.startsWith('machine.')) }
 }
@@ -239,6 +245,22 @@ test('a QEMU that was taken over finds nothing in its cell', options, async () =
     'control: outside each succeeds',
   )
 })
+
+test(
+  'a part that was altered after it was verified is not started, though size and time are put back',
+  options,
+  () => {
+    const stamp = program('stamp')
+    const put = (content: string) => (initramfs: string) => {
+      execFileSync('touch', ['-r', initramfs, stamp])
+      if (content !== '') writeFileSync(initramfs, content)
+      if (content !== '') execFileSync('touch', ['-r', stamp, initramfs])
+    }
+    const lines = [...UP, 'say {"ev":"ended","code":0}', STAY]
+    assert.equal(end(play(lines, {}, put(''))), 'exit: 0', 'control')
+    assert.match(end(play(lines, {}, put('altered!!'))), /^failed: .*changed since it was verified/)
+  },
+)
 
 test("QEMU's and the TPM's files are nobody else's, whatever the caller's umask", options, async () => {
   // One mask a process with that name that descends from this one.

@@ -1,6 +1,6 @@
 /** What people get wrong: one line each that says what, why and what to do, and a status of the contract. */
 import assert from 'node:assert/strict'
-import { mkdirSync } from 'node:fs'
+import { mkdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { describe, Stage } from '../support/stage.ts'
@@ -32,6 +32,7 @@ const MISTAKES: readonly (readonly [readonly string[], number, RegExp])[] = [
   [['log', 'verify', '/nowhere'], 1, /; name the directory of a log \(ambit log dir prints yours\)/],
   [['log', 'prove', '999'], 125, /; ambit log lists them/],
   [['policy', 'eval', 'data.x', '--input', 'nope.json'], 125, /ENOENT.*; name a file of JSON/],
+  [['policy', 'eval', 'data.x', '--input', 'broken.yaml'], 125, /broken\.yaml: .*; name a file of JSON/],
   [['attest', 'verify', 'nope.json', '--last'], 125, /; name the one that ambit attest ID --out FILE wrote/],
   [['sessions', 'all'], 2, /takes no all; see ambit sessions --help/],
   [['doctor', 'now'], 2, /takes no now; see ambit doctor --help/],
@@ -50,6 +51,38 @@ test('each mistake is one line', { skip: unavailable('user') ?? false }, async (
     assert.match(lines[0] ?? '', line, args.join(' '))
     assert.doesNotMatch(ran.stderr, /ERR_INTERNAL|^ {4}at /m, args.join(' '))
   }
+})
+
+test('a review takes what it is told, and nothing of another name', {
+  skip: unavailable('user') ?? false,
+}, async () => {
+  const stage = new Stage('user', { spec: { files: [{ path: '${project}', access: 'review' }] } })
+  stage.put(stage.project, { 'one.txt': 'a\n', 'two.txt': 'a\n', 'deep/three.txt': 'a\n' })
+  const script = 'for f in one.txt two.txt deep/three.txt; do echo b >>$f; done'
+  const { session } = (await stage.session(['/bin/sh', '-c', script])).summary
+  const review = (...args: string[]) =>
+    stage.ambit(['review', session, ...args], { cwd: join(stage.project, 'deep') })
+  for (const verb of ['diff', 'apply', 'drop']) {
+    const stray = await review(verb, 'one.txt', 'on.txt')
+    assert.equal(stray.code, 125, describe(stray))
+    assert.match(
+      stray.stderr,
+      /^ambit: on\.txt: no change of that name waits; ambit review \S+ lists those that do/,
+    )
+  }
+  const mixed = await review('diff', '--json')
+  assert.equal(mixed.code, 2, describe(mixed))
+  const diff = await review('diff', 'three.txt')
+  assert.match(diff.stdout, /deep\/three\.txt/)
+  assert.doesNotMatch(diff.stdout, /one\.txt|two\.txt/)
+  const applied = await review('apply', 'three.txt', 'one.txt')
+  assert.equal(applied.stdout.match(/^applied /gm)?.length, 2, describe(applied))
+  const dropped = await review('drop', '--json')
+  assert.deepEqual(JSON.parse(dropped.stdout), [{ root: stage.project, path: 'two.txt', state: 'dropped' }])
+  const none = await review('apply')
+  assert.deepEqual([none.code, none.stderr], [0, 'ambit: nothing waits for review\n'])
+  assert.equal(readFileSync(join(stage.project, 'deep/three.txt'), 'utf8'), 'a\nb\n')
+  assert.equal(readFileSync(join(stage.project, 'two.txt'), 'utf8'), 'a\n')
 })
 
 test('state that cannot be kept where it is said to be', { skip: unavailable('user') ?? false }, async () => {

@@ -210,7 +210,7 @@ put('aa\\u202egnp.txt', 'bidi\\n'); put('bin', 'a\\0b'); put('esc', 'x\\x1b[2Jy\
     ],
   )
   assert.ok(changes.slice(2).every(({ executableConfig }) => !executableConfig))
-  const diff = await diffChanges(layers)
+  const diff = await diffChanges(layers, await listChanges(layers))
   assert.match(diff, /-one\n\+two\n/)
   assert.match(diff, /\+all:|\+\tcurl evil/)
   assert.match(diff, /binary content, 3 bytes/)

@@ -155,16 +155,18 @@ fn two_at_once() {
     drop(other);
 }
 
-/// A launcher that was killed could not take its group away; the next one does, with what is in it.
+/// A launcher that was killed could not take its group away; the next one does, with what is in it, if it can tell.
 fn left_behind() {
     child(|| std::mem::forget(group("forgotten", 64 * MIB)));
+    let place = cgroup::delegated().expect("the place");
+    // Of a launcher in another pid namespace: its number is nobody's here.
+    fs::create_dir(place.join("ambit-session-elsewhere-1-99999")).expect("its group");
     let names = || {
-        let place = cgroup::delegated().expect("the place");
-        let mut names: Vec<_> = fs::read_dir(place)
+        let mut names: Vec<_> = fs::read_dir(&place)
             .expect("its groups")
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
             .filter(|name| name.starts_with("ambit-"))
-            .map(|name| name.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned())
+            .map(|name| name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-').to_owned())
             .collect();
         names.sort();
         names.join(" ")

@@ -7,6 +7,7 @@ use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -69,7 +70,7 @@ pub fn make(spec: &LaunchSpec) -> Result<Group, String> {
 /// The same for anything that has a name, letters and digits, beneath the caller's own cgroup.
 pub fn named(name: &str, wanted: &Wanted) -> Result<Group, String> {
     let place = delegated()?;
-    let name = format!("{PREFIX}{name}-{}", std::process::id());
+    let name = format!("{PREFIX}{name}-{}-{}", pids(), std::process::id());
     Group::beneath(&place, &name, wanted)
         .map_err(|error| format!("the cgroup {} is delegated and cannot be used: {error}", place.display()))
 }
@@ -147,14 +148,23 @@ fn open_up(place: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Groups whose launcher is gone: a crash, or root's, whose launcher is not root any more at its end.
+/// The pid namespace in which our number is ours: one cgroup may hold several.
+fn pids() -> String {
+    let found = fs::metadata("/proc/self/ns/pid").map(|entry| entry.ino());
+    found.map_or_else(|_| "unknown".into(), |number| number.to_string())
+}
+
+/// Groups whose launcher is gone: a crash, or root's, whose launcher is not root any more at its end. Of another pid
+/// namespace's launchers nobody here can tell.
 fn sweep(place: &Path) {
+    let ours = pids();
     for entry in fs::read_dir(place).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let Some(owner) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.rsplit('-').next()) else {
-            continue;
-        };
-        if owner.parse::<u32>().is_ok_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+        let parts = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.rsplit_once('-'));
+        let Some((rest, owner)) = parts else { continue };
+        if rest.rsplit('-').next() == Some(&ours)
+            && owner.parse::<u32>().is_ok_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
+        {
             let _ = fs::write(entry.path().join("cgroup.kill"), "1");
             let _ = fs::remove_dir(entry.path());
         }

@@ -70,6 +70,30 @@ pub enum Fact {
     Hash { path: String, size: u64, sha256: String },
 }
 
+/// An honest sensor stays far below these (process_memory.rs), also where each byte becomes three.
+pub const LONGEST_PATH: usize = 32 << 10;
+pub const LONGEST_ARGUMENT: usize = 4 << 10;
+pub const MOST_ARGUMENTS: usize = 256;
+
+impl Fact {
+    /// One that somebody else tells, a guest or its kernel: a record that nobody can read would stand in the log as
+    /// tampering. Only of launches and ends.
+    pub fn as_told(self, hearing: &str) -> Result<Self, Failure> {
+        let is_argv = |argv: &[String]| {
+            argv.len() <= MOST_ARGUMENTS && argv.iter().all(|argument| argument.len() <= LONGEST_ARGUMENT)
+        };
+        match &self {
+            Fact::Launch { pid: 1.., ppid: 0.., path, argv, cwd, .. }
+                if path.len().max(cwd.len()) <= LONGEST_PATH && is_argv(argv) =>
+            {
+                Ok(self)
+            }
+            Fact::Exit { pid: 1.., .. } => Ok(self),
+            _ => Err(Failure::new(hearing, "it told of a process what no sensor tells")),
+        }
+    }
+}
+
 /// Where the sensor's facts go.
 pub trait Records {
     /// An exec goes on when its fact has been taken.

@@ -81,11 +81,11 @@ function identify(path: string): { name: string; settled: boolean } {
   }
 }
 
-/** By which `ambit-launch` knows the file again: device, inode, size, time of change in nanoseconds. */
-export function fileIdentity(path: string): string {
-  const { dev, ino, size, mtimeNs } = statSync(path, { bigint: true })
-  return [dev, ino, size, mtimeNs].join(':')
-}
+/**
+ * By which `ambit-launch` knows the file again: device, inode, size, times of the last write and change in nanoseconds.
+ * The former can be put back, the latter cannot.
+ */
+export const fileIdentity = (path: string): string => identify(path).name
 
 /** What cannot be read is not known. */
 function read(path: string): Known {

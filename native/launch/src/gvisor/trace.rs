@@ -40,6 +40,9 @@ mod kind {
 const HANDSHAKE: [u8; 2] = [0x08, 1];
 /// Header size, type, count of what was dropped.
 const HEADER: usize = 8;
+/// Beyond this a Sentry makes them up: it is an agent's that has broken it.
+const MOST_PROCESSES: usize = 1 << 17;
+const WHAT: &str = "following gVisor's trace";
 /// What stands for a launch whose words did not arrive.
 const UNREPORTED: &str = "(not reported by gVisor)";
 /// How long the last messages of a Sentry that is gone may take.
@@ -149,7 +152,7 @@ struct Follower {
 
 impl Follower {
     fn run(&mut self, listener: UnixListener, stopped: &OwnedFd) -> Result<()> {
-        let what = "following gVisor's trace";
+        let what = WHAT;
         let ready = sys::poll(&[listener.as_raw_fd(), stopped.as_raw_fd()], None).context(what)?;
         if ready[0] == 0 {
             return Ok(());
@@ -185,7 +188,10 @@ impl Follower {
                 if thread == process {
                     self.parents.insert(process, pid);
                 }
-                Ok(())
+                match self.parents.len() > MOST_PROCESSES {
+                    true => Err(Failure::new(WHAT, "it tells of more processes than there can be")),
+                    false => Ok(()),
+                }
             }
             kind::EXEC => self.note_launch(pid, payload),
             // Without a result it is the call's beginning.
@@ -240,6 +246,7 @@ impl Follower {
     }
 
     fn append_launch(&mut self, fact: Fact) -> Result<()> {
+        let fact = fact.as_told(WHAT)?;
         if let Fact::Launch { pid, .. } = fact {
             self.launched.insert(pid);
         }
@@ -281,5 +288,72 @@ impl Follower {
 
     fn append(&self, fact: &Fact) -> Result<()> {
         self.journal.append(fact).map_err(|error| Failure::new("recording a process", error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::alarm;
+
+    fn follower() -> (Follower, PathBuf) {
+        let path =
+            std::env::temp_dir().join(format!("ambit-trace-{}-{:?}", std::process::id(), Instant::now()));
+        let journal = Arc::new(Journal::open(&path).unwrap());
+        let (bell, _) = alarm::alarms().unwrap();
+        let follower = Follower {
+            digests: Digests::new(journal.clone(), bell.clone()),
+            bell,
+            journal,
+            ended: Arc::default(),
+            guest: Arc::default(),
+            parents: HashMap::new(),
+            launched: HashSet::new(),
+            reported: HashSet::new(),
+        };
+        (follower, path)
+    }
+
+    fn varint(mut value: u64) -> Vec<u8> {
+        let mut all = Vec::new();
+        while value > 0x7f {
+            all.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        all.push(value as u8);
+        all
+    }
+
+    fn text(field: u8, bytes: &[u8]) -> Vec<u8> {
+        [&[field << 3 | 2][..], &varint(bytes.len() as u64), bytes].concat()
+    }
+
+    fn message(kind: u16, payload: &[u8]) -> Vec<u8> {
+        [&8u16.to_ne_bytes()[..], &kind.to_ne_bytes(), &[0; 4], payload].concat()
+    }
+
+    fn exec(pid: i64, path: &str, argv: &[&str]) -> Vec<u8> {
+        let context = [&[4 << 3][..], &varint(pid as u64), &text(8, b"/")].concat();
+        let argv: Vec<u8> = argv.iter().flat_map(|word| text(3, word.as_bytes())).collect();
+        message(kind::EXEC, &[text(1, &context), text(2, path.as_bytes()), argv].concat())
+    }
+
+    /// What an agent that has broken its Sentry may say.
+    #[test]
+    fn a_sentry_that_lies_ends_the_session_and_leaves_a_record_that_can_be_read() {
+        let (mut follower, path) = follower();
+        follower.note(&exec(5, "/usr/bin/id", &["id", "--token", "abc"])).unwrap();
+        let recorded = std::fs::metadata(&path).unwrap().len();
+        for pid in [0, -1, i64::from(i32::MAX) + 1] {
+            assert!(follower.note(&exec(pid, "/x", &[])).is_err(), "{pid}");
+        }
+        assert!(follower.note(&exec(6, &format!("/{}", "x".repeat(40_000)), &[])).is_err());
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), recorded, "nothing of it is on record");
+        let many = (1..=MOST_PROCESSES as u64 + 1).try_for_each(|process| {
+            let ids = [&[3 << 3][..], &varint(process), &[4 << 3], &varint(process)].concat();
+            follower.note(&message(kind::CLONE, &ids))
+        });
+        assert!(many.is_err());
+        std::fs::remove_file(&path).unwrap();
     }
 }

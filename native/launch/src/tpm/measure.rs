@@ -102,8 +102,10 @@ fn checked(name: &str, path: &Path, verified: &Verified) -> Result<[u8; 32]> {
 
 /// As src/runtime/microvm-image/verify.ts writes it.
 pub fn identity(found: &fs::Metadata) -> String {
-    let time = i128::from(found.mtime()) * 1_000_000_000 + i128::from(found.mtime_nsec());
-    format!("{}:{}:{}:{time}", found.dev(), found.ino(), found.len())
+    let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+    let written = nanoseconds(found.mtime(), found.mtime_nsec());
+    let changed = nanoseconds(found.ctime(), found.ctime_nsec());
+    format!("{}:{}:{}:{written}:{changed}", found.dev(), found.ino(), found.len())
 }
 
 fn bytes(digest: &str) -> Result<[u8; 32]> {

@@ -4,35 +4,25 @@ use std::collections::BTreeMap;
 
 use ambit_shared::redact::redact;
 
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::sensor::Fact;
-
-/// An honest sensor stays far below these (process_memory.rs), also where each byte becomes three.
-const LONGEST_PATH: usize = 32 << 10;
-const LONGEST_ARGUMENT: usize = 4 << 10;
-const MOST_ARGUMENTS: usize = 256;
 
 /// Redacted here, too; the digest is the image's, which its kernel checks.
 pub fn as_recorded(fact: Fact, programs: &BTreeMap<String, String>) -> Result<Fact> {
-    match fact {
-        Fact::Launch { pid: pid @ 1.., ppid: ppid @ 0.., path, argv, cwd, truncated, .. }
-            if path.len().max(cwd.len()) <= LONGEST_PATH && is_argv(&argv) =>
-        {
+    let fact = fact.as_told("hearing the guest")?;
+    Ok(match fact {
+        Fact::Launch { argv, pid, ppid, path, cwd, truncated, .. } => {
             let digest = programs.get(&path).cloned();
-            Ok(Fact::Launch { digest, argv: redact(argv), pid, ppid, path, cwd, truncated })
+            Fact::Launch { digest, argv: redact(argv), pid, ppid, path, cwd, truncated }
         }
-        exit @ Fact::Exit { pid: 1.., .. } => Ok(exit),
-        _ => Err(Failure::new("hearing the guest", "it told of a process what no sensor tells")),
-    }
-}
-
-fn is_argv(argv: &[String]) -> bool {
-    argv.len() <= MOST_ARGUMENTS && argv.iter().all(|argument| argument.len() <= LONGEST_ARGUMENT)
+        other => other,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sensor::{LONGEST_ARGUMENT, LONGEST_PATH, MOST_ARGUMENTS};
 
     fn launch(pid: i32, path: &str, argv: &[&str]) -> Result<Fact> {
         let argv = argv.iter().map(|argument| argument.to_string()).collect();

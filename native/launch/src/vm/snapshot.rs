@@ -2,7 +2,7 @@
 //! verified it (src/runtime/microvm-image/snapshot.ts). QEMU has a monitor for as long as it writes one, and runs no
 //! command then.
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
@@ -19,6 +19,8 @@ use crate::world::World;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(10);
+/// Of what QEMU says at once; it is bounded whoever has taken it over.
+const LONGEST: u64 = 1 << 20;
 const WHAT: &str = "taking the snapshot";
 /// By which QEMU knows the file.
 const NAME: &str = "snapshot";
@@ -108,7 +110,7 @@ impl Monitor {
         .context(WHAT)?;
         loop {
             let mut line = String::new();
-            if self.lines.read_line(&mut line).context(WHAT)? == 0 {
+            if (&mut self.lines).take(LONGEST).read_line(&mut line).context(WHAT)? == 0 {
                 return Err(refused("QEMU ended"));
             }
             let mut said: Value = serde_json::from_str(&line).map_err(|error| Failure::new(WHAT, error))?;
