@@ -14,7 +14,7 @@ use crate::failure::{Context, Failure, Result};
 use crate::gvisor::bundle::RUNSC;
 use crate::spec::{Cell, Ids, LaunchSpec, Mount};
 use crate::sys;
-use crate::vm::machine;
+use crate::vm::{loaded, machine};
 
 /// Directories that exist on every Linux and that a session can do without: one is covered by our private tmpfs.
 const BASES: [&str; 5] = ["/sys", "/mnt", "/media", "/srv", "/opt"];
@@ -42,6 +42,9 @@ pub struct Tools {
     /// Where what is started enters the session's cgroup, if it has one.
     pub entry: Option<OwnedFd>,
 }
+
+/// Bytes of it, beside a machine's.
+const OWN_ROOM: u64 = 32 << 20;
 
 /// Our private tmpfs inside the outer mount namespace.
 pub struct Stage {
@@ -98,14 +101,20 @@ impl Stage {
         self.base.join(TRACE).join("socket")
     }
 
+    /// Where a copy of a machine's file may stand.
+    pub fn copy(&self, name: &str) -> PathBuf {
+        self.base.join(COPIES).join(name)
+    }
+
     /// This very program, where bubblewrap can bind it from.
     pub fn launcher(&self) -> PathBuf {
         self.base.join("launch")
     }
 }
 
-/// The session's own directory here: root makes the others.
+/// The session's own directories here: root makes the others.
 const TRACE: &str = "trace";
+const COPIES: &str = "copies";
 const EMPTY: &str = "empty";
 
 fn seal_name(index: usize) -> String {
@@ -136,8 +145,10 @@ pub fn as_root(spec: &LaunchSpec) -> Result<Stage> {
     // SAFETY: plain flags; this process has one thread.
     sys::check(unsafe { libc::unshare(libc::CLONE_NEWNS) }).context("making a mount namespace")?;
     let base = private_tmpfs(spec, 0)?;
-    std::os::unix::fs::chown(base.join(TRACE), Some(spec.host.uid), Some(spec.host.gid))
-        .context("staging the trace's directory")?;
+    for name in [TRACE, COPIES] {
+        std::os::unix::fs::chown(base.join(name), Some(spec.host.uid), Some(spec.host.gid))
+            .context("staging the session's own directories")?;
+    }
     stage_fuse_device(&base.join(FUSE_DEVICE)).context("staging /dev/fuse")?;
     let mut mounts = mounts_of(spec);
     for (index, mount) in mounts.iter_mut().enumerate() {
@@ -203,9 +214,9 @@ fn private_tmpfs(spec: &LaunchSpec, more_flags: libc::c_ulong) -> Result<PathBuf
     sys::mount(None, Path::new("/"), None, libc::MS_REC | libc::MS_SLAVE, None).context(what)?;
     let base = free_base(spec).ok_or_else(|| Failure::new(what, format!("none of {BASES:?} is free")))?;
     let flags = libc::MS_NOSUID | more_flags;
-    sys::mount(Some(Path::new("ambit")), &base, Some("tmpfs"), flags, Some("mode=0755,size=32m"))
-        .context(what)?;
-    for name in ["fuse", TRACE] {
+    let options = format!("mode=0755,size={}", OWN_ROOM + loaded::room(spec));
+    sys::mount(Some(Path::new("ambit")), &base, Some("tmpfs"), flags, Some(&options)).context(what)?;
+    for name in ["fuse", TRACE, COPIES] {
         DirBuilder::new().mode(0o755).create(base.join(name)).context(what)?;
     }
     // A copy: a bind would show the place of the installation in the agent's /proc/self/mountinfo.

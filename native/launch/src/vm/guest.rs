@@ -25,8 +25,8 @@ pub struct Ends {
     pub control: OwnedFd,
     pub io: OwnedFd,
     pub tpm: OwnedFd,
-    /// The snapshot that the machine goes on from, or QEMU's monitor while it writes one.
-    pub snapshot: Option<OwnedFd>,
+    /// Of a machine that is written down or goes on: monitor, memory, and the snapshot that it goes on from.
+    pub snapshot: Vec<OwnedFd>,
 }
 
 #[derive(Serialize)]

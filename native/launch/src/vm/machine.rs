@@ -14,6 +14,7 @@ use crate::spec::{Accelerator, Limits, Machine, Mount, Snapshot};
 use crate::tpm::swtpm::Swtpm;
 use crate::vm::guest::Ends;
 use crate::vm::guest::words;
+use crate::vm::loaded::Copying;
 use crate::world::{Wires, World};
 use crate::{limits, tap, tsc};
 
@@ -26,7 +27,7 @@ const FIRMWARE: [&str; 3] = ["/usr/share/qemu", "/usr/share/seabios", "/usr/shar
 /// What QEMU may use beside the guest's memory: itself, translated code, queues.
 const OVERHEAD: u64 = 256 << 20;
 /// Of translated code, MiB. Its default is an eighth of this machine. docs/decisions/0007-a-machines-memory.md.
-const TRANSLATED: u64 = 28;
+const TRANSLATED: u64 = 19;
 const THREADS: u64 = 64;
 
 /// Where it looks for its modules and firmware from.
@@ -62,7 +63,8 @@ pub fn staged<'a>(mounts: &'a [Mount], name: &str) -> Option<&'a Path> {
     })
 }
 
-fn place(name: &str) -> PathBuf {
+/// Of a file of the image.
+pub fn place(name: &str) -> PathBuf {
     Path::new(PLACE).join(name)
 }
 
@@ -89,11 +91,11 @@ fn system(places: &[&'static str]) -> impl Iterator<Item = Mount> {
 }
 
 /// Begins the cell, in which QEMU waits for `exec`.
-pub fn begin(world: &World, ends: Ends, line: &str) -> Result<Begun> {
+pub fn begin(world: &World, ends: Ends, line: &str, copies: &Copying) -> Result<Begun> {
     let (Some(machine), Some(Wires { tap, view, .. })) = (world.spec.cell.machine(), &world.machine) else {
         return Err(Failure::new("building the machine", "the session has none"));
     };
-    let stage = world.stage.with(mounts_of_cell(machine, &world.stage.mounts));
+    let stage = world.stage.with(copies.put(mounts_of_cell(machine, &world.stage.mounts)));
     let fds = [&ends.control, &ends.io, view, tap.fd(), &ends.tpm].into_iter().chain(&ends.snapshot);
     let handed: Vec<_> = fds.map(AsRawFd::as_raw_fd).collect();
     let config = Config {
@@ -150,13 +152,14 @@ pub fn kernel_line(machine: &Machine) -> Result<String> {
     Ok(format!("{} {own} tpm_tis.force=1 tpm_tis.interrupts=0", machine.command_line))
 }
 
-/// The command line. Descriptors 3 to 7 are `ambit.control`, `ambit.io`, `ambit.view`, the tap and the TPM; the last is
-/// the snapshot's.
+/// The command line. Descriptors 3 to 7 are `ambit.control`, `ambit.io`, `ambit.view`, the tap and the TPM; 8 to 10 the
+/// monitor, the memory and the stream of a snapshot.
 fn command(machine: &Machine, line: &str) -> Vec<String> {
     let file = |name: &str| place(name).display().to_string();
     let mut all = vec![QEMU.to_string()];
     let mut add = |words: &[&str]| all.extend(words.iter().map(|word| word.to_string()));
-    add(&["-M", "microvm,rtc=on,isa-serial=off", "-cpu", "max"]);
+    let memory = machine.snapshot.as_ref().map_or("", |_| ",memory-backend=memory");
+    add(&["-M", &format!("microvm,rtc=on,isa-serial=off{memory}"), "-cpu", "max"]);
     add(&["-accel", &accelerator(machine.accelerator)]);
     add(&["-m", &format!("{}M", machine.memory >> 20), "-smp", &machine.processors.to_string()]);
     add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-L", "/usr/share/qemu"]);
@@ -175,12 +178,14 @@ fn command(machine: &Machine, line: &str) -> Vec<String> {
     add(&["-netdev", "tap,id=net,fd=6", "-device", "virtio-net-device,netdev=net"]);
     add(&["-chardev", "socket,id=tpm,fd=7", "-tpmdev", "emulator,id=tpm,chardev=tpm"]);
     add(&["-device", "tpm-tis,tpmdev=tpm"]);
-    match machine.snapshot {
-        Some(Snapshot::Take { .. }) => {
-            add(&["-chardev", "socket,id=monitor,fd=8", "-mon", "chardev=monitor,mode=control"]);
+    if let Some(snapshot) = &machine.snapshot {
+        add(&["-chardev", "socket,id=monitor,fd=8", "-mon", "chardev=monitor,mode=control"]);
+        let size = machine.memory >> 20;
+        let memory = format!("memory-backend-file,id=memory,size={size}M,mem-path=/proc/self/fd/9,share=on");
+        add(&["-object", &memory]);
+        if let Snapshot::Resume { .. } = snapshot {
+            add(&["-incoming", "defer"]);
         }
-        Some(Snapshot::Resume { .. }) => add(&["-incoming", "fd:8"]),
-        None => {}
     }
     all
 }

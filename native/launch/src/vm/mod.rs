@@ -2,7 +2,9 @@
 //! the guest says is believed as far as it harms nobody but itself. docs/architecture.md, "Inside a microVM".
 pub mod facts;
 pub mod guest;
+pub mod loaded;
 pub mod machine;
+pub mod memory;
 pub mod session;
 pub mod snapshot;
 pub mod start;

@@ -21,7 +21,8 @@ use crate::tpm::port;
 use crate::tpm::swtpm::Swtpm;
 use crate::vm::facts::as_recorded;
 use crate::vm::guest::{Ends, Guest, News, words};
-use crate::vm::snapshot::Taking;
+use crate::vm::loaded::{Copying, Loaded};
+use crate::vm::snapshot::{Taking, Warm};
 use crate::vm::{guest, machine, snapshot, start, streams};
 use crate::watchdog::Watchdog;
 use crate::world::World;
@@ -43,6 +44,7 @@ struct Running<'a> {
     guest: Guest,
     /// The guest said so.
     started: bool,
+    loaded: Loaded,
     measurement: Arc<Measurement>,
     /// What QEMU says when it cannot go on.
     complaint: Arc<Mutex<String>>,
@@ -52,16 +54,17 @@ pub fn run(mut world: World, control: &Control, mut orders: Orders) -> Result<()
     let what = "making the machine's ports";
     let (ours, theirs) = sys::socketpair(libc::SOCK_STREAM).context(what)?;
     let (port, io) = sys::socketpair(libc::SOCK_STREAM).context(what)?;
-    let (snapshot, taking) = snapshot::ends(&mut world)?;
     let Some(machine) = world.spec.cell.machine().cloned() else {
         return Err(Failure::new("building the machine", "the session has none"));
     };
     let line = machine::kernel_line(&machine)?;
+    let (snapshot, warm) = snapshot::prepare(&mut world, machine.memory)?;
+    let copying = Copying::begin(&world.stage, &machine)?;
     // Both cells side by side: each takes some 30 ms.
     let swtpm = Swtpm::begin(&world)?;
     let (tpm, qemus) = sys::socketpair(libc::SOCK_STREAM).context(what)?;
     let ends = Ends { control: theirs, io, tpm: qemus, snapshot };
-    let qemu = machine::begin(&world, ends, &line)?;
+    let qemu = machine::begin(&world, ends, &line, &copying)?;
     // QEMU has its own by now: its end must be the end of the view's stream.
     world.machine = None;
     let swtpm = swtpm.finish(&world, control, &mut orders)?;
@@ -75,6 +78,7 @@ pub fn run(mut world: World, control: &Control, mut orders: Orders) -> Result<()
     let complaint = listen_to_qemu(stdio);
     // QEMU asks its TPM what it can while it makes the machine, and waits for the answer, which nobody gives before what
     // starts is measured and on record: so no instruction of the guest's runs before, and QEMU loads meanwhile.
+    let loaded = copying.finish()?;
     cell.exec()?;
     let measurement = Arc::new(measure(&world, &machine, &line, &swtpm)?);
     port::serve(tpm, swtpm.tpm.clone(), world.bell.clone());
@@ -86,12 +90,17 @@ pub fn run(mut world: World, control: &Control, mut orders: Orders) -> Result<()
         cell,
         guest,
         started: false,
+        loaded,
         measurement,
         complaint,
     };
-    let ended = match taking {
+    let ended = match warm {
+        Some(Warm::Take(taking)) => running.take_snapshot(taking),
+        Some(Warm::Resume(resuming)) => {
+            resuming.begin(&world.bell);
+            running.live(port)
+        }
         None => running.live(port),
-        Some(taking) => running.take_snapshot(taking),
     };
     running.cell.kill();
     // Nothing in it waits for the view: QEMU has a stream.
@@ -192,7 +201,7 @@ impl Running<'_> {
     /// False when it was called off.
     fn hello(&mut self, until: Instant) -> Result<bool> {
         match self.next(until)? {
-            Some(News::Hello { v: start::VERSION }) => Ok(true),
+            Some(News::Hello { v: start::VERSION }) => self.loaded.release().map(|()| true),
             Some(news) => Err(out_of_turn(&news)),
             None => Ok(false),
         }

@@ -1,6 +1,6 @@
-//! A warm snapshot: QEMU's own form of a machine that has booted and holds nothing of a session. Whoever starts from it
-//! verified it (src/runtime/microvm-image/snapshot.ts). QEMU has a monitor for as long as it writes one, and runs no
-//! command then.
+//! A warm snapshot: QEMU's own form of a machine that has booted and holds nothing of a session, and its memory. Whoever
+//! starts from it verified it (src/runtime/microvm-image/snapshot.ts). QEMU has a monitor, whose other end is here and
+//! nowhere else: for as long as it writes a snapshot, and runs no command; and until it has been told to read one.
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -10,20 +10,26 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::alarm::{Alarm, Bell};
 use crate::failure::{Context, Failure, Result};
 use crate::spec::Snapshot;
 use crate::sys;
 use crate::tpm::measure::identity;
 use crate::vm::guest::words;
+use crate::vm::memory::{self, Filling};
 use crate::world::World;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(10);
+const WHAT: &str = "asking QEMU's monitor";
 /// Of what QEMU says at once; it is bounded whoever has taken it over.
 const LONGEST: u64 = 1 << 20;
-const WHAT: &str = "taking the snapshot";
+/// The memory is not in QEMU's stream, but a file of its own that it has mapped.
+const APART: &str = "x-ignore-shared";
 /// By which QEMU knows the file.
 const NAME: &str = "snapshot";
+/// Its number in QEMU that goes on from it (src/vm/machine.rs).
+const STREAM: u32 = 10;
 
 /// Opened while the caller's own rights still stand.
 pub fn open(snapshot: &Snapshot) -> Result<OwnedFd> {
@@ -42,41 +48,52 @@ pub fn open(snapshot: &Snapshot) -> Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// What a snapshot is written with: QEMU's monitor, and the file.
+/// What is done with the snapshot of a session's machine.
+pub enum Warm {
+    Take(Taking),
+    Resume(Resuming),
+}
+
 pub struct Taking {
     monitor: OwnedFd,
+    memory: OwnedFd,
     file: OwnedFd,
 }
 
-/// What QEMU gets, and what is done with it.
-pub fn ends(world: &mut World) -> Result<(Option<OwnedFd>, Option<Taking>)> {
-    let takes = matches!(
-        world.spec.cell.machine().and_then(|machine| machine.snapshot.as_ref()),
-        Some(Snapshot::Take { .. })
-    );
-    match world.machine.as_mut().and_then(|wires| wires.snapshot.take()) {
-        Some(file) if takes => {
-            let (monitor, theirs) = sys::socketpair(libc::SOCK_STREAM).context("making QEMU's monitor")?;
-            Ok((Some(theirs), Some(Taking { monitor, file })))
-        }
-        file => Ok((file, None)),
+pub struct Resuming {
+    monitor: OwnedFd,
+    filling: Filling,
+}
+
+/// What QEMU gets, and what is done here. `size`: bytes of the machine's memory.
+pub fn prepare(world: &mut World, size: u64) -> Result<(Vec<OwnedFd>, Option<Warm>)> {
+    let Some(file) = world.machine.as_mut().and_then(|wires| wires.snapshot.take()) else {
+        return Ok((Vec::new(), None));
+    };
+    let (monitor, theirs) = sys::socketpair(libc::SOCK_STREAM).context("making QEMU's monitor")?;
+    let memory = memory::empty(size)?;
+    let mapped = memory.try_clone().context("making the machine's memory")?;
+    let takes = world.spec.cell.machine().is_some_and(|m| matches!(m.snapshot, Some(Snapshot::Take { .. })));
+    if takes {
+        return Ok((vec![theirs, mapped], Some(Warm::Take(Taking { monitor, memory, file }))));
     }
+    let own = file.try_clone().context("opening the snapshot")?;
+    let filling = Filling::begin(own.into(), &memory, size)?;
+    Ok((vec![theirs, mapped, file], Some(Warm::Resume(Resuming { monitor, filling }))))
 }
 
 impl Taking {
-    /// Has QEMU write its machine to `file`; the machine stands still afterwards.
+    /// Has QEMU write its machine; it stands still afterwards.
     pub fn save(self) -> Result<()> {
-        let Taking { monitor, file } = self;
-        let mut monitor = Monitor::new(monitor)?;
-        monitor.ask("qmp_capabilities", json!({}), None)?;
-        monitor.ask("getfd", json!({ "fdname": NAME }), Some(&file))?;
+        let mut monitor = Monitor::new(self.monitor)?;
+        monitor.ask("getfd", json!({ "fdname": NAME }), Some(&self.file))?;
         monitor.ask("migrate-set-parameters", json!({ "max-bandwidth": 1_u64 << 36 }), None)?;
         monitor.ask("migrate", json!({ "uri": format!("fd:{NAME}") }), None)?;
         let until = Instant::now() + PATIENCE;
         loop {
             let state = monitor.ask("query-migrate", json!({}), None)?;
             match state["status"].as_str() {
-                Some("completed") => return File::from(file).sync_all().context(WHAT),
+                Some("completed") => break,
                 Some("failed" | "cancelled") => {
                     return Err(refused(state["error-desc"].as_str().unwrap_or("QEMU gave up")));
                 }
@@ -84,6 +101,27 @@ impl Taking {
                 _ => std::thread::sleep(PAUSE),
             }
         }
+        let mut file = File::from(self.file);
+        let saved = memory::save(&self.memory, &mut file).and_then(|()| file.sync_all());
+        saved.context("writing the machine's memory")
+    }
+}
+
+impl Resuming {
+    /// Has QEMU read it once its memory is there, and lets go of the monitor. A failure is an alarm.
+    pub fn begin(self, bell: &Bell) {
+        let bell = bell.clone();
+        std::thread::spawn(move || {
+            if let Err(failure) = self.tell() {
+                bell.ring(Alarm::Failed(failure.remedy("make the snapshot anew: ambit image warm")));
+            }
+        });
+    }
+
+    fn tell(self) -> Result<()> {
+        self.filling.finish()?;
+        let mut monitor = Monitor::new(self.monitor)?;
+        monitor.ask("migrate-incoming", json!({ "uri": format!("fd:{STREAM}") }), None).map(drop)
     }
 }
 
@@ -98,7 +136,11 @@ impl Monitor {
         let socket = UnixStream::from(socket);
         socket.set_read_timeout(Some(PATIENCE)).context(WHAT)?;
         let lines = BufReader::new(socket.try_clone().context(WHAT)?);
-        Ok(Self { socket, lines })
+        let mut monitor = Self { socket, lines };
+        monitor.ask("qmp_capabilities", json!({}), None)?;
+        let apart = json!([{ "capability": APART, "state": true }]);
+        monitor.ask("migrate-set-capabilities", json!({ "capabilities": apart }), None)?;
+        Ok(monitor)
     }
 
     fn ask(&mut self, execute: &str, arguments: Value, fd: Option<&OwnedFd>) -> Result<Value> {
