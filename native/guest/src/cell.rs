@@ -3,7 +3,7 @@
 //! nobody else is there yet.
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
@@ -15,24 +15,39 @@ use crate::spec::Shape;
 
 const LAST_CAPABILITY: libc::c_ulong = 63;
 
-/// Starts the process that becomes PID 1 of the cell. `fds` survive into it.
-pub fn start(shape: &Shape, fds: &[RawFd]) -> Result<Child> {
-    let what = "starting the cell";
-    let text = serde_json::to_vec(shape).map_err(|error| Failure::new(what, error))?;
-    let shape = sys::memfd(c"ambit-shape", &text).context(what)?;
-    let numbers = fds.iter().map(|fd| fd.to_string()).collect::<Vec<_>>().join(",");
-    let survivors: Vec<RawFd> = fds.iter().copied().chain([shape.as_raw_fd()]).collect();
+/// The process that becomes PID 1 of the cell, before it knows of what session: started with the machine, and in its
+/// snapshot.
+pub struct Waiting {
+    child: Child,
+    order: OwnedFd,
+}
+
+pub fn prepare() -> Result<Waiting> {
+    let what = "preparing the cell";
+    let (order, theirs) = sys::socketpair(libc::SOCK_SEQPACKET).context(what)?;
     let mut command = Command::new("/proc/self/exe");
-    command.args(["cell", &shape.as_raw_fd().to_string(), &numbers]);
+    command.args(["cell", &theirs.as_raw_fd().to_string()]);
     command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     // SAFETY: only async-signal-safe calls between fork and exec.
     unsafe {
         command.pre_exec(move || {
             sys::check(libc::setsid())?;
-            survivors.iter().try_for_each(|&fd| sys::inherit(fd))
+            sys::inherit(theirs.as_raw_fd())
         });
     }
-    in_new_pid_namespace(command).context(what)
+    Ok(Waiting { child: in_new_pid_namespace(command).context(what)?, order })
+}
+
+impl Waiting {
+    /// Has it become the cell. `fds` are its own then.
+    pub fn start(self, shape: &Shape, fds: &[RawFd]) -> Result<Child> {
+        let what = "starting the cell";
+        let text = serde_json::to_vec(shape).map_err(|error| Failure::new(what, error))?;
+        let shape = sys::memfd(c"ambit-shape", &text).context(what)?;
+        let fds = [&[shape.as_raw_fd()], fds].concat();
+        sys::send_with_fds(&self.order, b"start", &fds).context(what)?;
+        Ok(self.child)
+    }
 }
 
 /// A thread that has made a pid namespace for its children can start no thread more, and its end would be taken for
@@ -50,10 +65,10 @@ fn in_new_pid_namespace(mut command: Command) -> std::io::Result<Child> {
     hear.recv().map_err(std::io::Error::other)?
 }
 
-/// `ambit-guest cell SHAPE N,N,N[,N,N,N]`, as PID 1 of a new pid namespace and root of the guest.
-pub fn become_cell(shape: &str, fds: &str) -> i32 {
-    match enter(shape) {
-        Ok(()) => cell::run(fds),
+/// `ambit-guest cell N`, as PID 1 of a new pid namespace and root of the guest.
+pub fn become_cell(order: &str) -> i32 {
+    match await_order(order).and_then(enter) {
+        Ok(fds) => cell::run(&fds),
         Err(failure) => {
             eprintln!("{failure}");
             125
@@ -61,16 +76,27 @@ pub fn become_cell(shape: &str, fds: &str) -> i32 {
     }
 }
 
-fn enter(shape: &str) -> Result<()> {
-    let number = shape.parse().map_err(|error| Failure::new("reading the cell's shape", error))?;
-    let shape = read(sys::owned(number))?;
+/// The shape, and the cell's descriptors.
+fn await_order(order: &str) -> Result<(OwnedFd, Vec<OwnedFd>)> {
+    let what = "waiting for the cell's shape";
+    let order = sys::owned(order.parse().map_err(|error| Failure::new(what, error))?);
+    let mut fds = sys::receive(order.as_fd()).context(what)?.fds.into_iter();
+    let shape = fds.next().ok_or_else(|| Failure::new(what, "nobody is left to say it"))?;
+    Ok((shape, fds.collect()))
+}
+
+/// The descriptors' numbers, which are the cell's to close.
+fn enter((shape, fds): (OwnedFd, Vec<OwnedFd>)) -> Result<String> {
+    let shape = read(shape)?;
     unshare(libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS)?;
     let hostname = sys::cstring(&shape.hostname).context("naming the cell")?;
     // SAFETY: a valid string of that length.
     sys::check(unsafe { libc::sethostname(hostname.as_ptr(), shape.hostname.len()) })
         .context("naming the cell")?;
     mounts::lay(&shape)?;
-    become_agent(shape.uid, shape.gid)
+    become_agent(shape.uid, shape.gid)?;
+    let numbers: Vec<_> = fds.into_iter().map(|fd| fd.into_raw_fd().to_string()).collect();
+    Ok(numbers.join(","))
 }
 
 fn read(file: OwnedFd) -> Result<Shape> {

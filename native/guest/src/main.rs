@@ -22,8 +22,8 @@ use ambit_launch::failure::Failure;
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    if let ["cell", config, fds] = words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        std::process::exit(cell::become_cell(config, fds));
+    if let ["cell", order] = words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        std::process::exit(cell::become_cell(order));
     }
     if std::process::id() != 1 {
         eprintln!("ambit-guest: it is PID 1 of a microVM and runs nowhere else");

@@ -12,6 +12,7 @@ use ambit_launch::sensor::{Fact, Records, Sensor};
 use ambit_launch::sys;
 use ambit_launch::watchdog::Watchdog;
 
+use crate::cell::Waiting;
 use crate::channel::{Channel, Event};
 use crate::spec::{Order, Shape, Start, VERSION};
 use crate::streams::Streams;
@@ -24,12 +25,14 @@ enum End {
 }
 
 pub fn run(_: ()) -> Result<()> {
+    processors::keep_to_first().context("keeping to one processor")?;
+    let waiting = cell::prepare()?;
     let channel = Channel::new(port::open("ambit.control")?)?;
     let ports = (port::open("ambit.io")?, port::open("ambit.view")?);
-    live(&channel, ports).inspect_err(|failure| channel.fail(failure))
+    live(&channel, ports, waiting).inspect_err(|failure| channel.fail(failure))
 }
 
-fn live(channel: &Channel, (streams, view): (File, File)) -> Result<()> {
+fn live(channel: &Channel, (streams, view): (File, File), waiting: Waiting) -> Result<()> {
     let (bell, alarms) = alarms()?;
     verity::watch(bell.clone())?;
     channel.tell(&Event::Hello { v: VERSION });
@@ -42,7 +45,7 @@ fn live(channel: &Channel, (streams, view): (File, File)) -> Result<()> {
     let processors = std::thread::spawn(processors::start);
     network::raise(start.net)?;
     view::mount(view, start.inside, &bell)?;
-    let Stood { mut cell, stdio, listener } = build(&start)?;
+    let Stood { mut cell, stdio, listener } = build(&start, waiting)?;
     let listener =
         listener.ok_or_else(|| Failure::new("building the cell", "it came without its exec sensor"))?;
     let records = Told { channel: channel.clone(), launches: 0 };
@@ -58,6 +61,9 @@ fn live(channel: &Channel, (streams, view): (File, File)) -> Result<()> {
     }
     let terminal = master(&stdio, start.window)?;
     let streams = Streams::start(streams, stdio).context("starting the streams")?;
+    for pid in [cell.init_pid, cell.main_pid] {
+        processors::allow_all(pid).context("giving the command its processors")?;
+    }
     cell.exec()?;
     channel.tell(&Event::Running { pid: cell.main_pid });
     let end = watch(channel, &alarms, &cell, terminal.as_ref());
@@ -92,7 +98,7 @@ fn out_of_turn(order: &Order) -> Failure {
     Failure::new("reading an order", format!("{order:.60?} came out of turn"))
 }
 
-fn build(start: &Start) -> Result<Stood> {
+fn build(start: &Start, waiting: Waiting) -> Result<Stood> {
     let shape = Shape {
         hostname: start.hostname.clone(),
         uid: start.inside.uid,
@@ -115,7 +121,7 @@ fn build(start: &Start) -> Result<Stood> {
         interfaces: network::devices(start.net),
         outer: Config::namespaces(),
     };
-    cell_end::stand(&config, |fds| cell::start(&shape, fds), None)
+    cell_end::stand(&config, |fds| waiting.start(&shape, fds), None)
 }
 
 fn watch_limits(start: &Start, cell: &Cell, bell: &Bell) -> Result<()> {
