@@ -1,5 +1,6 @@
 /** One agent in each runtime and in its bare means, with a tree, a directory and a way to a server. */
 import { copyFileSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { debianProgram, loadProgram, sh } from '../cache.ts'
 import type { Bench } from '../figure.ts'
@@ -8,10 +9,15 @@ import { placeImage } from '../machine-image.ts'
 import { product, sessionProcess } from '../product.ts'
 import { writeProfile } from '../profile.ts'
 import { makeTree } from '../tree.ts'
+import { guestWithFuse } from './runtimes-guest-fuse.ts'
 import { BWRAP, CONTAINER, ISOLATION, OS_SANDBOX, RUNSC, runscDo } from './runtimes-start.ts'
 
 export const NATIVE = 'native'
 export const MICROVM = 'ambit run, microvm'
+export const GUEST_FUSE = 'bare QEMU with TCG, passthrough_hp in the guest'
+
+/** Bytes of a machine's memory. */
+export const GUEST_MEMORY = Number.parseInt(ISOLATION.memory, 10) * 2 ** 20
 
 /** TCG is slow: more would take minutes. */
 export const TREE = 400
@@ -21,6 +27,8 @@ export interface Place {
   readonly tree: string
   /** Empty; shown as the tree is. */
   readonly dir: string
+  /** Where it stands there, if not where it stands here. */
+  readonly rg?: string
   /** Added to each order for the server; null where there is no way out. */
   readonly order: object | null
   /** Processes of the session; null where there is none. */
@@ -45,6 +53,7 @@ const PLACES: readonly { readonly name: string; readonly open: Open }[] = [
       bare(setting, 'bwrap --unshare-pid --unshare-ipc --bind / / --proc /proc --dev /dev'.split(' ')),
   },
   { name: RUNSC, open: async (setting) => ({ ...(await bare(setting, runscDo())), order: null }) },
+  { name: GUEST_FUSE, open: guestFuse },
   { name: OS_SANDBOX, open: (setting) => session(setting, 'os-sandbox') },
   { name: CONTAINER, open: (setting) => session(setting, 'container') },
   { name: MICROVM, open: (setting) => session(setting, 'microvm') },
@@ -53,6 +62,7 @@ const PLACES: readonly { readonly name: string; readonly open: Open }[] = [
 /** Every place, or its promise's reason why not. */
 export async function openPlaces(
   bench: Bench,
+  only?: readonly string[],
 ): Promise<readonly { readonly name: string; readonly place: Promise<Place> }[]> {
   const load = await loadProgram()
   const upstream = join(bench.scratch, 'upstream')
@@ -65,6 +75,7 @@ export async function openPlaces(
   await makeTree(first, TREE)
   const places: { name: string; place: Promise<Place> }[] = []
   for (const [index, { name, open }] of PLACES.entries()) {
+    if (only && !only.includes(name)) continue
     const tree = join(bench.scratch, `runtime-tree-${index}`)
     const dir = join(bench.scratch, `runtime-dir-${index}`)
     mkdirSync(dir)
@@ -89,6 +100,12 @@ async function bare(setting: Setting, before: readonly string[]): Promise<Place>
   const { child } = await LineProcess.start(bench, [...before, load, 'agent'], { cwd: tree })
   const order = { url: `https://localhost:${server.port}`, ca: server.ca }
   return { agent: child, tree, dir, order, processes: null }
+}
+
+/** As large as a session's machine. */
+async function guestFuse({ bench, load, tree }: Setting): Promise<Place> {
+  const size = { memory: GUEST_MEMORY, processors: Math.min(2, availableParallelism()) }
+  return { ...(await guestWithFuse(bench, load, tree, size)), order: null, processes: null }
 }
 
 async function session(setting: Setting, runtime: string): Promise<Place> {

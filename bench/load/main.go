@@ -7,16 +7,19 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 )
 
 func main() {
 	var err error
 	switch {
+	case os.Getpid() == 1 && len(os.Args) == 1:
+		err = runGuest()
 	case len(os.Args) == 3 && os.Args[1] == "upstream":
 		err = serveUpstream(os.Args[2])
 	case len(os.Args) == 2 && os.Args[1] == "agent":
-		err = obey()
+		err = obey(os.Stdin, os.Stdout)
 	default:
 		err = fmt.Errorf("usage: load upstream DIR | load agent")
 	}
@@ -50,9 +53,9 @@ var operations = map[string]func(order) (answer, error){
 	"exec": execute, "create": create, "read": readFile, "write": writeFile,
 }
 
-func obey() error {
-	in := bufio.NewReader(os.Stdin)
-	out := json.NewEncoder(os.Stdout)
+func obey(from io.Reader, to io.Writer) error {
+	in := bufio.NewReader(from)
+	out := json.NewEncoder(to)
 	if err := out.Encode(answer{"ready": true}); err != nil {
 		return err
 	}

@@ -22,7 +22,8 @@ export const passthroughHp: Mount = async (bench, source, target) => {
   await mounted(bench, [program, '--foreground', source, target], target)
 }
 
-async function buildPassthroughHp(): Promise<string> {
+/** Its path; built once. */
+export async function buildPassthroughHp(): Promise<string> {
   const out = join(CACHE, 'passthrough_hp')
   if (existsSync(out)) return out
   const example = join(await debianSource('fuse3'), 'example/passthrough_hp.cc')

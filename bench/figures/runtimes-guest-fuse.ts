@@ -1,0 +1,89 @@
+/**
+ * What a view in a guest is to be compared with: a FUSE server of the guest's own, under the same emulation. QEMU with
+ * the image's kernel and root, no cell and no view; in it libfuse's passthrough_hp over the guest's memory, and the
+ * load program as PID 1.
+ */
+import { execFileSync } from 'node:child_process'
+import { lstatSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { basename, join } from 'node:path'
+import { nativeBinary } from '../../src/lib/paths.ts'
+import { DIRECTORY, type Entry, packCpio, PROGRAM } from '../../src/runtime/microvm-image/cpio.ts'
+import { lookForTool } from '../../src/runtime/tools.ts'
+import { debianProgram } from '../cache.ts'
+import type { Bench } from '../figure.ts'
+import { LineProcess } from '../line-process.ts'
+import { placeImage } from '../machine-image.ts'
+import { buildPassthroughHp } from '../peers/mounts.ts'
+
+/** As bench/load/guest.go has them. */
+const BROUGHT = 'bench'
+const SEEN = '/tmp/seen'
+
+export interface GuestFuse {
+  readonly agent: LineProcess
+  readonly tree: string
+  readonly dir: string
+  readonly rg: string
+}
+
+/** Boots it with a copy of `tree`, and as much memory and as many processors as a session's machine has. */
+export async function guestWithFuse(
+  bench: Bench,
+  load: string,
+  tree: string,
+  size: { readonly memory: number; readonly processors: number },
+): Promise<GuestFuse> {
+  const qemu = lookForTool('qemu-system-x86_64')
+  if (!qemu) throw new Error('qemu-system-x86_64 is not installed')
+  const image = await placeImage(bench, join(bench.scratch, 'bare-guest'))
+  const initramfs = join(bench.scratch, 'guest-fuse.cpio')
+  const rg = await debianProgram('rg', 'ripgrep')
+  const server = await buildPassthroughHp()
+  const brought = packCpio([
+    directory(BROUGHT),
+    file(`${BROUGHT}/load`, load),
+    file(`${BROUGHT}/rg`, rg),
+    file(`${BROUGHT}/passthrough_hp`, server),
+    directory(`${BROUGHT}/lib`),
+    ...libraries(server).map((path) => file(`${BROUGHT}/lib/${basename(path)}`, path)),
+    directory(`${BROUGHT}/shown`),
+    directory(`${BROUGHT}/shown/dir`),
+    ...treeOf(tree, `${BROUGHT}/shown/tree`),
+  ])
+  writeFileSync(initramfs, Buffer.concat([readFileSync(image.initramfs), brought]))
+  const clock = execFileSync(nativeBinary('ambit-launch'), ['tsc'], { encoding: 'utf8' }).trim()
+  const line = `${image.commandLine} tsc_early_khz=${clock} mitigations=off rdinit=/${BROUGHT}/load`
+  const argv = [
+    [qemu, '-M', 'microvm,rtc=on,isa-serial=off', '-cpu', 'max', '-accel', 'tcg,tb-size=28'],
+    ['-m', `${size.memory >> 20}M`, '-smp', String(size.processors)],
+    ['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot'],
+    ['-kernel', image.kernel, '-initrd', initramfs, '-append', line],
+    ['-blockdev', `driver=file,filename=${image.root},node-name=root,read-only=on,locking=off`],
+    ['-device', 'virtio-blk-device,drive=root', '-device', 'virtio-rng-device'],
+    ['-device', 'virtio-serial-device', '-chardev', 'stdio,id=line,signal=off'],
+    ['-device', 'virtserialport,chardev=line,name=bench'],
+  ].flat()
+  const { child, greeting } = await LineProcess.start(bench, argv, { patience: 90_000 })
+  if (typeof greeting.error === 'string') throw new Error(greeting.error)
+  return { agent: child, tree: `${SEEN}/tree`, dir: `${SEEN}/dir`, rg: `/tmp/${BROUGHT}/rg` }
+}
+
+const directory = (path: string): Entry => ({ path, mode: DIRECTORY })
+const file = (path: string, from: string): Entry => ({ path, mode: PROGRAM, content: readFileSync(from) })
+
+/** Of a program, but those of the C library, which the image has. */
+function libraries(program: string): readonly string[] {
+  const found = execFileSync('ldd', [program], { encoding: 'utf8' }).matchAll(/=> (\/\S+)/g)
+  return [...found].map(([, path]) => path ?? '').filter((path) => !/\/lib(c|m)\.so/.test(path))
+}
+
+function treeOf(from: string, to: string): Entry[] {
+  return readdirSync(from).reduce(
+    (all, name) => {
+      const path = join(from, name)
+      const isDirectory = lstatSync(path).isDirectory()
+      return all.concat(isDirectory ? treeOf(path, `${to}/${name}`) : [file(`${to}/${name}`, path)])
+    },
+    [directory(to)],
+  )
+}
