@@ -11,7 +11,7 @@ import type { Exit, GateSockets, Runtime, World } from './runtime.ts'
 
 /** Deadlines, milliseconds. A launcher that does not answer in time is killed: the session fails closed. */
 const OPEN_MS = 15_000
-/** A machine may take a minute to boot (native/launch/src/vm/session.rs), which ends itself before this. */
+/** A machine may take a minute to boot (native/launch/src/vm/running.rs), which ends itself before this. */
 const BUILD_MS = 75_000
 const EXEC_MS = 15_000
 /** The guest may have its TPM at a long task. */

@@ -57,7 +57,9 @@ fn in_new_pid_namespace(mut command: Command) -> std::io::Result<Child> {
     std::thread::spawn(move || {
         // SAFETY: plain flags.
         let made = sys::check(unsafe { libc::unshare(libc::CLONE_NEWPID) });
-        let _ = tell.send(made.and_then(|_| command.spawn()));
+        let child = made.and_then(|_| command.spawn());
+        drop(command); // its end of the order's socket is the child's alone
+        let _ = tell.send(child);
         loop {
             std::thread::park();
         }

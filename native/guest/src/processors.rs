@@ -14,9 +14,16 @@ pub fn keep_to_first() -> io::Result<()> {
     allow(0, 1)
 }
 
-/// Lets a process use all that there are.
+/// Lets a process, each thread of it, use all that there are.
 pub fn allow_all(pid: libc::pid_t) -> io::Result<()> {
-    allow(pid, libc::CPU_SETSIZE as usize)
+    for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let thread = entry?.file_name().to_string_lossy().parse().map_err(io::Error::other)?;
+        match allow(thread, libc::CPU_SETSIZE as usize) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {} // it has ended meanwhile
+            done => done?,
+        }
+    }
+    Ok(())
 }
 
 fn allow(pid: libc::pid_t, count: usize) -> io::Result<()> {

@@ -25,14 +25,14 @@ enum End {
 }
 
 pub fn run(_: ()) -> Result<()> {
-    processors::keep_to_first().context("keeping to one processor")?;
-    let waiting = cell::prepare()?;
     let channel = Channel::new(port::open("ambit.control")?)?;
     let ports = (port::open("ambit.io")?, port::open("ambit.view")?);
-    live(&channel, ports, waiting).inspect_err(|failure| channel.fail(failure))
+    live(&channel, ports).inspect_err(|failure| channel.fail(failure))
 }
 
-fn live(channel: &Channel, (streams, view): (File, File), waiting: Waiting) -> Result<()> {
+fn live(channel: &Channel, (streams, view): (File, File)) -> Result<()> {
+    processors::keep_to_first().context("keeping to one processor")?;
+    let waiting = cell::prepare()?;
     let (bell, alarms) = alarms()?;
     verity::watch(bell.clone())?;
     channel.tell(&Event::Hello { v: VERSION });
@@ -61,7 +61,7 @@ fn live(channel: &Channel, (streams, view): (File, File), waiting: Waiting) -> R
     }
     let terminal = master(&stdio, start.window)?;
     let streams = Streams::start(streams, stdio).context("starting the streams")?;
-    for pid in [cell.init_pid, cell.main_pid] {
+    for pid in [cell.init_pid, cell.main_pid, std::process::id().cast_signed()] {
         processors::allow_all(pid).context("giving the command its processors")?;
     }
     cell.exec()?;

@@ -84,7 +84,8 @@ pub struct Measured {
     pub root: Verified,
 }
 
-/// A file that was read and found to be what was signed. `identity`: `device:inode:size:mtime` in nanoseconds.
+/// A file that was read and found to be what was signed. `identity`: `device:inode:size:mtime:ctime`, in
+/// nanoseconds.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Verified {

@@ -37,7 +37,7 @@ pub struct Measurement {
 /// What a machine is about to start from.
 pub struct Start<'a> {
     pub machine: &'a Machine,
-    /// As QEMU will read them.
+    /// As staged. QEMU reads copies, which were made before their change times are compared here (vm/loaded.rs).
     pub kernel: &'a Path,
     pub initramfs: &'a Path,
     pub root: &'a Path,

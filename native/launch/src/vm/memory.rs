@@ -5,7 +5,7 @@
 //! footer, all numbers u64le.
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::thread::JoinHandle;
 
@@ -15,11 +15,15 @@ use crate::sys;
 const PAGE: usize = 4096;
 /// A machine's memory is a multiple of it.
 const BLOCK: usize = 1 << 20;
-const FOOTER: usize = 24;
+/// What is filled at once: it stays in the processor's cache.
+const CHUNK: usize = 256 << 10;
+/// Bytes of a run in the table, and of the footer.
+const ENTRY: usize = 24;
 const MAGIC: u64 = u64::from_le_bytes(*b"AMBITMEM");
 const WHAT: &str = "reading the snapshot's memory";
 
-/// A machine's memory, for QEMU to map.
+/// A machine's memory, for QEMU to map. What is filled before its cell has it counts for the launcher's control group,
+/// not for the cell's.
 pub fn empty(size: u64) -> Result<OwnedFd> {
     let what = "making the machine's memory";
     let memory = sys::memfd(c"ambit-machine", b"").context(what)?;
@@ -77,21 +81,28 @@ impl Filling {
     }
 }
 
-/// Written as a file's pages, which then need not be cleared first.
+/// Written as a file's pages, which then need not be cleared first; and not by way of a mapping of the snapshot, which
+/// would end the launcher if somebody cut it meanwhile.
 fn fill(file: &File, memory: &OwnedFd, size: u64) -> io::Result<()> {
-    let runs = table(file, size)?;
-    let source = Mapped::new(file, file.metadata()?.len() as usize)?;
     let memory = File::from(memory.try_clone()?);
-    runs.iter().try_for_each(|run| memory.write_all_at(source.part(run.place, run.length)?, run.at))
+    let mut chunk = vec![0; CHUNK];
+    for run in table(file, size)? {
+        for done in (0..run.length).step_by(CHUNK) {
+            let part = &mut chunk[..CHUNK.min((run.length - done) as usize)];
+            file.read_exact_at(part, run.place + done)?;
+            memory.write_all_at(part, run.at + done)?;
+        }
+    }
+    Ok(())
 }
 
 fn table(file: &File, size: u64) -> io::Result<Vec<Run>> {
     let wrong = || io::Error::other("it is of another form");
     let end = file.metadata()?.len();
-    let start = end.checked_sub(FOOTER as u64).ok_or_else(wrong)?;
+    let start = end.checked_sub(ENTRY as u64).ok_or_else(wrong)?;
     let [place, count, magic] = numbers(file, start, 1)?[..] else { return Err(wrong()) };
     let most = size / PAGE as u64;
-    if magic != MAGIC || count > most || place.checked_add(count * FOOTER as u64) != Some(start) {
+    if magic != MAGIC || count > most || place.checked_add(count * ENTRY as u64) != Some(start) {
         return Err(wrong());
     }
     let runs: Vec<Run> = numbers(file, place, count as usize)?
@@ -104,51 +115,17 @@ fn table(file: &File, size: u64) -> io::Result<Vec<Run>> {
         run.at % PAGE as u64 == 0
             && run.length % PAGE as u64 == 0
             && run.at.checked_add(run.length).is_some_and(|end| end <= size)
+            && run.place.checked_add(run.length).is_some_and(|end| end <= place)
     };
-    let ascends = runs.windows(2).all(|pair| pair[0].at + pair[0].length <= pair[1].at);
-    if runs.iter().all(fits) && ascends { Ok(runs) } else { Err(wrong()) }
+    let ascend = |runs: &[Run]| runs.windows(2).all(|pair| pair[0].at + pair[0].length <= pair[1].at);
+    if runs.iter().all(fits) && ascend(&runs) { Ok(runs) } else { Err(wrong()) }
 }
 
 /// `count` entries of three numbers.
 fn numbers(file: &File, place: u64, count: usize) -> io::Result<Vec<u64>> {
-    let mut bytes = vec![0; count * FOOTER];
+    let mut bytes = vec![0; count * ENTRY];
     file.read_exact_at(&mut bytes, place)?;
     Ok(bytes.as_chunks::<8>().0.iter().map(|number| u64::from_le_bytes(*number)).collect())
-}
-
-/// A file, mapped to be read.
-struct Mapped {
-    at: *mut libc::c_void,
-    length: usize,
-}
-
-impl Mapped {
-    fn new(file: &impl AsRawFd, length: usize) -> io::Result<Self> {
-        let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
-        // SAFETY: a fresh mapping of a descriptor that is ours.
-        let at =
-            unsafe { libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ, flags, file.as_raw_fd(), 0) };
-        if at == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(Self { at, length })
-    }
-
-    fn part(&self, from: u64, length: u64) -> io::Result<&[u8]> {
-        let end = from.checked_add(length).filter(|end| *end <= self.length as u64);
-        let end = end.ok_or_else(|| io::Error::other("it is of another form"))?;
-        // SAFETY: mapped for as long as self, and within it.
-        Ok(unsafe {
-            std::slice::from_raw_parts(self.at.cast::<u8>().add(from as usize), (end - from) as usize)
-        })
-    }
-}
-
-impl Drop for Mapped {
-    fn drop(&mut self) {
-        // SAFETY: mapped by `new`, and no reference outlives self.
-        unsafe { libc::munmap(self.at, self.length) };
-    }
 }
 
 #[cfg(test)]
@@ -183,16 +160,20 @@ mod tests {
     #[test]
     fn a_table_that_reaches_beyond_the_memory_is_refused() {
         let entry = |numbers: [u64; 3]| numbers.map(u64::to_le_bytes).concat();
-        let of = |run: [u64; 3], footer: [u64; 3]| table(&file(&[entry(run), entry(footer)].concat()), SIZE);
-        assert_eq!(of([0, 4096, 0], [0, 1, MAGIC]).unwrap().len(), 1);
+        let of = |run: [u64; 3], footer: [u64; 3]| {
+            table(&file(&[vec![7; PAGE], entry(run), entry(footer)].concat()), SIZE)
+        };
+        assert_eq!(of([0, 4096, 0], [4096, 1, MAGIC]).unwrap().len(), 1);
         for (run, footer) in [
-            ([0, 4096, 0], [0, 1, 0]),
-            ([0, 4096, 0], [0, 2, MAGIC]),
+            ([0, 4096, 0], [4096, 1, 0]),
+            ([0, 4096, 0], [4096, 2, MAGIC]),
             ([0, 4096, 0], [u64::MAX, 1, MAGIC]),
-            ([0, 4096, 0], [0, u64::MAX, MAGIC]),
-            ([SIZE, 4096, 0], [0, 1, MAGIC]),
-            ([u64::MAX - 4095, 4096, 0], [0, 1, MAGIC]),
-            ([1, 4096, 0], [0, 1, MAGIC]),
+            ([0, 4096, 0], [4096, u64::MAX, MAGIC]),
+            ([SIZE, 4096, 0], [4096, 1, MAGIC]),
+            ([u64::MAX - 4095, 4096, 0], [4096, 1, MAGIC]),
+            ([1, 4096, 0], [4096, 1, MAGIC]),
+            ([0, 4096, 4096], [4096, 1, MAGIC]),
+            ([0, 4096, u64::MAX - 4095], [4096, 1, MAGIC]),
         ] {
             assert!(of(run, footer).is_err(), "{run:?} {footer:?}");
         }

@@ -5,6 +5,7 @@ pub mod guest;
 pub mod loaded;
 pub mod machine;
 pub mod memory;
+pub mod running;
 pub mod session;
 pub mod snapshot;
 pub mod start;

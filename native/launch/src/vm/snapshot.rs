@@ -2,7 +2,7 @@
 //! starts from it verified it (src/runtime/microvm-image/snapshot.ts). QEMU has a monitor, whose other end is here and
 //! nowhere else: for as long as it writes a snapshot, and runs no command; and until it has been told to read one.
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
@@ -40,12 +40,18 @@ pub fn open(snapshot: &Snapshot) -> Result<OwnedFd> {
     };
     let what = "opening the snapshot";
     let file = options.custom_flags(libc::O_NOFOLLOW).open(path).context(what)?;
-    if let Snapshot::Resume { verified, .. } = snapshot
-        && identity(&file.metadata().context(what)?) != verified.identity
-    {
-        return Err(Failure::new(what, "it has changed since it was verified"));
+    if let Snapshot::Resume { verified, .. } = snapshot {
+        unchanged(&file, &verified.identity)?;
     }
     Ok(file.into())
+}
+
+fn unchanged(file: &File, verified: &str) -> Result<()> {
+    let what = "reading the snapshot";
+    if identity(&file.metadata().context(what)?) == verified {
+        return Ok(());
+    }
+    Err(Failure::new(what, "it has changed since it was verified"))
 }
 
 /// What is done with the snapshot of a session's machine.
@@ -63,6 +69,8 @@ pub struct Taking {
 pub struct Resuming {
     monitor: OwnedFd,
     filling: Filling,
+    file: File,
+    identity: String,
 }
 
 /// What QEMU gets, and what is done here. `size`: bytes of the machine's memory.
@@ -73,13 +81,14 @@ pub fn prepare(world: &mut World, size: u64) -> Result<(Vec<OwnedFd>, Option<War
     let (monitor, theirs) = sys::socketpair(libc::SOCK_STREAM).context("making QEMU's monitor")?;
     let memory = memory::empty(size)?;
     let mapped = memory.try_clone().context("making the machine's memory")?;
-    let takes = world.spec.cell.machine().is_some_and(|m| matches!(m.snapshot, Some(Snapshot::Take { .. })));
-    if takes {
+    let snapshot = world.spec.cell.machine().and_then(|machine| machine.snapshot.as_ref());
+    let Some(Snapshot::Resume { verified, .. }) = snapshot else {
         return Ok((vec![theirs, mapped], Some(Warm::Take(Taking { monitor, memory, file }))));
-    }
-    let own = file.try_clone().context("opening the snapshot")?;
-    let filling = Filling::begin(own.into(), &memory, size)?;
-    Ok((vec![theirs, mapped, file], Some(Warm::Resume(Resuming { monitor, filling }))))
+    };
+    let own = || file.try_clone().map(File::from).context("opening the snapshot");
+    let filling = Filling::begin(own()?, &memory, size)?;
+    let resuming = Resuming { monitor, filling, file: own()?, identity: verified.identity.clone() };
+    Ok((vec![theirs, mapped, file], Some(Warm::Resume(resuming))))
 }
 
 impl Taking {
@@ -111,17 +120,39 @@ impl Resuming {
     /// Has QEMU read it once its memory is there, and lets go of the monitor. A failure is an alarm.
     pub fn begin(self, bell: &Bell) {
         let bell = bell.clone();
-        std::thread::spawn(move || {
-            if let Err(failure) = self.tell() {
+        std::thread::spawn(move || match self.tell() {
+            Ok(()) | Err(Silence::Gone(_)) => {} // whoever listens to the machine says what became of it
+            Err(Silence::Refused(failure)) => {
                 bell.ring(Alarm::Failed(failure.remedy("make the snapshot anew: ambit image warm")));
             }
         });
     }
 
-    fn tell(self) -> Result<()> {
+    fn tell(self) -> std::result::Result<(), Silence> {
         self.filling.finish()?;
+        unchanged(&self.file, &self.identity)?;
         let mut monitor = Monitor::new(self.monitor)?;
         monitor.ask("migrate-incoming", json!({ "uri": format!("fd:{STREAM}") }), None).map(drop)
+    }
+}
+
+/// Why QEMU gave no answer.
+enum Silence {
+    /// It ended, or takes too long.
+    Gone(Failure),
+    Refused(Failure),
+}
+
+impl From<Failure> for Silence {
+    fn from(failure: Failure) -> Self {
+        Self::Refused(failure)
+    }
+}
+
+impl From<Silence> for Failure {
+    fn from(silence: Silence) -> Self {
+        let (Silence::Gone(failure) | Silence::Refused(failure)) = silence;
+        failure
     }
 }
 
@@ -132,7 +163,7 @@ struct Monitor {
 }
 
 impl Monitor {
-    fn new(socket: OwnedFd) -> Result<Self> {
+    fn new(socket: OwnedFd) -> std::result::Result<Self, Silence> {
         let socket = UnixStream::from(socket);
         socket.set_read_timeout(Some(PATIENCE)).context(WHAT)?;
         let lines = BufReader::new(socket.try_clone().context(WHAT)?);
@@ -143,27 +174,35 @@ impl Monitor {
         Ok(monitor)
     }
 
-    fn ask(&mut self, execute: &str, arguments: Value, fd: Option<&OwnedFd>) -> Result<Value> {
+    fn ask(
+        &mut self,
+        execute: &str,
+        arguments: Value,
+        fd: Option<&OwnedFd>,
+    ) -> std::result::Result<Value, Silence> {
+        let gone = |error: io::Error| Silence::Gone(Failure::new(WHAT, error));
         let line = format!("{}\n", json!({ "execute": execute, "arguments": arguments }));
         match fd {
             Some(fd) => sys::send_with_fds(self.socket.as_fd(), line.as_bytes(), &[fd.as_raw_fd()]),
             None => self.socket.write_all(line.as_bytes()),
         }
-        .context(WHAT)?;
-        loop {
+        .map_err(gone)?;
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
             let mut line = String::new();
-            if (&mut self.lines).take(LONGEST).read_line(&mut line).context(WHAT)? == 0 {
-                return Err(refused("QEMU ended"));
+            if (&mut self.lines).take(LONGEST).read_line(&mut line).map_err(gone)? == 0 {
+                return Err(Silence::Gone(refused("QEMU ended")));
             }
             let mut said: Value = serde_json::from_str(&line).map_err(|error| Failure::new(WHAT, error))?;
             if let Some(error) = said.get("error") {
-                return Err(refused(error["desc"].as_str().unwrap_or(execute)));
+                return Err(refused(error["desc"].as_str().unwrap_or(execute)).into());
             }
             // Else a greeting or an event.
             if let Some(answer) = said.get_mut("return") {
                 return Ok(answer.take());
             }
         }
+        Err(Silence::Gone(refused("it takes too long")))
     }
 }
 
