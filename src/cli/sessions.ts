@@ -12,7 +12,8 @@ what kill, freeze, thaw, narrow, review and why take.
 
 states:
   running; frozen (ambit thaw ID lets it go on); detached (ambitd came back and has not heard of it yet);
-  ended; killed (it died without a word); orphaned (the machine went down under it)
+  ended; failed (a part of it broke); killed (by an order, a limit, or it died without a word); refused (it never
+  started); timeout; orphaned (the machine went down under it)
 `,
   options: {
     all: { type: 'boolean', short: 'a', help: 'ended sessions too' },

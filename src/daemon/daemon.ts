@@ -315,7 +315,7 @@ export class Daemon {
     // Both its record and its seal may be lost with the power: without them the next daemon finishes it again.
     await sequencer.finish(id, async ({ counters, outcome }) => {
       if (!session) return
-      const said = state === 'ended' && outcome === 'killed' ? 'killed' : state
+      const said = state === 'ended' ? (outcome ?? state) : state
       const endedAt = session.record.endedAt ?? Date.now()
       await this.#save(session, { state: said, endedAt, counters })
     })

@@ -73,10 +73,20 @@ export interface Head {
 }
 
 /**
- * `detached`: this daemon has not heard of it since it started. `killed`: it died without a word. `orphaned`: the machine
- * went down under it.
+ * `detached`: this daemon has not heard of it since it started. `refused`: it never started. `killed`: on an order, by a
+ * limit, or it died without a word. `orphaned`: the machine went down under it.
  */
-export const SESSION_STATES = ['running', 'frozen', 'detached', 'ended', 'killed', 'orphaned'] as const
+export const SESSION_STATES = [
+  'running',
+  'frozen',
+  'detached',
+  'ended',
+  'failed',
+  'killed',
+  'refused',
+  'timeout',
+  'orphaned',
+] as const
 export type SessionState = (typeof SESSION_STATES)[number]
 
 export interface SessionInfo {

@@ -421,6 +421,16 @@ test('a daemon socket path may be longer than a socket address', async (t) => {
   await client.call('shutdown', {})
 })
 
+test('a session is listed with the outcome that it told', async (t) => {
+  const stage = new Stage(t)
+  const journal = stage.session(ID)
+  const run = await stage.connect()
+  await run.call('session.open', stage.openArgs(ID))
+  journal.append({ k: 'session.end', outcome: 'refused', exit: 126, reason: 'no way' })
+  await run.call('session.close', { id: ID })
+  assert.equal(loadRecord(stage.paths, ID)?.state, 'refused')
+})
+
 test('records outlive the daemon and hold no session twice', async (t) => {
   const stage = new Stage(t)
   stage.session(ID)

@@ -55,7 +55,7 @@ export async function expectationOf(session: string, nonce: string, sources: Sou
   const snapshots =
     sources.snapshot === undefined
       ? signedSnapshots(paths, image, key)
-      : signedSnapshot(dirname(sources.snapshot), image, key)
+      : signedSnapshot(sources.snapshot, image, key)
   return { session, nonce, record, manifest, image, snapshots, profile: sources.profile ?? record.profile }
 }
 

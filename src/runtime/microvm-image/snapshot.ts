@@ -16,7 +16,7 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs'
-import { join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { z } from 'zod'
 import { makeDir } from '../../lib/make-dir.ts'
 import { ACCELERATORS } from '../accelerator.ts'
@@ -64,7 +64,8 @@ export interface FoundSnapshot {
 
 const MACHINE = 'machine'
 const DESCRIPTION = 'snapshot.json'
-const SIGNATURE = 'snapshot.json.minisig'
+/** The end of its signature's name. */
+const SIGNED = '.minisig'
 const REMEDY = 'make it anew: ambit image warm'
 const MAX_DESCRIPTION = 64 << 10
 /** Part of the name of one that is being made. */
@@ -112,14 +113,14 @@ export async function findSnapshot(
 export function signedSnapshots(paths: Paths, image: string, key: ImagePublicKey): string[] {
   if (!hasSnapshots(paths)) return []
   return readdirSync(snapshotsDir(paths)).flatMap((name) =>
-    signedSnapshot(join(snapshotsDir(paths), name), image, key),
+    signedSnapshot(join(snapshotsDir(paths), name, DESCRIPTION), image, key),
   )
 }
 
-/** The same for the one that is described in `dir`. */
-export function signedSnapshot(dir: string, image: string, key: ImagePublicKey): string[] {
+/** The same for the one that `file` describes; its signature lies beside it. */
+export function signedSnapshot(file: string, image: string, key: ImagePublicKey): string[] {
   try {
-    const { shape, sha256 } = signedBy(dir, key)
+    const { shape, sha256 } = signedBy(file, key)
     return shape.image === image ? [sha256] : []
   } catch {
     return [] // nobody vouches for it
@@ -129,25 +130,27 @@ export function signedSnapshot(dir: string, image: string, key: ImagePublicKey):
 function described(dir: string, paths: Paths): z.infer<typeof description> {
   const key = loadImageKey(keysDir(paths))
   if (!key) throw refused(dir, 'this account has no image key, so nothing here was signed by it')
-  return signedBy(dir, key)
+  return signedBy(join(dir, DESCRIPTION), key)
 }
 
-function signedBy(dir: string, key: ImagePublicKey): z.infer<typeof description> {
-  const read = (name: string): Buffer => {
+/** What `file` says of a snapshot, its signature beside it. */
+function signedBy(file: string, key: ImagePublicKey): z.infer<typeof description> {
+  const dir = dirname(file)
+  const read = (path: string): Buffer => {
     try {
-      if (statSync(join(dir, name)).size > MAX_DESCRIPTION) throw new Error(`${name} is too long`)
-      return readFileSync(join(dir, name))
+      if (statSync(path).size > MAX_DESCRIPTION) throw new Error(`${basename(path)} is too long`)
+      return readFileSync(path)
     } catch (error) {
       throw refused(dir, messageOf(error))
     }
   }
-  const bytes = read(DESCRIPTION)
-  const why = reasonToDistrust(bytes, read(SIGNATURE).toString('latin1'), key)
-  if (why !== null) throw refused(dir, `${DESCRIPTION}: ${why}`)
+  const bytes = read(file)
+  const why = reasonToDistrust(bytes, read(`${file}${SIGNED}`).toString('latin1'), key)
+  if (why !== null) throw refused(dir, `${basename(file)}: ${why}`)
   try {
     return description.parse(JSON.parse(bytes.toString()))
   } catch {
-    throw refused(dir, `${DESCRIPTION}: it is of another version`)
+    throw refused(dir, `${basename(file)}: it is of another version`)
   }
 }
 
@@ -173,7 +176,7 @@ export async function keepSnapshot(
     const bytes = Buffer.from(`${JSON.stringify({ v: 1, shape: wanted, size, sha256 }, null, 1)}\n`)
     const signature = signContent(bytes, loadOrMakeImageKey(keysDir(paths)), 'ambit microVM snapshot')
     put(join(aside, DESCRIPTION), bytes)
-    put(join(aside, SIGNATURE), signature)
+    put(join(aside, `${DESCRIPTION}${SIGNED}`), signature)
     rmSync(dir, { recursive: true, force: true })
     renameSync(aside, dir)
     dropOthers(paths, wanted)
