@@ -259,9 +259,9 @@ attack(
         return has('ambit-launch') && has('ambit-view') && stands && (RUNTIME !== 'microvm' || has('swtpm'))
       }, 20_000 * PATIENCE),
     )
-    // The supervisor's own is the caller's; what it starts inherits nothing of it.
+    // The environment of `ambit run` is its caller's, and so is its supervisor's; what that starts inherits nothing of it.
     for (const pid of helpers)
-      if (!['node', 'MainThread'].includes(read(pid, 'comm').trim()))
+      if (!['ambit-start', 'node', 'MainThread'].includes(read(pid, 'comm').trim()))
         seen.push(...['environ', 'cmdline'].map((file) => `${read(pid, 'comm').trim()} ${read(pid, file)}`))
     const ran = await running
     assert.ok(seen.length >= 4, `control: ${helpers.length} helpers were looked at`)

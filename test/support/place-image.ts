@@ -1,5 +1,17 @@
 /** The image of microVMs, made once for all tests, put where a stage's sessions look for it. */
-import { chownSync, copyFileSync, existsSync, linkSync, mkdirSync, readdirSync } from 'node:fs'
+import {
+  chmodSync,
+  chownSync,
+  constants,
+  copyFileSync,
+  existsSync,
+  linkSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { imagesDir, keysDir } from '../../src/lib/paths.ts'
 import { testImage } from './guest.ts'
@@ -26,13 +38,28 @@ export async function placeImage(stage: { readonly as: As; readonly ambitHome: s
   const to = join(imagesDir(own), 'default')
   if (existsSync(to)) return
   for (const dir of [own.state, dirname(to), to, keysDir(own)]) makeDir(dir)
-  const from = join(imagesDir(paths), 'default')
+  const from = (ownCopy ??= copyOf(join(imagesDir(paths), 'default')))
   for (const name of readdirSync(from)) linkOrCopy(join(from, name), join(to, name))
   for (const name of readdirSync(keysDir(paths))) {
     const key = join(keysDir(own), name)
     copyFileSync(join(keysDir(paths), name), key)
     give(key)
   }
+}
+
+let ownCopy: string | undefined
+
+/**
+ * This process' own, until its end: a link changes its file's change time, and a machine that another process is just
+ * starting would find that the image has changed.
+ */
+function copyOf(image: string): string {
+  const copy = mkdtempSync(join(tmpdir(), 'ambit-test-image-'))
+  process.once('exit', () => rmSync(copy, { recursive: true, force: true }))
+  chmodSync(copy, 0o755)
+  for (const name of readdirSync(image))
+    copyFileSync(join(image, name), join(copy, name), constants.COPYFILE_FICLONE)
+  return copy
 }
 
 /** The root image has a hundred MiB. */

@@ -17,7 +17,7 @@ use crate::spec::{self, LaunchSpec};
 use crate::sys;
 use crate::world::World;
 
-/// From SIGKILL on; the supervisor kills the launcher two seconds later (src/runtime/os-sandbox.ts).
+/// From SIGKILL on. With what `session::DRAIN` grants it is less than the supervisor's patience (src/runtime/os-sandbox.ts).
 const STUCK_MS: u64 = 1_000;
 
 /// Our ends of the agent's stdin, stdout and stderr.
@@ -283,12 +283,17 @@ impl Cell {
         let _ = sys::pidfd_kill(self.init.as_fd(), libc::SIGKILL);
     }
 
-    /// Waits until nothing of the cell is left. `release` is called when something in it does not die: it waits in the
-    /// kernel for a view that is no more.
-    pub fn bury(&mut self, release: impl FnOnce()) {
+    /// Waits until all that was killed is dead. `release` is called when something does not die: it waits in the kernel
+    /// for a view that is no more.
+    pub fn fall(&self, release: impl FnOnce()) {
         if sys::poll(&[self.init.as_raw_fd()], Some(STUCK_MS)).is_ok_and(|ready| ready[0] == 0) {
             release();
         }
+    }
+
+    /// Waits until nothing of the cell is left.
+    pub fn bury(&mut self, release: impl FnOnce()) {
+        self.fall(release);
         let _ = self.outer.wait();
     }
 }

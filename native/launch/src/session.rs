@@ -160,6 +160,8 @@ fn live(
     let deadline = Instant::now() + Duration::from_millis(world.spec.limits.wallclock);
     let end = watch(world, control, orders, cell, evidence, deadline, &resize);
     cell.kill();
+    // Before the streams: what hangs holds them, too.
+    cell.fall(|| fuse::abort(&world.stage.fuse()));
     // What a command wrote before it ended is its user's, however slowly it is read; else only for a moment.
     let patience = if matches!(end, Ok(End::Command(_))) { None } else { Some(Instant::now() + DRAIN) };
     drain(&relay, control, orders, patience);
