@@ -13,7 +13,7 @@ use crate::sys;
 use crate::tpm::measure::{self, Measurement};
 use crate::tpm::port;
 use crate::tpm::swtpm::Swtpm;
-use crate::vm::guest::{Ends, Guest, words};
+use crate::vm::guest::{Ends, Guest};
 use crate::vm::loaded::Copying;
 use crate::vm::running::Running;
 use crate::vm::snapshot::Warm;
