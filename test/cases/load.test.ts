@@ -247,11 +247,15 @@ attack('Q-06', 'stays bounded with clients that never read', async (as) => {
       socket.write('GET /big HTTP/1.1\\r\\nHost: good.internal\\r\\n\\r\\n')
     }
     await sleep(3000)
+    const begun = performance.now()
+    const seconds = () => Math.round((performance.now() - begun) / 100) / 10
     let during = {}
-    for (let tick = 0; tick < 10 && during.status !== 200; tick++) during = await get('https://good.internal/during')
+    let tick = 0
+    for (; tick < 10 && during.status !== 200; tick++) during = await get('https://good.internal/during')
+    Object.assign(during, { tick, seconds: seconds() })
     for (const socket of sockets) socket.destroy()
     await sleep(300)
-    say({ during, after: await get('https://good.internal/after') })
+    say({ during, after: await get('https://good.internal/after'), seconds: seconds() })
     `,
     async (stage, over) => {
       while (!over()) {
