@@ -112,8 +112,8 @@ fn table(file: &File, size: u64) -> io::Result<Vec<Run>> {
         .map(|&[at, length, place]| Run { at, length, place })
         .collect();
     let fits = |run: &Run| {
-        run.at % PAGE as u64 == 0
-            && run.length % PAGE as u64 == 0
+        run.at.is_multiple_of(PAGE as u64)
+            && run.length.is_multiple_of(PAGE as u64)
             && run.at.checked_add(run.length).is_some_and(|end| end <= size)
             && run.place.checked_add(run.length).is_some_and(|end| end <= place)
     };
