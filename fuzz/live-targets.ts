@@ -4,6 +4,7 @@ import { startHttp1Answers } from './http1-answers.ts'
 import { startDifferential } from './http1-differential.ts'
 import { startHttp2Frames } from './http2-frames.ts'
 import type { LiveTarget } from './live.ts'
+import { startTlsRecords } from './tls-records.ts'
 
 /** Targets that need a running gate. */
 export const LIVE_TARGETS: Readonly<Record<string, () => Promise<LiveTarget>>> = {
@@ -12,4 +13,5 @@ export const LIVE_TARGETS: Readonly<Record<string, () => Promise<LiveTarget>>> =
   'http2-frames': startHttp2Frames,
   'connect-heads': startConnectHeads,
   'dns-stream': startDnsStream,
+  'tls-records': startTlsRecords,
 }

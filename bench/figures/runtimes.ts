@@ -8,7 +8,7 @@ import { GUEST_FUSE, GUEST_MEMORY, MICROVM, openPlaces, ownCopy, type Place } fr
 import { NATIVE, TREE } from './runtimes-places.ts'
 import { BARE, COLD, CONTAINER, ISOLATION, QEMU, RUNSC, starts, WARM } from './runtimes-start.ts'
 
-const START_ROUNDS = 3
+const START_ROUNDS = 5
 const ROUNDS = 2
 const CREATED = 100
 const UPLOAD = 4_000_000

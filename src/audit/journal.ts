@@ -17,6 +17,10 @@ const { O_RDWR, O_CREAT, O_NOFOLLOW } = fs.constants
 /** A session that writes more is a flood: it ends, rather than fill the user's disk (CASES.md A-16). */
 const MOST_BYTES = 2 ** 30
 
+/** Of a text as bytes, and of what stands around them, at most. */
+const MOST_GROWN = 3
+const FRAME = 256
+
 /**
  * An append-only journal with one writer process.
  *
@@ -79,7 +83,10 @@ export class Journal {
    */
   queue(fact: FactBody): void {
     this.#alive()
-    const size = this.#queue.add(JSON.stringify(fact))
+    const text = JSON.stringify(fact)
+    // What was taken before stays on record, whatever becomes of this one.
+    if (this.#written + MOST_GROWN * text.length + FRAME > this.#limit) this.#drain()
+    const size = this.#queue.add(text)
     if (this.#written + size > this.#limit) throw this.#die(new Error(`it has reached ${this.#limit} bytes`))
     if (this.#queued === 0) setImmediate(this.#drainLater)
     this.#queued += size

@@ -262,9 +262,9 @@ export class Inlet {
     this.#next()
   }
 
-  /** On to the next request once this one is read and answered. */
+  /** On to the next request once this one is read and answered, and whoever asks also reads. */
   #next(): void {
-    if (this.#gone || this.#left > 0 || !this.#reply?.over) return
+    if (this.#gone || this.#left > 0 || !this.#reply?.over || this.#socket.writableNeedDrain) return
     this.#reply = null
     this.#request = null
     if (!this.#early) return void this.#socket.resume()
@@ -322,9 +322,14 @@ export class Inlet {
     this.#close()
   }
 
-  readonly #onDrain = (): void => void this.#reply?.emit('drain')
+  readonly #onDrain = (): void => {
+    this.#reply?.emit('drain')
+    this.#next()
+  }
 
   readonly #onTimeout = (): void => {
+    // Answered, and nobody reads it.
+    if (this.#reply?.over && this.#socket.writableNeedDrain) return void this.#socket.destroy()
     if (this.#gone || this.#reply || this.#left > 0) return
     if (this.#served) {
       this.#socket.destroySoon()

@@ -217,6 +217,18 @@ test('A-16: a journal that reaches its limit is dead, and what it holds stays wh
   assert.ok(found.length >= 6 && fs.statSync(path).size <= 4096)
 })
 
+test('A-16: what was queued in the turn that reaches the limit is on record', (t) => {
+  const path = join(tempDir(t), 'run.wal')
+  const journal = Journal.open(path, 4096)
+  let queued = 0
+  assert.throws(() => {
+    for (; queued < 100; queued++) journal.queue({ k: 'session.stalled', reason: 'x'.repeat(500) })
+  }, /has reached 4096 bytes/)
+  journal.close()
+  assert.ok(queued >= 6)
+  assert.equal(readAll(path).found.length, queued)
+})
+
 test('writes queued facts at once and in order: with the next append, with a sync, or when the turn ends', async (t) => {
   const path = join(tempDir(t), 'run.wal')
   const journal = Journal.open(path)

@@ -2,9 +2,20 @@
 import assert from 'node:assert/strict'
 import { createHash, X509Certificate } from 'node:crypto'
 import { once } from 'node:events'
-import { createServer as createTcpServer, type AddressInfo, type Socket } from 'node:net'
+import {
+  type AddressInfo,
+  connect as connectTcp,
+  createServer as createTcpServer,
+  type Socket,
+} from 'node:net'
+import { duplexPair } from 'node:stream'
 import { after, test } from 'node:test'
-import { createServer as createTlsServer, type TlsOptions, type TLSSocket } from 'node:tls'
+import {
+  connect as connectTls,
+  createServer as createTlsServer,
+  type TlsOptions,
+  type TLSSocket,
+} from 'node:tls'
 import { Wire, type WireSocket } from '../../src/gate/wire.ts'
 import { createTestCa } from '../fixtures/servers/certificates.ts'
 import { startUpstream } from '../fixtures/servers/upstream.ts'
@@ -305,5 +316,71 @@ test('Q-06: answers that nobody reads stay at the server, and others are served'
   const { text, socket } = await open(bench, `GET / HTTP/1.1\nHost: ${HOST}\n\n`)
   await until(() => text().includes('hello'))
   for (const one of [socket, ...sockets]) one.destroy()
+  await bench.close()
+})
+
+test('Q-06: who asks on and on and reads no answer is served no further, until it reads', async () => {
+  const bench = await startBench(planAt(upstream.port))
+  await acquainted(bench)
+  const [before, many] = [upstream.requests.length, 400]
+  const socket = await tlsTo(bench, HOST)
+  await once(socket, 'secureConnect')
+  socket.on('error', () => undefined)
+  socket.pause()
+  socket.write(`GET /bytes?n=60000 HTTP/1.1\r\nHost: ${HOST}\r\n\r\n`.repeat(many))
+  await until(() => upstream.requests.length - before > 4)
+  let served = -1
+  for (let last = -2; last !== served; await new Promise((resolve) => setTimeout(resolve, 400)))
+    [last, served] = [served, upstream.requests.length - before]
+  // The rest is what the buffers of two kernels hold.
+  assert.ok(served < 200, `${served} of ${many} answers that nobody reads`)
+  let bytes = 0
+  socket.on('data', (chunk: Buffer) => (bytes += chunk.length))
+  socket.resume()
+  await until(() => bytes > many * 60_000, 20_000)
+  assert.equal(upstream.requests.length - before, many, 'control: all of them, once they are read')
+  socket.destroy()
+  await bench.close()
+})
+
+/** A piece of a handshake message, and what may not follow it. */
+const BROKEN = [Buffer.from('160303000102', 'hex'), Buffer.from('170303000100', 'hex')]
+
+test('a server that breaks off a message of the handshake ends its connection, not the gate', async () => {
+  const rude = createTcpServer((socket) => {
+    socket.on('error', () => undefined)
+    socket.once('data', () => {
+      for (const piece of BROKEN) socket.write(piece)
+    })
+  }).listen(0, '127.0.0.1')
+  await once(rude, 'listening')
+  const { port } = rude.address() as AddressInfo
+  assert.equal(await closed(wire.connect('127.0.0.1', port, HOST, wire.target(der(leaf.cert)))), 'tls')
+  await new Promise((resolve) => rude.close(resolve))
+})
+
+test('a client that does so, where it has to say hello again, ends its own connection alone', async () => {
+  const bench = await startBench(planAt(upstream.port))
+  const [ours, theirs] = duplexPair()
+  // It offers X25519 and has a key for P-521 only.
+  const tls = connectTls({
+    socket: ours,
+    servername: HOST,
+    ecdhCurve: 'P-521:X25519',
+    ALPNProtocols: ['http/1.1'],
+  })
+  tls.on('error', () => undefined)
+  const [hello] = (await once(theirs, 'data')) as [Buffer]
+  const { addresses } = await bench.lookup(HOST)
+  bench.aim(addresses[0] ?? HOST, 443)
+  const socket = connectTcp(bench.ports.tcp, '127.0.0.1').on('error', () => undefined)
+  socket.write(hello)
+  const [retry] = (await once(socket, 'data')) as [Buffer]
+  assert.equal(retry[5], 2, 'control: it asks for another hello')
+  for (const piece of [Buffer.from('160303000101', 'hex'), Buffer.from('170303000100', 'hex')])
+    socket.write(piece)
+  await once(socket.resume(), 'close')
+  tls.destroy()
+  await acquainted(bench)
   await bench.close()
 })

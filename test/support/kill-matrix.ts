@@ -318,7 +318,7 @@ async function stateOf(stage: Stage, id: string): Promise<string> {
   const ran = await stage.ambit(['sessions', '--all', '--json'])
   assert.equal(ran.code, 0, describe(ran))
   const session = (JSON.parse(ran.stdout) as { id: string; state: string }[]).find((one) => one.id === id)
-  const over = session && ['ended', 'killed', 'orphaned'].includes(session.state)
+  const over = session && !['running', 'frozen', 'detached'].includes(session.state)
   return over ? session.state : 'live'
 }
 

@@ -43,6 +43,7 @@ fn live(channel: &Channel, (streams, view): (File, File)) -> Result<()> {
     seed::clock(start.time)?;
     seed::random(&start.entropy)?;
     let processors = std::thread::spawn(processors::start);
+    let registers = std::thread::spawn(tpm::registers); // it mostly waits for the TPM
     network::raise(start.net)?;
     view::mount(view, start.inside, &bell)?;
     let Stood { mut cell, stdio, listener } = build(&start, waiting)?;
@@ -54,7 +55,8 @@ fn live(channel: &Channel, (streams, view): (File, File)) -> Result<()> {
     watch_limits(&start, &cell, &bell)?;
     cell.controls.extend(controls(&start));
     processors.join().map_err(|_| Failure::new("starting the processors", "it broke off"))??;
-    channel.tell(&Event::Ready { controls: &cell.controls, registers: tpm::registers() });
+    let registers = registers.join().map_err(|_| Failure::new("reading the TPM", "it broke off"))?;
+    channel.tell(&Event::Ready { controls: &cell.controls, registers });
     match channel.wait()? {
         Order::Exec => {}
         order => return Err(out_of_turn(&order)),

@@ -8,13 +8,16 @@ use crate::boot::IMAGE;
 use crate::processors;
 
 /// Read by nearly every command, and slow to check and unpack where every instruction is emulated.
-const COMMON: [&str; 6] = [
+const COMMON: [&str; 9] = [
+    "etc/ld.so.cache",
     "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
     "usr/lib/x86_64-linux-gnu/libc.so.6",
     "usr/lib/x86_64-linux-gnu/libtinfo.so.6",
     "usr/bin/dash",
     "usr/bin/bash",
     "usr/bin/env",
+    "usr/lib/locale/C.utf8/LC_CTYPE",
+    "usr/lib/x86_64-linux-gnu/gconv/gconv-modules.cache",
 ];
 
 /// Brings up all processors and reads what comes first.

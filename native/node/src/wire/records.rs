@@ -8,9 +8,9 @@ macro_rules! drive {
     ($tls:expr, $bytes:expr, $held:expr, $waiting:expr, $step:expr) => {{
         let mut failure = None;
         loop {
+            // After a failure, too, of which only the alert is of interest: rustls knows by their place which of these
+            // bytes it has looked at, and a buffer without them would end the process.
             let rest = $bytes.get_mut($step.used..).unwrap_or_default();
-            // After a failure only the alert about it is of interest.
-            let rest = if failure.is_some() { &mut [] } else { rest };
             let UnbufferedStatus { mut discard, state } = $tls.process_tls_records(rest);
             let mut last = false;
             match state {
@@ -55,9 +55,7 @@ macro_rules! drive {
                     failure.get_or_insert(error);
                 }
             }
-            if failure.is_none() {
-                $step.used += discard;
-            }
+            $step.used += discard;
             if last {
                 break;
             }
