@@ -153,6 +153,10 @@ async function refusesTheRest(as: As, isolation: object): Promise<string> {
   return 'quota of the view: refused and recorded, the session goes on'
 }
 
+/** Has the space of one file given back by each of its names. */
+const CUT_BY_TWO_NAMES =
+  'dd if=/dev/zero of=a bs=1M count=40 status=none; ln a b; exec 8>>a 9>>b; : > a; exec 8>&- 9>&-; rm a b'
+
 attack('R-03', 'ends a session whose home takes more disk than its profile says', async (as) => {
   const isolation = { ...LIMITS, disk: '64MiB' }
   if (RUNTIME === 'microvm') return await refusesTheRest(as, isolation)
@@ -180,5 +184,13 @@ attack('R-03', 'ends a session whose home takes more disk than its profile says'
     { spec: { isolation } },
   )
   assert.match(viewed.stderr, /quota|No space/i, `the view refuses: ${describe(viewed)}`)
+  const names = Array<string>(5).fill(CUT_BY_TWO_NAMES).join('\n')
+  const again = await stage.session(
+    ['/bin/sh', '-c', `${names}\ndd if=/dev/zero of=rest bs=1M count=200; ls -s --block-size=1 rest`],
+    { spec: { isolation } },
+  )
+  assert.match(again.stderr, /quota|No space/i, `a file of two names counts once: ${describe(again)}`)
+  const size = Number(/^(\d+) rest$/m.exec(again.stdout)?.[1])
+  assert.ok(size > 30 << 20 && size <= 64 << 20, `control: the rest is there: ${size}\n${describe(again)}`)
   return `killed after ${seen.join(', ')}`
 })

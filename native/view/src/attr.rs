@@ -8,11 +8,16 @@ use fuse_backend_rs::api::filesystem::Entry;
 use rustix::fs::{self, AtFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 
 use crate::overlay::describe;
-use crate::record::Fact;
+use crate::record::{Fact, admit_end};
 use crate::sys::{self, errno};
 use crate::tree::{Layer, Spot, TOP};
 use crate::view::View;
 use crate::watch::{LINKED, LONG, SHORT};
+
+/// What the kernel lets an extended attribute hold.
+const LARGEST_XATTR: usize = 64 << 10;
+/// What one takes beside its name and value.
+const XATTR_OVERHEAD: u64 = 64;
 
 impl View {
     /// The attributes, and how long the kernel may keep them.
@@ -78,6 +83,9 @@ impl View {
             || (valid.contains(SetattrValid::GID) && attr.st_gid != self.owner.gid);
         if foreign {
             return Err(errno(libc::EPERM));
+        }
+        if valid.contains(SetattrValid::SIZE) {
+            admit_end(attr.st_size as u64, 0)?;
         }
         self.admit_change(&spot, if valid.contains(SetattrValid::SIZE) { "truncate" } else { "setattr" })?;
         let stat = self.stat(&spot)?;
@@ -164,7 +172,7 @@ impl View {
         let stat = sys::stat_fd(&object)?;
         // It is content like any other.
         self.crew.held_up(|| self.admit_links(&spot, &stat, false))?;
-        let mut value = vec![0; 65536];
+        let mut value = vec![0; LARGEST_XATTR];
         let length = fs::getxattr(sys::proc_path(&object), name, &mut value[..])?;
         value.truncate(length);
         let (path, label) = (self.fact_path(spot.root, &spot.path), &self.root(&spot).label);
@@ -205,13 +213,27 @@ impl View {
         }
         let object = self.object(&spot)?;
         let (path, place) = (self.fact_path(spot.root, &spot.path), sys::proc_path(&object));
+        let more = value.map_or(0, |value| growth(&place, name, value.len()));
+        self.within_quota(spot.root, &spot.path, self.quota.add(more))?;
         self.record.ahead(&[Fact::Attributes { path: &path }], || {
             match value {
-                Some(value) => fs::setxattr(place, name, value, XattrFlags::from_bits_truncate(flags))?,
-                None => fs::removexattr(place, name)?,
+                Some(value) => {
+                    let flags = XattrFlags::from_bits_truncate(flags);
+                    fs::setxattr(&place, name, value, flags).inspect_err(|_| self.quota.drop_bytes(more))?;
+                }
+                None => fs::removexattr(&place, name)?,
             }
             Ok(())
         })
+    }
+}
+
+/// What an attribute takes that is set to so many bytes. File systems that keep them apart count them nowhere, so
+/// this is never given back: then what is counted is at least what is there, whatever changes beside it.
+fn growth(place: &str, name: &[u8], length: usize) -> u64 {
+    match fs::getxattr(place, name, &mut vec![0; LARGEST_XATTR][..]) {
+        Ok(before) => length.saturating_sub(before) as u64,
+        Err(_) => (name.len() + length) as u64 + XATTR_OVERHEAD,
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use fuse_backend_rs::api::filesystem::Entry;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 
+use crate::content::reads;
 use crate::handle::FileHandle;
 use crate::lookup::Found;
 use crate::overlay::{describe, kind_name};
@@ -175,14 +176,16 @@ impl View {
         if !direct {
             self.will_intend(spot.root, &child);
         }
-        self.quota.open_new(entry.inode, &file);
+        let id = Id::from(&stat);
+        self.quota.open_new(id, &file);
         let handle = FileHandle {
             unrecorded: AtomicBool::new(true),
             intended: AtomicBool::new(intended),
             direct,
-            ..FileHandle::new(entry.inode, file, true)
+            reads: reads(flags),
+            ..FileHandle::new(entry.inode, file, Some(id))
         };
-        let handle = self.add_handle(handle).inspect_err(|_| self.quota.close(entry.inode))?;
+        let handle = self.add_handle(handle).inspect_err(|_| self.quota.close(id))?;
         Ok(Created { entry, handle, direct, intended })
     }
 
@@ -219,7 +222,8 @@ impl View {
     }
 
     pub fn hard_link(&self, node: u64, parent: u64, name: &[u8]) -> io::Result<Entry> {
-        let shape = self.shape.read().unwrap();
+        // Alone: a removal beside it would take the file's only name for its last.
+        let shape = self.shape.write().unwrap();
         let to = self.parent(parent)?;
         let from = self.spot(node)?;
         let class = self.admit_name(&to, name, from.kind, "link")?;
@@ -386,6 +390,7 @@ impl View {
         }
         let mut tree = self.tree.lock().unwrap();
         if let Some(node) = tree.child(parent, name) {
+            tree.is_shared(node, found.stat.st_nlink > 1);
             if let Some(fd) = pin {
                 tree.pin(node, fd, !found.kind().is_dir() && found.stat.st_nlink < 2);
             }

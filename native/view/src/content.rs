@@ -24,6 +24,11 @@ pub fn changes(flags: u32) -> bool {
     flags as i32 & libc::O_ACCMODE != libc::O_RDONLY || flags as i32 & libc::O_TRUNC != 0
 }
 
+/// True when the content can be read through a file opened with these flags.
+pub fn reads(flags: u32) -> bool {
+    flags as i32 & libc::O_ACCMODE != libc::O_WRONLY
+}
+
 /// What a copy may take: holes become blocks.
 fn copied_size(stat: &fs::Stat) -> u64 {
     (stat.st_blocks as u64 * 512).max(stat.st_size as u64)
@@ -70,11 +75,10 @@ impl View {
         let label = &self.root(&spot).label;
         let stat = sys::stat_fd(&file)?;
         let file = Arc::new(file);
-        let size = stat.st_size as u64;
+        let (id, size) = (Id::from(&stat), stat.st_size as u64);
         self.record.stats.opens.fetch_add(1, Ordering::Relaxed);
-        let reads = flags as i32 & libc::O_ACCMODE != libc::O_WRONLY && flags as i32 & libc::O_TRUNC == 0;
         let mut unchanged = false;
-        if reads {
+        if reads(flags) && flags as i32 & libc::O_TRUNC == 0 {
             let version = Version::from(&stat);
             let sha256 = self.hasher.known(version);
             self.record.append(&Fact::Open {
@@ -85,7 +89,7 @@ impl View {
                 label,
             })?;
             if sha256.is_none() {
-                self.hasher.later(&file, &path, version);
+                self.hash_later(&file, &path, version);
             }
             let young = version.unsettled();
             let settled = young.is_zero().then_some(version);
@@ -97,18 +101,20 @@ impl View {
         if writes {
             self.record.append(&Fact::Open { path: &path, mode: "write", size, sha256: None, label })?;
             self.will_intend(spot.root, &spot.path);
-            self.quota.open(node, &file);
+            self.quota.open(id, &file);
             // An empty file, too: it is a change of its time.
             if flags as i32 & libc::O_TRUNC != 0 {
-                fs::ftruncate(&file, 0).inspect_err(|_| self.quota.close(node))?;
+                fs::ftruncate(&file, 0).inspect_err(|_| self.quota.close(id))?;
             }
         }
         let unrecorded = AtomicBool::new(writes && flags as i32 & libc::O_TRUNC != 0);
         let dirty = AtomicBool::new(false);
-        let handle = FileHandle { dirty, unrecorded, ..FileHandle::new(node, file, writes) };
+        let counted = writes.then_some(id);
+        let handle =
+            FileHandle { dirty, unrecorded, reads: reads(flags), ..FileHandle::new(node, file, counted) };
         let handle = self.add_handle(handle).inspect_err(|_| {
             if writes {
-                self.quota.close(node)
+                self.quota.close(id)
             }
         })?;
         Ok((handle, unchanged && !writes))
@@ -170,7 +176,7 @@ impl View {
         self.record.append(&Fact::Write { path: &path, size, sha256: sha256.as_deref(), label })?;
         // Not remembered: the next change may bear the same time.
         if sha256.is_none() {
-            self.hasher.later(&file, &path, version);
+            self.hash_later(&file, &path, version);
         }
         Ok(())
     }
@@ -183,12 +189,20 @@ impl View {
         // Made or emptied, and nothing written: that is its content.
         handle.dirty.fetch_or(handle.unrecorded.load(Ordering::Acquire), Ordering::AcqRel);
         let flushed = self.flush_file(&handle);
-        if handle.writes {
-            self.quota.close(handle.node);
+        if let Some(id) = handle.counted.lock().unwrap().take() {
+            self.quota.close(id);
         }
         let gone = self.tree.lock().unwrap().closed(handle.node);
         self.let_nodes_go(gone);
         flushed
+    }
+
+    /// Has the digest follow. The file is kept open for it, and counts until then even if it is deleted.
+    fn hash_later(&self, file: &Arc<File>, path: &str, version: Version) {
+        self.quota.keep(version.id());
+        if !self.hasher.later(file, path, version) {
+            self.quota.let_go(version.id());
+        }
     }
 
     /// What is open when the view ends goes on record: its close may come behind the end, or never.
@@ -296,9 +310,15 @@ impl View {
             }
             let copy = if file.writes { self.writable(spot)? } else { self.content(spot, OFlags::RDONLY)? };
             let copy = Arc::new(copy);
-            if file.writes {
-                self.quota.follow(spot.node, &copy);
+            let mut counted = file.counted.lock().unwrap();
+            if let Some(before) = *counted {
+                // The copy was admitted as one.
+                let now = Id::from(&sys::stat_fd(&*copy)?);
+                self.quota.open(now, &copy);
+                self.quota.close(before);
+                *counted = Some(now);
             }
+            drop(counted);
             *file.file.write().unwrap() = copy;
         }
         Ok(())

@@ -11,6 +11,8 @@ use fuse_backend_rs::api::filesystem::{
 use rustix::fs::{self, FallocateFlags, SeekFrom};
 
 use crate::content::changes;
+use crate::handle::FileHandle;
+use crate::record::admit_end;
 use crate::sys::{errno, lent};
 use crate::tree::TOP;
 use crate::view::View;
@@ -38,9 +40,10 @@ fn sized<R>(bytes: Vec<u8>, size: u32, count: fn(u32) -> R, whole: fn(Vec<u8>) -
 
 impl View {
     /// Room for `bytes` more in the file, or the refusal.
-    fn claim(&self, node: u64, bytes: u64) -> io::Result<()> {
-        let Err(over) = self.quota.write(node, bytes) else { return Ok(()) };
-        let spot = self.spot(node)?;
+    fn claim(&self, file: &FileHandle, bytes: u64) -> io::Result<()> {
+        let id = file.counted.lock().unwrap().ok_or_else(|| errno(libc::EBADF))?;
+        let Err(over) = self.quota.write(id, bytes) else { return Ok(()) };
+        let spot = self.spot(file.node)?;
         self.within_quota(spot.root, &spot.path, Err(over))
     }
 }
@@ -169,6 +172,7 @@ impl FileSystem for View {
         _: u32,
     ) -> io::Result<usize> {
         self.with_file(inode, handle, |file| {
+            file.may_read()?;
             self.record.stats.reads.fetch_add(1, Ordering::Relaxed);
             self.stale.reads(file.node, offset, u64::from(size));
             let host = file.file.read().unwrap().clone();
@@ -191,7 +195,8 @@ impl FileSystem for View {
     ) -> io::Result<usize> {
         self.with_file(inode, handle, |file| {
             file.may_write()?;
-            self.claim(inode, u64::from(size))?;
+            admit_end(offset, u64::from(size))?;
+            self.claim(file, u64::from(size))?;
             self.record.stats.writes.fetch_add(1, Ordering::Relaxed);
             file.dirty.store(true, Ordering::Release);
             let host = file.file.read().unwrap().clone();
@@ -232,8 +237,9 @@ impl FileSystem for View {
         }
         self.with_file(inode, handle, |file| {
             file.may_write()?;
+            admit_end(offset, length)?;
             if !flags.contains(FallocateFlags::PUNCH_HOLE) {
-                self.claim(inode, length)?;
+                self.claim(file, length)?;
             }
             file.dirty.store(true, Ordering::Release);
             let host = file.file.read().unwrap().clone();

@@ -454,6 +454,22 @@ fn what_is_open_at_the_end_is_on_record() {
     scene.let_go();
 }
 
+/// No kernel of ours asks for that; a guest's may. On the host such a file is open for both.
+#[test]
+fn what_is_opened_to_be_written_is_not_read() {
+    let mut scene = Scene::new();
+    let node = |reply: Vec<u8>| u64::from_ne_bytes(reply[16..24].try_into().unwrap());
+    let one = node(scene.request(1, 2, b"f\0"));
+    for (flags, want) in [(libc::O_WRONLY, libc::EBADF), (libc::O_RDWR, 0), (libc::O_RDONLY, 0)] {
+        let handle = node(scene.request(14, one, &(flags as u64).to_ne_bytes()));
+        let read = [&handle.to_ne_bytes()[..], &[0; 8], &64u64.to_ne_bytes(), &[0; 16]].concat();
+        let reply = scene.request(15, one, &read);
+        assert_eq!(-i32::from_ne_bytes(reply[4..8].try_into().unwrap()), want, "flags {flags}");
+        assert_eq!(scene.request(18, one, &[&handle.to_ne_bytes()[..], &[0; 16]].concat())[4..8], [0; 4]);
+    }
+    scene.let_go();
+}
+
 /// What a handle of one file allows says nothing of another, and an inflated FORGET takes no file from the record.
 #[test]
 fn handles_belong_to_their_file() {

@@ -2,16 +2,20 @@
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use crate::sys::errno;
+use crate::tree::Id;
 use crate::view::View;
 
 pub struct FileHandle {
     pub node: u64,
     /// Replaced when the file is copied up.
     pub file: RwLock<Arc<File>>,
+    pub reads: bool,
     pub writes: bool,
+    /// The file whose writers it counts as in the quota, until it is closed.
+    pub counted: Mutex<Option<Id>>,
     /// The grant shrank: nothing may be read or written here any more, or nothing written.
     pub revoked: AtomicBool,
     pub kept: AtomicBool,
@@ -28,11 +32,30 @@ pub struct FileHandle {
 }
 
 impl FileHandle {
-    pub fn new(node: u64, file: Arc<File>, writes: bool) -> Self {
+    /// One that may read; where it counts as a writer of a file, it may write, too.
+    pub fn new(node: u64, file: Arc<File>, counted: Option<Id>) -> Self {
         let [revoked, kept, dirty, unrecorded, intended, shared] =
             std::array::from_fn(|_| AtomicBool::new(false));
         let file = RwLock::new(file);
-        FileHandle { node, file, writes, revoked, kept, dirty, unrecorded, intended, direct: false, shared }
+        FileHandle {
+            node,
+            file,
+            reads: true,
+            writes: counted.is_some(),
+            counted: Mutex::new(counted),
+            revoked,
+            kept,
+            dirty,
+            unrecorded,
+            intended,
+            direct: false,
+            shared,
+        }
+    }
+
+    /// A file opened only to be written is open for both on the host, and on record as written only.
+    pub fn may_read(&self) -> io::Result<()> {
+        if self.reads { Ok(()) } else { Err(errno(libc::EBADF)) }
     }
 
     pub fn may_write(&self) -> io::Result<()> {

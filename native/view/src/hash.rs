@@ -3,13 +3,14 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{OFlags, Stat};
 use sha2::{Digest, Sha256};
 
+use crate::quota::Quota;
 use crate::record::{Fact, Recorder};
 use crate::sys::{reopen, stat_fd};
 use crate::tree::Id;
@@ -47,6 +48,10 @@ impl From<&Stat> for Version {
 }
 
 impl Version {
+    pub fn id(&self) -> Id {
+        self.id
+    }
+
     pub fn size(&self) -> u64 {
         self.size
     }
@@ -74,10 +79,18 @@ pub struct Hasher {
 
 /// Digest of the first `size` bytes.
 pub fn digest(file: &File, size: u64) -> io::Result<String> {
+    digest_while(file, size, || true)
+}
+
+/// The same, as long as `wanted` says so.
+fn digest_while(file: &File, size: u64, wanted: impl Fn() -> bool) -> io::Result<String> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; size.clamp(1, 128 << 10) as usize];
     let mut at = 0;
     while at < size {
+        if !wanted() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         let want = buffer.len().min((size - at) as usize);
         match file.read_at(&mut buffer[..want], at)? {
             0 => break,
@@ -125,14 +138,13 @@ impl Hasher {
     }
 
     /// Hashes later; a `file.hash` fact follows. Beyond the queue's length the open or write is on record without it.
-    pub fn later(&self, file: &Arc<File>, path: &str, version: Version) {
+    /// False when it is not to be: nothing is kept.
+    pub fn later(&self, file: &Arc<File>, path: &str, version: Version) -> bool {
         if version.size > MAX_HASHED {
-            return;
+            return false;
         }
         let job = Job::Hash { file: file.clone(), path: path.to_owned(), version };
-        if let Err(TrySendError::Disconnected(_)) = self.queue.try_send(job) {
-            // The view is stopping.
-        }
+        self.queue.try_send(job).is_ok()
     }
 
     /// Lets the worker finish what is queued, within reason, and end.
@@ -144,26 +156,35 @@ impl Hasher {
 
 impl Worker {
     /// Body of the hasher's thread.
-    pub fn run(self, hasher: &Hasher, record: &Recorder) {
+    pub fn run(self, hasher: &Hasher, record: &Recorder, quota: &Quota) {
         while let Ok(Job::Hash { file, path, version }) = self.0.recv() {
-            let sha256 = match hasher.known(version) {
-                Some(sha256) => sha256,
-                None if hasher.until.get().is_some_and(|until| Instant::now() > *until) => continue,
-                None => {
-                    let same = |file: &File| stat_fd(file).is_ok_and(|stat| Version::from(&stat) == version);
-                    std::thread::sleep(version.unsettled());
-                    let Ok(sha256) = digest(&unseen(&file), version.size) else { continue };
-                    // Changed since: whoever wrote it will bring the new content here.
-                    if !same(&file) {
-                        continue;
-                    }
-                    hasher.remember(version, &sha256);
-                    sha256
-                }
-            };
+            let sha256 = hasher.known(version).or_else(|| hasher.hash(&file, version, quota));
+            // Closed before its space counts as free.
+            drop(file);
+            quota.let_go(version.id);
+            let Some(sha256) = sha256 else { continue };
             if record.append(&Fact::Hash { path: &path, size: version.size, sha256: &sha256 }).is_err() {
                 return;
             }
         }
+    }
+}
+
+impl Hasher {
+    /// `None` leaves the open or write on record without a digest.
+    fn hash(&self, file: &Arc<File>, version: Version, quota: &Quota) -> Option<String> {
+        // A deleted file is hashed like any other, unless such files keep too much of the quota from the agent.
+        let wanted = || !quota.is_pressed() || stat_fd(file).is_ok_and(|stat| stat.st_nlink > 0);
+        if !wanted() || self.until.get().is_some_and(|until| Instant::now() > *until) {
+            return None;
+        }
+        std::thread::sleep(version.unsettled());
+        let sha256 = digest_while(&unseen(file), version.size, wanted).ok()?;
+        // Changed since: whoever wrote it will bring the new content here.
+        if !stat_fd(file).is_ok_and(|stat| Version::from(&stat) == version) {
+            return None;
+        }
+        self.remember(version, &sha256);
+        Some(sha256)
     }
 }

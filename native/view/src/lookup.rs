@@ -161,12 +161,12 @@ impl View {
         for (node, pinned) in gone {
             self.dirs.drop_node(node);
             self.watch.drop_node(node);
-            // The last use of an unlinked file ended: its blocks are free again.
+            // The last use of an unlinked file ended.
             if let Some(stat) = pinned.and_then(|fd| sys::stat_fd(fd).ok())
                 && stat.st_nlink == 0
                 && sys::kind(&stat).is_file()
             {
-                self.quota.drop_bytes(stat.st_blocks as u64 * 512);
+                self.quota.gone(Id::from(&stat), stat.st_blocks as u64 * 512);
             }
         }
     }

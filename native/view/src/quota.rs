@@ -1,11 +1,16 @@
 //! What the session adds to the disk: net growth in allocated bytes and inodes. While a file is open for writing its
-//! writes count in full; blocks are read only when that estimate would exceed the quota, and at the last close.
+//! writes count in full; blocks are read only when that estimate would exceed the quota, and at the last close. Files
+//! are counted, not names: a file has one account however many it has, and its space comes back when nobody holds it.
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex};
 
 use crate::sys::{errno, stat_fd};
+use crate::tree::Id;
+
+/// Of the whole quota, what deleted files may keep from it while they wait for their digest: one part of so many.
+const KEPT_BACK: i64 = 16;
 
 pub struct Quota {
     bytes: i64,
@@ -18,7 +23,10 @@ struct State {
     bytes: i64,
     inodes: i64,
     pending: i64,
-    writers: HashMap<u64, Writer>,
+    writers: HashMap<Id, Writer>,
+    kept: HashMap<Id, Kept>,
+    /// Sum of `Kept::back`.
+    kept_back: i64,
     reported: bool,
 }
 
@@ -28,6 +36,16 @@ struct Writer {
     /// Allocated bytes that `State::bytes` already accounts for.
     known: i64,
     pending: i64,
+    /// It has no name any more: its last close gives its space back.
+    gone: bool,
+}
+
+/// A file that this process keeps open for its digest.
+#[derive(Default)]
+struct Kept {
+    times: u32,
+    /// What its removal gives back when it is let go.
+    back: i64,
 }
 
 fn allocated(file: &File) -> i64 {
@@ -43,6 +61,17 @@ impl State {
             self.pending -= writer.pending;
             writer.known = now;
             writer.pending = 0;
+        }
+    }
+
+    /// The file has neither a name nor a user any more: its space is free as soon as nobody here keeps it.
+    fn give_back(&mut self, id: Id, bytes: i64) {
+        match self.kept.get_mut(&id) {
+            Some(kept) => {
+                kept.back += bytes;
+                self.kept_back += bytes;
+            }
+            None => self.bytes -= bytes,
         }
     }
 }
@@ -63,46 +92,70 @@ impl Quota {
         OverQuota { first }
     }
 
-    /// A handle that may write was opened on `node`.
-    pub fn open(&self, node: u64, file: &Arc<File>) {
-        let mut state = self.state.lock().unwrap();
-        state.writers.entry(node).and_modify(|w| w.handles += 1).or_insert_with(|| Writer {
-            handles: 1,
-            file: file.clone(),
-            known: allocated(file),
-            pending: 0,
-        });
-    }
-
-    /// The content of `node` is another file's now: a copy, which was admitted as such.
-    pub fn follow(&self, node: u64, file: &Arc<File>) {
-        let mut state = self.state.lock().unwrap();
-        state.settle();
-        if let Some(writer) = state.writers.get_mut(&node) {
-            (writer.file, writer.known) = (file.clone(), allocated(file));
-        }
+    /// A handle that may write was opened on this file.
+    pub fn open(&self, id: Id, file: &Arc<File>) {
+        self.opened(id, file, allocated(file));
     }
 
     /// The same for a file that was made just now.
-    pub fn open_new(&self, node: u64, file: &Arc<File>) {
-        let new = Writer { handles: 1, file: file.clone(), known: 0, pending: 0 };
-        self.state.lock().unwrap().writers.entry(node).and_modify(|w| w.handles += 1).or_insert(new);
+    pub fn open_new(&self, id: Id, file: &Arc<File>) {
+        self.opened(id, file, 0);
     }
 
-    pub fn close(&self, node: u64) {
+    fn opened(&self, id: Id, file: &Arc<File>, known: i64) {
+        let new = || Writer { handles: 0, file: file.clone(), known, pending: 0, gone: false };
+        self.state.lock().unwrap().writers.entry(id).or_insert_with(new).handles += 1;
+    }
+
+    pub fn close(&self, id: Id) {
         let mut state = self.state.lock().unwrap();
-        let Some(writer) = state.writers.get_mut(&node) else { return };
+        let Some(writer) = state.writers.get_mut(&id) else { return };
         writer.handles -= 1;
         if writer.handles == 0
-            && let Some(writer) = state.writers.remove(&node)
+            && let Some(writer) = state.writers.remove(&id)
         {
+            let now = allocated(&writer.file);
             state.pending -= writer.pending;
-            state.bytes += allocated(&writer.file) - writer.known;
+            state.bytes += now - writer.known;
+            if writer.gone {
+                state.give_back(id, now);
+            }
         }
     }
 
+    /// A file without a name is out of use.
+    pub fn gone(&self, id: Id, bytes: u64) {
+        let mut state = self.state.lock().unwrap();
+        match state.writers.get_mut(&id) {
+            Some(writer) => writer.gone = true,
+            None => state.give_back(id, i64::try_from(bytes).unwrap_or(i64::MAX)),
+        }
+    }
+
+    /// This process keeps the file open for itself: deleted meanwhile, it still takes its space.
+    pub fn keep(&self, id: Id) {
+        self.state.lock().unwrap().kept.entry(id).or_default().times += 1;
+    }
+
+    pub fn let_go(&self, id: Id) {
+        let mut state = self.state.lock().unwrap();
+        let Some(kept) = state.kept.get_mut(&id) else { return };
+        kept.times -= 1;
+        if kept.times == 0
+            && let Some(kept) = state.kept.remove(&id)
+        {
+            state.kept_back -= kept.back;
+            state.bytes -= kept.back;
+        }
+    }
+
+    /// True when deleted files that are kept for their digest keep too much from the agent.
+    pub fn is_pressed(&self) -> bool {
+        self.state.lock().unwrap().kept_back > self.bytes / KEPT_BACK
+    }
+
     /// Admits a write of `length` bytes, or says no before it happens.
-    pub fn write(&self, node: u64, length: u64) -> Result<(), OverQuota> {
+    pub fn write(&self, id: Id, length: u64) -> Result<(), OverQuota> {
         let mut state = self.state.lock().unwrap();
         // A guest may claim any length; none may count as less than nothing.
         let length = i64::try_from(length).unwrap_or(i64::MAX).saturating_add(4096);
@@ -113,7 +166,7 @@ impl Quota {
             }
         }
         state.pending += length;
-        match state.writers.get_mut(&node) {
+        match state.writers.get_mut(&id) {
             Some(writer) => writer.pending += length,
             None => {
                 state.pending -= length;
@@ -169,23 +222,73 @@ mod tests {
     use super::*;
     use std::io::Write;
 
+    const FILE: Id = Id { dev: 1, ino: 7 };
+
+    fn scratch(name: &str) -> Arc<File> {
+        let path = std::env::temp_dir().join(format!("ambit-quota-{}-{name}", std::process::id()));
+        let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        std::fs::remove_file(path).unwrap();
+        Arc::new(file)
+    }
+
+    /// A quota with one new file that holds 1 MiB, open once.
+    fn with_file(name: &str) -> (Quota, Arc<File>) {
+        let (quota, file) = (Quota::new(4 << 20, 10), scratch(name));
+        quota.open_new(FILE, &file);
+        assert!(quota.write(FILE, 1 << 20).is_ok());
+        (&*file).write_all(&vec![1; 1 << 20]).unwrap();
+        (quota, file)
+    }
+
     #[test]
     fn rewriting_in_place_is_not_growth() {
-        let path = std::env::temp_dir().join(format!("ambit-quota-{}", std::process::id()));
-        let mut file = File::create(&path).unwrap();
-        let quota = Quota::new(1 << 20, 10);
-        let shared = Arc::new(file.try_clone().unwrap());
-        quota.open(7, &shared);
+        let (quota, file) = (Quota::new(1 << 20, 10), scratch("rewrite"));
+        quota.open(FILE, &file);
         for _ in 0..100 {
-            assert!(quota.write(7, 65536).is_ok());
+            assert!(quota.write(FILE, 65536).is_ok());
             use std::io::{Seek, SeekFrom};
-            file.seek(SeekFrom::Start(0)).unwrap();
-            file.write_all(&[1; 65536]).unwrap();
+            (&*file).seek(SeekFrom::Start(0)).unwrap();
+            (&*file).write_all(&[1; 65536]).unwrap();
         }
-        assert!(quota.write(7, 1 << 20).is_err());
-        quota.close(7);
+        assert!(quota.write(FILE, 1 << 20).is_err());
+        quota.close(FILE);
         let (bytes, _) = quota.added();
         assert!((65536..=131072).contains(&bytes), "{bytes}");
-        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn what_two_handles_see_shrink_is_given_back_once() {
+        let (quota, file) = with_file("shrink");
+        quota.close(FILE);
+        quota.open(FILE, &file);
+        quota.open(FILE, &file);
+        file.set_len(0).unwrap();
+        quota.close(FILE);
+        quota.close(FILE);
+        assert_eq!(quota.added().0, 0);
+    }
+
+    #[test]
+    fn a_file_without_a_name_counts_until_its_last_writer_closes() {
+        let (quota, file) = with_file("gone");
+        quota.gone(FILE, allocated(&file) as u64);
+        assert!(quota.added().0 >= 1 << 20);
+        file.set_len(0).unwrap();
+        quota.close(FILE);
+        assert_eq!(quota.added().0, 0);
+    }
+
+    #[test]
+    fn a_file_without_a_name_counts_until_it_is_hashed() {
+        let (quota, file) = with_file("hashed");
+        quota.keep(FILE);
+        quota.keep(FILE);
+        quota.close(FILE);
+        quota.gone(FILE, allocated(&file) as u64);
+        quota.let_go(FILE);
+        assert!(quota.is_pressed() && quota.added().0 >= 1 << 20);
+        quota.let_go(FILE);
+        assert!(!quota.is_pressed());
+        assert_eq!(quota.added().0, 0);
     }
 }

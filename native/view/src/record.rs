@@ -7,15 +7,46 @@ use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use ambit_shared::journal::Journal;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+
+use crate::sys::errno;
+
+/// Largest size that a fact can say: readers of the log take its numbers for JavaScript's (src/audit/parse-fact.ts).
+pub const LARGEST: u64 = (1 << 53) - 1;
+
+/// Refuses a change of a file that would end beyond what can be said of it.
+pub fn admit_end(offset: u64, length: u64) -> io::Result<()> {
+    match offset.checked_add(length) {
+        Some(end) if end <= LARGEST => Ok(()),
+        _ => Err(errno(libc::EFBIG)),
+    }
+}
+
+/// The host may have larger files: their size is on record as the largest.
+fn said<S: Serializer>(size: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(*size.min(&LARGEST))
+}
 
 #[derive(Serialize)]
 #[serde(tag = "k")]
 pub enum Fact<'a> {
     #[serde(rename = "file.open")]
-    Open { path: &'a str, mode: &'a str, size: u64, sha256: Option<&'a str>, label: &'a str },
+    Open {
+        path: &'a str,
+        mode: &'a str,
+        #[serde(serialize_with = "said")]
+        size: u64,
+        sha256: Option<&'a str>,
+        label: &'a str,
+    },
     #[serde(rename = "file.write")]
-    Write { path: &'a str, size: u64, sha256: Option<&'a str>, label: &'a str },
+    Write {
+        path: &'a str,
+        #[serde(serialize_with = "said")]
+        size: u64,
+        sha256: Option<&'a str>,
+        label: &'a str,
+    },
     /// Up to `files` files beneath `path` are being written.
     #[serde(rename = "file.intent")]
     Intent { path: &'a str, files: u64, label: &'a str },
@@ -41,7 +72,12 @@ pub enum Fact<'a> {
         reason: &'a str,
     },
     #[serde(rename = "file.hash")]
-    Hash { path: &'a str, size: u64, sha256: &'a str },
+    Hash {
+        path: &'a str,
+        #[serde(serialize_with = "said")]
+        size: u64,
+        sha256: &'a str,
+    },
     #[serde(rename = "file.denied")]
     Denied {
         path: &'a str,

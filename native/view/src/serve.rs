@@ -100,8 +100,8 @@ pub fn start(
         drop(none_under_way);
         let _ = searched.set(());
     });
-    let record = view.record.clone();
-    let hasher_thread = std::thread::spawn(move || worker.run(&hasher, &record));
+    let hashed = view.clone();
+    let hasher_thread = std::thread::spawn(move || worker.run(&hasher, &hashed.record, &hashed.quota));
     Ok(Serving { view, answering, hasher_thread, stopping })
 }
 

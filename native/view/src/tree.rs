@@ -50,8 +50,8 @@ struct Node {
     /// For roots and for unlinked objects that are still in use: the object itself.
     pinned: Option<Arc<OwnedFd>>,
     gone: bool,
-    /// The name that it lost was its last.
-    last: bool,
+    /// The file whose last name it had: its space is free with the last node for it.
+    last: Option<Arc<OwnedFd>>,
     /// What all pages that the kernel may keep were read from.
     version: Option<Version>,
     /// What it counts for in `Tree::shared`.
@@ -144,7 +144,7 @@ impl Tree {
                 children: 0,
                 pinned: Some(fd),
                 gone: false,
-                last: false,
+                last: None,
                 version: None,
                 shared: None,
             },
@@ -222,7 +222,7 @@ impl Tree {
                 children: 0,
                 pinned: None,
                 gone: false,
-                last: false,
+                last: None,
                 version: None,
                 shared: None,
             },
@@ -244,8 +244,8 @@ impl Tree {
     /// Keeps an object that loses this name. `last`: it had no other, so its space is free with the node.
     pub fn pin(&mut self, id: u64, fd: Arc<OwnedFd>, last: bool) {
         if let Some(node) = self.nodes.get_mut(&id) {
+            node.last = last.then(|| fd.clone());
             node.pinned = Some(fd);
-            node.last = last;
         }
     }
 
@@ -444,6 +444,21 @@ impl Tree {
         true
     }
 
+    /// What is free with a node that went; where another one is left for its file, that one takes it over.
+    fn space_of(&mut self, mut gone: Node) -> Option<Arc<OwnedFd>> {
+        let file = gone.last.take()?;
+        let object = gone.upper.or(gone.lower);
+        // Whoever took a name of several from a file marked its nodes (`is_shared`).
+        let heir = gone.shared.and(object).and_then(|id| self.nodes_of(id).first().copied());
+        match heir.and_then(|id| self.nodes.get_mut(&id)) {
+            Some(heir) => {
+                heir.last.get_or_insert(file);
+                None
+            }
+            None => Some(file),
+        }
+    }
+
     fn release(&mut self, id: u64, child: bool, count: u64) -> Vec<(u64, Option<Arc<OwnedFd>>)> {
         let mut gone = Vec::new();
         let (mut id, mut child, mut count) = (id, child, count);
@@ -459,7 +474,7 @@ impl Tree {
             }
             let removed = self.nodes.remove(&id);
             self.unshare(removed.as_ref().and_then(|n| n.shared));
-            gone.push((id, removed.filter(|n| n.last).and_then(|n| n.pinned)));
+            gone.push((id, removed.and_then(|node| self.space_of(node))));
             (id, child, count) = (key.0, true, 0);
         }
         gone
