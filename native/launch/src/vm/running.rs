@@ -148,7 +148,7 @@ impl Running<'_> {
             ControlState::new("process-limit", processes, "the guest's own watchdog counts"),
         ]);
         let told = inside.into_iter().take(32).map(|control| ControlState {
-            control: format!("guest-{}", words(&control.control)),
+            control: format!("guest-{:.100}", words(&control.control)),
             detail: words(&control.detail),
             ..control
         });
