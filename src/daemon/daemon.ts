@@ -20,6 +20,7 @@ import {
   birthOf,
   infoOf,
   isLive,
+  lastSession,
   listSessions,
   loadRecord,
   saveRecord,
@@ -216,7 +217,7 @@ export class Daemon {
   }
 
   why(id: string | null): Values['why'] {
-    const session = id ?? listSessions(this.#paths).at(-1) ?? null
+    const session = id ?? lastSession(this.#paths)
     if (session === null) return { session, refusals: [] }
     if (id !== null && !isDirectory(sessionDir(this.#paths, id)))
       throw notFound(id, 'there is no such session')

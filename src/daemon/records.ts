@@ -46,6 +46,19 @@ export function loadRecord(paths: Paths, id: string): SessionRecord | null {
   }
 }
 
+/** The session that began last, or null. Ids sort by the second; within one, their records say more. */
+export function lastSession(paths: Paths): string | null {
+  const ids = listSessions(paths)
+  const second = ids.at(-1)?.split('-')[0]
+  const begun = (id: string): number => loadRecord(paths, id)?.startedAt ?? 0
+  return (
+    ids
+      .filter((id) => id.split('-')[0] === second)
+      .toSorted((a, b) => begun(a) - begun(b))
+      .at(-1) ?? null
+  )
+}
+
 /** Ids of the session directories on disk, oldest first (ids sort by time). */
 export function listSessions(paths: Paths): string[] {
   try {

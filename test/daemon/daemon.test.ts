@@ -421,6 +421,18 @@ test('a daemon socket path may be longer than a socket address', async (t) => {
   await client.call('shutdown', {})
 })
 
+test('the session that began last is asked about, also of two in one second', async (t) => {
+  const stage = new Stage(t)
+  const run = await stage.connect()
+  const [first, second] = ['s00abcdef-zzzzzz', 's00abcdef-000000']
+  for (const [index, id] of [first, second].entries()) {
+    stage.session(id)
+    await run.call('session.open', { ...stage.openArgs(id), startedAt: 1000 + index })
+    await run.call('session.close', { id })
+  }
+  assert.equal((await run.call('why', { id: null })).session, second)
+})
+
 test('a session is listed with the outcome that it told', async (t) => {
   const stage = new Stage(t)
   const journal = stage.session(ID)
