@@ -2,6 +2,7 @@
 import * as fs from 'node:fs'
 import { dirname, join } from 'node:path'
 import { AmbitError, errnoOf, messageOf } from '../lib/errors.ts'
+import { readRegular } from '../lib/small-file.ts'
 import { type Hash, type HashReader, foldHashes } from './tlog.ts'
 
 /** Hashes, or entries, of a full tile. */
@@ -9,6 +10,9 @@ export const WIDTH = 256
 export const HASH = 32
 /** Longest entry, bytes: its length is a uint16. */
 export const MAX_ENTRY = 65_535
+
+/** Longest tile, bytes: entries with their lengths. */
+const LONGEST = WIDTH * (MAX_ENTRY + 2)
 
 export type Level = number | 'entries'
 
@@ -120,7 +124,7 @@ function widerTile(dir: string, level: Level, index: number, width: number): Buf
 
 function readIfThere(dir: string, path: string): Buffer | undefined {
   try {
-    return fs.readFileSync(join(dir, path))
+    return readRegular(join(dir, path), LONGEST)
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return undefined
     throw missingTile(path, messageOf(error))

@@ -2,14 +2,17 @@
  * Verifies a log directory with nothing but its verifier key: the checkpoint's signature, every entry against its leaf
  * hash, every tile against the level below, and the root. Never repairs, never fills in (CASES.md A-10, A-11).
  */
-import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setImmediate as breathe } from 'node:timers/promises'
 import { AmbitError, messageOf } from '../lib/errors.ts'
+import { readRegular } from '../lib/small-file.ts'
 import { type Checkpoint, openCheckpoint } from './checkpoint.ts'
 import { parseVerifierKey } from './note.ts'
 import { WIDTH, hashReader, hashesAt, readBundle, readHashes, tilePath, tileWidth } from './tiles.ts'
 import { type Hash, equal, foldHashes, leafHash, treeRoot } from './tlog.ts'
+
+/** Bytes of a checkpoint: a few lines, and signatures. */
+const LONGEST_NOTE = 1 << 20
 
 /** `index`: the first entry that is, or may be, bad; null when the fault is not one of entries. */
 export type Verification =
@@ -45,7 +48,7 @@ export async function verifyLog(dir: string, vkey: string): Promise<Verification
 function readNote(dir: string): string {
   try {
     return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(
-      readFileSync(join(dir, 'checkpoint')),
+      readRegular(join(dir, 'checkpoint'), LONGEST_NOTE),
     )
   } catch (error) {
     throw new Fault(`the checkpoint cannot be read: ${messageOf(error)}`, null)

@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, realpathSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { AmbitError } from '../lib/errors.ts'
-import { printableJson } from '../lib/printable.ts'
+import { printable, printableJson } from '../lib/printable.ts'
 import { compilePlan } from '../profile/compile.ts'
 import { listProfiles, loadProfile } from '../profile/load.ts'
 import { profileJsonSchema } from '../profile/schema.ts'
@@ -68,7 +68,7 @@ function check(files: readonly string[], context: Context): number {
 function checkOne(file: string, variables: Parameters<typeof compilePlan>[1], context: Context): boolean {
   try {
     compilePlan(loadProfile(file, context.paths), variables, context.paths)
-    context.out(`${file}: ok`)
+    context.out(`${printable(file)}: ok`)
     return true
   } catch (error) {
     if (!(error instanceof AmbitError)) throw error

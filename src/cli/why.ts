@@ -1,8 +1,6 @@
-import { readdirSync } from 'node:fs'
-import { AmbitError, errnoOf } from '../lib/errors.ts'
-import { sessionsDir } from '../lib/paths.ts'
+import { lastSession } from '../daemon/records.ts'
+import { AmbitError } from '../lib/errors.ts'
 import { printable, printableJson } from '../lib/printable.ts'
-import { parseSessionId } from '../session/id.ts'
 import { planOf, remediesOf } from '../session/refusals.ts'
 import type { Remedy } from '../session/remedy.ts'
 import { type Command, type Context, flag } from './command.ts'
@@ -58,16 +56,7 @@ function textOf(remedy: Remedy): string {
 }
 
 function newest(context: Context): string {
-  let names: string[] = []
-  try {
-    names = readdirSync(sessionsDir(context.paths))
-  } catch (error) {
-    if (errnoOf(error) !== 'ENOENT') throw error
-  }
-  const id = names
-    .filter((name) => parseSessionId(name))
-    .sort()
-    .at(-1)
+  const id = lastSession(context.paths)
   if (!id) throw new AmbitError('ERR_SESSION_NOT_FOUND', 'why', 'there is no session yet', 'run one first')
   return id
 }

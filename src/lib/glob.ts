@@ -95,20 +95,23 @@ export function compileGlobs(list: readonly string[]): (relativePath: string) =>
       .split('/')
       .filter((name) => name !== '')
       .map(foldName)
-    return names.some((_, index) => decides(rules, names.slice(0, index + 1)))
+    return names.some((_, index) => decides(rules, names, index + 1))
   }
 }
 
-/** `rules` last first. */
-function decides(rules: readonly Glob[], path: readonly string[]): boolean {
-  const rule = rules.find((rule) => matchesPath(rule.segments, path))
+/** `rules` last first; `path` up to `length`. */
+function decides(rules: readonly Glob[], path: readonly string[], length: number): boolean {
+  const rule = rules.find((rule) => matchesPath(rule.segments, path, length))
   return rule !== undefined && !rule.negated
 }
 
 /** Greedy with one point of return: correct for a pattern whose only unbounded part is `**`. */
-function matchesPath(pattern: readonly Segment[], path: readonly string[]): boolean {
+function matchesPath(pattern: readonly Segment[], path: readonly string[], length: number): boolean {
+  // What a path does not end in is most often what tells that it does not match.
+  const last = pattern.at(-1)
+  if (last !== undefined && last !== 'deep' && !matchesName(last, path[length - 1] as string)) return false
   let [p, i, deep, from] = [0, 0, -1, 0]
-  while (i < path.length) {
+  while (i < length) {
     const segment = pattern[p]
     if (segment === 'deep') {
       deep = p++

@@ -21,6 +21,20 @@ export function readBeginning(path: string, most: number): Buffer | null {
   }
 }
 
+/** The whole of a regular file of at most `most` bytes; says by an exception why there is none. */
+export function readRegular(path: string, most: number): Buffer {
+  const fd = openSync(path, O_RDONLY | O_NONBLOCK | O_NOCTTY)
+  try {
+    const stat = fstatSync(fd)
+    if (!stat.isFile()) throw new Error('it is no regular file')
+    if (stat.size > most) throw new Error(`it is longer than ${most} bytes`)
+    const buffer = Buffer.alloc(stat.size)
+    return buffer.subarray(0, readSync(fd, buffer, 0, buffer.length, 0))
+  } finally {
+    closeSync(fd)
+  }
+}
+
 /** The whole of a regular file as text; null as well where it is longer than `most` bytes. */
 export function readSmallFile(path: string, most: number): string | null {
   const bytes = readBeginning(path, most + 1)

@@ -6,6 +6,9 @@ import { compileGlobs } from '../lib/glob.ts'
 import { HOST_PATH } from '../lib/host-path.ts'
 import type { Plan } from './plan.ts'
 
+/** PATH_MAX: no file that a checkout could make has a longer name. */
+const LONGEST = 4096
+
 /** Absolute paths, sorted; attacker-controlled like all file names. Empty where there is no git. */
 export function hiddenButTracked(plan: Plan): string[] {
   return plan.roots
@@ -37,5 +40,6 @@ function trackedIn(root: string): string[] {
       GIT_TERMINAL_PROMPT: '0',
     },
   })
-  return run.status === 0 ? run.stdout.split('\0').filter((name) => name !== '') : []
+  const names = run.status === 0 ? run.stdout.split('\0') : []
+  return names.filter((name) => name !== '' && name.length < LONGEST)
 }

@@ -13,6 +13,9 @@ import { newSessionId, type SessionId } from './id.ts'
 import type { Resolved } from './resolve.ts'
 import type { Acceptance } from './show.ts'
 
+/** Of a command, on record: what src/audit/parse-fact.ts takes. */
+const MOST_WORDS = 4096
+
 export interface Registered extends Resolved {
   readonly id: SessionId
   /** Durable: plan, journals, upper layers. */
@@ -70,6 +73,13 @@ export function removeRunDirs({ id, run }: Pick<Registered, 'id' | 'run'>): void
   rmSync(run, { recursive: true, force: true })
 }
 
+/** As many words as a record takes; the last one says how many there were. */
+function recordable(argv: readonly string[]): string[] {
+  if (argv.length <= MOST_WORDS) return [...argv]
+  const kept = argv.slice(0, MOST_WORDS - 1)
+  return [...kept, `…(${argv.length - kept.length} more)`]
+}
+
 function startOf({ request, plan, agent, user, runtime }: Resolved, { digest }: Acceptance): FactBody {
   return {
     k: 'session.start',
@@ -79,7 +89,7 @@ function startOf({ request, plan, agent, user, runtime }: Resolved, { digest }: 
     planDigest: plan.profile.digest,
     sheetDigest: digest,
     runtime,
-    argv: native().redactWords(request.argv),
+    argv: native().redactWords(recordable(request.argv)),
     agent: { name: agent.name, version: agent.version, digest: agent.digest },
     cwd: request.cwd,
   }

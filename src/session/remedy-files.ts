@@ -39,7 +39,7 @@ function ruleOf(root: RootPlan, list: 'hide' | 'protect', path: string): string 
 function adviseHidden(path: string, root: RootPlan): Advice {
   const lines = exceptions(path, root.hide)
   if (lines === null)
-    return none('Its name cannot be written down as an exception to the letter: rename it first.')
+    return none('Its path cannot be written down as an exception to the letter: rename or move it first.')
   return {
     changes: lines.map((yaml) => ({ place: `${root.id}.hide`, yaml })),
     risk: 'high',
@@ -50,10 +50,14 @@ function adviseHidden(path: string, root: RootPlan): Advice {
   }
 }
 
+/** Nobody wants as many exceptions as a deeper path could need; and each is tried against all patterns. */
+const MOST_NAMES = 64
+
 /** Exceptions for `path` and each of its directories that is hidden by itself; null when they cannot be written. */
 function exceptions(path: string, globs: readonly string[]): string[] | null {
   const added: string[] = []
   const names = path.split('/')
+  if (names.length > MOST_NAMES) return null
   try {
     for (const depth of names.keys()) {
       const part = names.slice(0, depth + 1).join('/')

@@ -49,16 +49,18 @@ export async function acceptSheet(resolved: Resolved, front: Front): Promise<Acc
   const configuration = configurationFor(resolved)
   const sheet = sheetOf(resolved, front.color, configuration)
   const accepted = (by: Acceptance['by']): Acceptance => ({ digest: sheet.digest, by, configuration })
-  const { request, admission } = resolved
+  const { request, plan, admission } = resolved
+  const each = plan.approvals.includes('start')
   if (request.accepted) {
-    if (admission.acceptance === 'terminal') {
-      throw refused('policy does not let --yes accept this grant', 'run it at a terminal without --yes')
+    const whose = each ? 'the profile wants a person to approve each start, and' : 'policy'
+    if (each || admission.acceptance === 'terminal') {
+      throw refused(`${whose} does not let --yes accept this grant`, 'run it at a terminal without --yes')
     }
     if (!request.quiet) front.err(sheet.text)
     return accepted('command-line')
   }
   const known = acceptanceFile(request.paths, sheet.digest)
-  if (admission.acceptance !== 'terminal' && existsSync(known)) {
+  if (!each && admission.acceptance !== 'terminal' && existsSync(known)) {
     front.err(
       `ambit: profile ${resolved.plan.profile.name}: the same grant as accepted before (ambit explain shows it)`,
     )

@@ -238,3 +238,19 @@ test('a program on golang.org/x/mod accepts the log and refuses it once changed'
     assert.equal(run(copy).status, 1, name)
   }
 })
+
+test('a log whose files are pipes or endless is faulty, and is not waited for', async (t) => {
+  for (const [path, make] of [
+    ['checkpoint', (place: string) => void execFileSync('mkfifo', [place])],
+    ['checkpoint', (place: string) => fs.symlinkSync('/dev/zero', place)],
+    ['tile/0/000', (place: string) => void execFileSync('mkfifo', [place])],
+    ['tile/entries/001', (place: string) => fs.symlinkSync('/dev/zero', place)],
+  ] as const) {
+    const dir = await makeLog(t)
+    assert.ok((await verifyLog(dir, signer.vkey)).ok, 'control')
+    fs.rmSync(join(dir, path))
+    make(join(dir, path))
+    const verdict = await verifyLog(dir, signer.vkey)
+    assert.ok(!verdict.ok && /no regular file/.test(verdict.why), `${path}: ${JSON.stringify(verdict)}`)
+  }
+})

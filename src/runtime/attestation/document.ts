@@ -21,7 +21,11 @@ export const quotedSchema = z.strictObject({
   /** `TPMT_SIGNATURE`. */
   signature: hex(1024),
 })
-const schema = z.strictObject({ v: z.literal(1), session: z.string().max(64), ...quotedSchema.shape })
+const schema = z.strictObject({
+  v: z.literal(1),
+  session: z.string().regex(/^s[0-9a-z]{8}-[0-9a-z]{6}$/),
+  ...quotedSchema.shape,
+})
 
 /** What a TPM gives, and what it was given before the start. */
 export type Quoted = z.infer<typeof quotedSchema>
