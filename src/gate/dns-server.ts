@@ -91,6 +91,8 @@ const empty = (rcode: number, reason: string | null): Outcome => ({
 export function createUdpServer(responder: DnsResponder): UdpSocket {
   const socket = createSocket('udp4')
   socket.on('message', (message, peer) => {
+    // Nobody can be answered there, and Node would throw.
+    if (peer.port === 0) return
     const answer = responder.answer(message)
     if (answer) socket.send(answer, peer.port, peer.address, () => undefined)
   })

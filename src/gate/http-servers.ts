@@ -155,6 +155,15 @@ export function createHttp2Server(gate: GateOf): Http2SecureServer {
     const session = request.stream.session
     if (session) serve(gate(), session, request, response, forwardHttp2)
   })
+  // Without this Node answers by itself, and throws where the stream is closed already.
+  server.on('checkContinue', (request, response) => {
+    const { stream } = request
+    const forward: Forward = (exchange, admitted) => {
+      if (!stream.closed && !stream.destroyed) response.writeContinue()
+      return forwardHttp2(exchange, admitted)
+    }
+    if (stream.session) serve(gate(), stream.session, request, response, forward)
+  })
   return server
 }
 

@@ -159,7 +159,9 @@ export class Http2Pool {
       settings: { enablePush: false, initialWindowSize: 1 << 20 },
     })
     this.#sockets.set(session, socket)
-    session.once('connect', () => session.setLocalWindowSize(4 << 20))
+    session.once('connect', () => {
+      if (!session.destroyed) session.setLocalWindowSize(4 << 20)
+    })
     const forget = (): void => {
       this.#sessions.delete(target.key)
     }

@@ -43,6 +43,8 @@ export function createProxyServer(deadlines: Deadlines, gate: GateOf): Server {
 /** CONNECT: refused here, before the 200, or served like a direct connection to the same name. */
 function openConnect(gate: GateContext, request: IncomingMessage, socket: Socket, head: Buffer): void {
   socket.on('error', () => socket.destroy())
+  // An answer to an earlier request of this connection would go into the tunnel.
+  if ((socket as { _httpMessage?: unknown })._httpMessage) return void socket.destroy()
   const authority = connectAuthority(request)
   if (!authority) return deny(gate, socket, null, refusal('http.malformed'))
   const target = { ...authority, address: isAddress(authority.host) ? authority.host : '' }

@@ -85,6 +85,10 @@ async function open(
     if (monitor.stopped) throw new UpstreamError('session.stopped')
     const { upstream, dialled } = await dial()
     flow.opened(dialled, rule.id)
+    if (client.destroyed) {
+      upstream.destroy()
+      return flow.end()
+    }
     new Tunnel(gate, flow, rule, client, upstream)
   } catch (error) {
     refuse(error instanceof UpstreamError ? error.reason : 'gate.unrecordable')

@@ -168,15 +168,20 @@ fn restrict(config: &Config) -> Result<landlock::Enforced> {
     Ok(landlock)
 }
 
+/// Children taken before it looks for orders again: an agent may make more of them than can be taken.
+const REAPED: usize = 64;
+
 /// PID 1's life: reap, obey, and end with the command.
 fn keep(control: &OwnedFd, main: libc::pid_t) -> i32 {
     let Ok(children) = sys::signal_fd(&[libc::SIGCHLD]) else { return 125 };
     let mut frozen = false;
     loop {
-        if let Some(ending) = reap(main) {
+        let (ending, more) = reap(main, REAPED);
+        if let Some(ending) = ending {
             return end(control, ending);
         }
-        let patience = frozen.then(freeze::hold);
+        let held = frozen.then(freeze::hold);
+        let patience = if more { Some(0) } else { held };
         let Ok(ready) = sys::poll(&[control.as_raw_fd(), children.as_raw_fd()], patience) else { return 125 };
         while sys::next_signal(children.as_fd()).is_some() {}
         if ready[0] != 0 && !obey(control, main, &mut frozen) {
@@ -196,15 +201,15 @@ fn end(control: &OwnedFd, ending: Ending) -> i32 {
     }
 }
 
-/// Takes every child that ended; how `main` did, if it was among them.
-pub fn reap(main: libc::pid_t) -> Option<Ending> {
+/// Takes children that ended, at most so many; how `main` did, if it was among them, and whether there may be more.
+pub fn reap(main: libc::pid_t, most: usize) -> (Option<Ending>, bool) {
     let mut ending = None;
-    loop {
+    for _ in 0..most {
         let mut status = 0;
         // SAFETY: status is a valid int.
         let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
         if pid <= 0 {
-            return ending;
+            return (ending, false);
         }
         if pid == main {
             ending = Some(match libc::WIFSIGNALED(status) {
@@ -213,6 +218,7 @@ pub fn reap(main: libc::pid_t) -> Option<Ending> {
             });
         }
     }
+    (ending, true)
 }
 
 /// False when the outer launcher is gone or speaks nonsense.

@@ -69,7 +69,7 @@ impl Digests {
         }
         let file = reopen(path_only).ok()?;
         let digest = if metadata.len() <= INLINE {
-            Some(hash(&file, &|| false).ok()?)
+            Some(hash(&file, metadata.len(), &|| false).ok()?)
         } else {
             let large = Large { key, file, path: path.into(), own: metadata.uid() == 0 };
             if metadata.len() > LARGEST || self.queue.as_ref()?.try_send(large).is_err() {
@@ -120,7 +120,7 @@ fn remember(cache: &Cache, key: Key, digest: Option<String>) {
 
 fn hash_large(large: Large, cache: &Cache, journal: &Journal, ending: &AtomicBool) -> io::Result<()> {
     let abandoned = || !large.own && ending.load(Ordering::Relaxed);
-    let Ok(sha256) = hash(&large.file, &abandoned) else { return Ok(()) };
+    let Ok(sha256) = hash(&large.file, large.key.2, &abandoned) else { return Ok(()) };
     if large.file.metadata().map(|metadata| key(&metadata)).ok() != Some(large.key) {
         return Ok(()); // Changed meanwhile: this is the digest of nothing that ran.
     }
@@ -128,14 +128,34 @@ fn hash_large(large: Large, cache: &Cache, journal: &Journal, ending: &AtomicBoo
     journal.append(&Fact::Hash { path: large.path, size: large.key.2, sha256 })
 }
 
-fn hash(mut file: &File, abandoned: &dyn Fn() -> bool) -> io::Result<String> {
+/// Of a file that has `size` bytes. One that has grown since has no digest: it may have no end.
+fn hash(mut file: &File, size: u64, abandoned: &dyn Fn() -> bool) -> io::Result<String> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 256 << 10];
+    let mut left = size;
     while !abandoned() {
         match file.read(&mut buffer)? {
             0 => return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
-            length => hasher.update(&buffer[..length]),
+            length => {
+                left = left.checked_sub(length as u64).ok_or(io::ErrorKind::FileTooLarge)?;
+                hasher.update(&buffer[..length]);
+            }
         }
     }
     Err(io::ErrorKind::Interrupted.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_grows_has_no_digest() {
+        let file = |bytes: &[u8]| File::from(crate::sys::memfd(c"ambit-test", bytes).unwrap());
+        let never = || false;
+        assert!(hash(&file(b"abc"), 3, &never).unwrap().starts_with("ba7816bf"));
+        let endless = file(b"abc");
+        endless.set_len(1 << 60).unwrap();
+        assert!(hash(&endless, 3, &never).is_err());
+    }
 }

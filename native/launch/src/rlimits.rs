@@ -7,6 +7,9 @@ use crate::sys;
 /// wall behind the watchdog's finer one.
 pub fn set(tasks: u64, open_files: u64) -> io::Result<()> {
     limit(libc::RLIMIT_CORE, 0)?;
+    // What sound servers are given: an agent with it would come before everything else on the machine.
+    limit(libc::RLIMIT_RTPRIO, 0)?;
+    limit(libc::RLIMIT_NICE, 0)?;
     limit(libc::RLIMIT_NPROC, tasks)?;
     limit(libc::RLIMIT_NOFILE, open_files)?;
     limit(libc::RLIMIT_MEMLOCK, 64 << 20)

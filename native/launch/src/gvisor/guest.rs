@@ -82,7 +82,7 @@ fn keep(main: libc::pid_t, signals: &OwnedFd) -> i32 {
     // The command's descriptors are its own: who waits for their end must not wait for us.
     relay::leave_stdio();
     loop {
-        match cell::reap(main) {
+        match cell::reap(main, usize::MAX).0 {
             Some(Ending::Code(code)) => return code,
             Some(Ending::Signal(signal)) => return 128 + signal,
             None => {}
