@@ -26,10 +26,11 @@ export function compilePlan(document: ProfileDocument, variables: Variables, pat
   const spec = withDefaults(resolved.spec)
   const values = valuesOf(variables)
   const searchPath = variables.searchPath ?? (process.env.PATH ?? '').split(delimiter)
+  const own = territories(paths)
   const roots = compileRoots(spec, {
     place,
     values,
-    territories: territories(paths),
+    territories: own,
     searchPath,
     profileFile: document.file,
   })
@@ -45,7 +46,7 @@ export function compilePlan(document: ProfileDocument, variables: Variables, pat
     },
     isolation: compileIsolation(spec, place),
     roots,
-    mirror: compileMirror(spec, place, values),
+    mirror: compileMirror(spec, place, values, own),
     network: compileNetwork(spec, place),
     upload: {
       perRequest: size(spec.upload.perRequest, place, ['spec', 'upload', 'perRequest']),

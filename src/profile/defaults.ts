@@ -86,7 +86,7 @@ export const DEFAULT_HIDE: readonly string[] = [
  * tool takes them for the project's, and what a package may run it runs by its code anyway: the directory as a whole
  * is as trusted as what was installed.
  */
-const INSTALLED = ['node_modules/**', 'site-packages/**']
+export const INSTALLED_FREE: readonly string[] = not('node_modules/**', 'site-packages/**')
 
 /**
  * P-03 to P-07: agents and editors take servers, hooks, tasks, skills and permissions from these. What a project has
@@ -208,7 +208,7 @@ export const DEFAULT_PROTECT: readonly string[] = [
     'crontab',
     '.crontab',
   ),
-  ...not(...INSTALLED),
+  ...INSTALLED_FREE,
 ]
 
 /** P-08 and agent instructions: written often and rightly, but run or believed later. At least `review`. */
@@ -295,5 +295,5 @@ export const DEFAULT_REVIEW: readonly string[] = [
   ...any('HEAD'),
   ...not('.git/HEAD', '.git/logs/HEAD', '.git/modules/**/HEAD'),
   ...any(...AGENT_INSTRUCTIONS),
-  ...not(...INSTALLED),
+  ...INSTALLED_FREE,
 ]

@@ -15,6 +15,7 @@ import {
   withDefaults,
 } from './defaults.ts'
 import { invalid } from './invalid.ts'
+import { leftOut } from './left-out.ts'
 import type { ProfileDocument } from './load.ts'
 import { LABELS, type Label, RUNTIMES } from './plan.ts'
 import type { FileEntry, ProfileSpec, RuleEntry } from './schema.ts'
@@ -142,35 +143,8 @@ function narrowEnvironment(
 function narrowFiles(base: FileEntry[], child: FileEntry[] | undefined, fail: Fail): FileEntry[] {
   if (!child) return base
   const kept = child.map((own, index) => narrowFile(base, own, ['files', index], fail))
-  for (const gone of base) {
-    if (child.some((own) => own.path === gone.path)) continue
-    // Longest root wins: what a removed root held falls to the root around it.
-    const index = outerOf(child, gone.path)
-    const outer = kept[index]
-    if (outer && !atLeastAsNarrow(outer, gone))
-      fail(['files', index, 'path'], `without ${gone.path} its own rules would hold there`)
-  }
-  return kept
-}
-
-/** Index of the longest root that holds `path`, or -1. */
-function outerOf(files: readonly FileEntry[], path: string): number {
-  const lengths = files.map((file) =>
-    path.startsWith(`${file.path.replace(/\/+$/, '')}/`) ? file.path.length : -1,
-  )
-  const longest = Math.max(...lengths, -1)
-  return longest === -1 ? -1 : lengths.indexOf(longest)
-}
-
-function atLeastAsNarrow(outer: FileEntry, inner: FileEntry): boolean {
-  const rankOf = (file: FileEntry): number => LABELS.indexOf(file.label ?? DEFAULT_LABEL)
-  const access = ['read', 'review', 'write'] as const
-  const lists = (['hide', 'protect', 'review'] as const).every((key) =>
-    (inner[key] ?? []).every((glob) => outer[key]?.includes(glob)),
-  )
-  return (
-    lists && access.indexOf(outer.access) <= access.indexOf(inner.access) && rankOf(outer) >= rankOf(inner)
-  )
+  const gone = base.filter((entry) => !child.some((own) => own.path === entry.path))
+  return [...kept, ...gone.map(leftOut)]
 }
 
 function narrowFile(base: readonly FileEntry[], own: FileEntry, path: Path, fail: Fail): FileEntry {

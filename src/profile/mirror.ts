@@ -19,18 +19,19 @@ import { AmbitError, errnoOf, messageOf } from '../lib/errors.ts'
 import { printable } from '../lib/printable.ts'
 import type { FullSpec } from './defaults.ts'
 import type { Plan } from './plan.ts'
-import { realOf, within } from './territory.ts'
+import { realOf, refuseTerritory, type Territory, within } from './territory.ts'
 import { expandPath, type VariableName } from './variables.ts'
 import type { Path } from './yaml.ts'
 import { invalid } from './invalid.ts'
 
 const MAX_FILE = 256 * 1024 * 1024
 
-/** @throws AmbitError ERR_PROFILE_INVALID */
+/** @throws AmbitError ERR_PROFILE_INVALID, ERR_PATH_FORBIDDEN */
 export function compileMirror(
   spec: FullSpec,
   place: (path: Path) => string,
   values: Readonly<Record<VariableName, string>>,
+  territories: readonly Territory[],
 ): Plan['mirror'] {
   const taken = new Set<string>()
   return spec.mirror.map((entry, index) => {
@@ -42,6 +43,7 @@ export function compileMirror(
     if (typeof to === 'string') throw invalid(at('to'), to)
     if (name.startsWith('/') || to.bare) throw invalid(at('to'), 'is no name below the mirror directory')
     if (within(from.path, values.mirror)) throw invalid(at('from'), 'lies in the mirror itself')
+    refuseTerritory(from.path, at('from'), territories)
     if (taken.has(to.path.toLowerCase())) throw invalid(at('to'), 'names a file that an earlier entry fills')
     taken.add(to.path.toLowerCase())
     return { from: from.path, to: to.path }

@@ -6,6 +6,7 @@ import { parseGlob } from '../lib/glob.ts'
 import { printable } from '../lib/printable.ts'
 import { DEFAULT_HIDE, DEFAULT_LABEL, DEFAULT_PROTECT, DEFAULT_REVIEW, type FullSpec } from './defaults.ts'
 import { gitRedirects } from './git-redirects.ts'
+import { hidesAll } from './left-out.ts'
 import { LABELS, type Label, type RootPlan } from './plan.ts'
 import type { FileEntry } from './schema.ts'
 import { realOf, refuseTerritory, type Territory, within } from './territory.ts'
@@ -25,9 +26,30 @@ export interface RootContext {
 /** @throws AmbitError ERR_PROFILE_INVALID, ERR_PATH_FORBIDDEN */
 export function compileRoots(spec: FullSpec, context: RootContext): RootPlan[] {
   checkLists(spec, ['spec'], context)
-  const roots = spec.files.map((entry, index) => compileRoot(spec, entry, index, context))
+  const places = spec.files.map((entry) => placeOf(entry, context.values))
+  const shown = places.filter((_, index) => !hidesAll(spec.files[index]?.hide))
+  const roots = spec.files.flatMap((entry, index) =>
+    hidesAll(entry.hide) && !liesIn(places[index], shown) ? [] : [compileRoot(spec, entry, index, context)],
+  )
   refuseEqual(roots, context)
-  return roots.map((root) => ({ ...root, label: highestLabel(root, roots) })).toSorted(longestFirst)
+  return roots.map((root) => ({ ...root, label: highestLabel(root, places) })).toSorted(longestFirst)
+}
+
+interface Place {
+  /** Null where the path is malformed, which `compileRoot` reports. */
+  readonly path: string | null
+  readonly label: Label
+}
+
+function placeOf(entry: FileEntry, values: RootContext['values']): Place {
+  const expanded = expandPath(entry.path, values)
+  return { path: typeof expanded === 'string' ? null : expanded.path, label: entry.label ?? DEFAULT_LABEL }
+}
+
+/** Where all is hidden a root is needed only within another one; a malformed path counts as such. */
+const liesIn = (place: Place | undefined, others: readonly Place[]): boolean => {
+  const path = place?.path ?? null
+  return path === null || others.some((other) => other.path !== null && within(path, other.path))
 }
 
 function compileRoot(spec: FullSpec, entry: FileEntry, index: number, context: RootContext): RootPlan {
@@ -60,7 +82,8 @@ function compileRoot(spec: FullSpec, entry: FileEntry, index: number, context: R
     ...lists,
     // Last, so that nothing in the profile re-admits them.
     protect: [...lists.protect, ...(workspace ? [] : fixedProtects(path, context))],
-    variable: expanded.variable === 'home' ? null : expanded.variable,
+    // Nobody works where all is hidden.
+    variable: expanded.variable === 'home' || hidesAll(entry.hide) ? null : expanded.variable,
     create,
   }
 }
@@ -134,9 +157,9 @@ function refuseEqual(roots: readonly RootPlan[], context: RootContext): void {
 }
 
 /** A file's label is the highest of all that apply: a root within another one has at least that one's. */
-function highestLabel(root: RootPlan, roots: readonly RootPlan[]): Label {
-  const ranks = roots
-    .filter((other) => within(root.path, other.path))
+function highestLabel(root: RootPlan, places: readonly Place[]): Label {
+  const ranks = places
+    .filter((other) => other.path !== null && within(root.path, other.path))
     .map((other) => LABELS.indexOf(other.label))
   return LABELS[Math.max(...ranks)] ?? root.label
 }

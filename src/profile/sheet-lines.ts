@@ -1,9 +1,11 @@
 /** The lines of the grant sheet, one function a section. Texts are escaped by sheet.ts. */
 import { formatDuration, formatSize } from '../lib/units.ts'
 import type { NetworkRule, Plan, RootPlan, RuntimeName } from './plan.ts'
+import { compileGlobs } from '../lib/glob.ts'
 import { DEFAULT_HIDE, DEFAULT_PROTECT, DEFAULT_REVIEW } from './defaults.ts'
 import { modelHostWithin } from './network.ts'
 import type { SheetContext, SheetLine, Weight } from './sheet.ts'
+import { hidesAll } from './left-out.ts'
 import { within } from './territory.ts'
 
 const line = (weight: Weight, section: string, rule: string | null, text: string): SheetLine => ({
@@ -52,12 +54,11 @@ const DOES: Readonly<Record<RootPlan['access'], string>> = {
 /** Each root with its exceptions, in the order of the profile. */
 export function fileLines(plan: Plan): SheetLine[] {
   if (plan.roots.length === 0) return [line('fact', 'files', null, 'sees none of your files')]
-  return inProfileOrder(plan.roots).flatMap((root) => [
-    rootLine(root),
-    ...widenedLines(root, plan),
-    ...exceptionLines(root),
-    ...nameLines(root),
-  ])
+  return inProfileOrder(plan.roots).flatMap((root) =>
+    hidesAll(root.hide)
+      ? [line('fact', 'files', root.id, `sees nothing in ${root.path}`)]
+      : [rootLine(root), ...widenedLines(root, plan), ...exceptionLines(root), ...nameLines(root)],
+  )
 }
 
 /** `files[2]` before `files[10]`; the plan has the longest path first. */
@@ -183,20 +184,19 @@ export function networkLines(plan: Plan): SheetLine[] {
 function ruleLines(rule: NetworkRule, plan: Plan): SheetLine[] {
   const risks = ruleRisks(rule, plan)
   const means = rule.raw ? 'anything' : `${methods(rule)} ${paths(rule)}`
-  const what = `reaches ${destination(rule)}: ${means}, data up to ${rule.clearance}${credentialOf(rule, plan)}`
-  if (risks.length > 0) return [line('risk', 'network', rule.id, `${what} (${risks.join('; ')})`)]
-  return [line('fact', 'network', rule.id, what)]
+  const careful = risks.length > 0 ? ` (${risks.join('; ')})` : ''
+  // The lists last: they are as long as whoever wrote the profile likes.
+  const bounds = `data up to ${rule.clearance}${credentialOf(rule, plan)}`
+  const what = `reaches ${rule.host}${dialled(rule)}${careful}, ${bounds}${ports(rule)}: ${means}`
+  return [line(risks.length > 0 ? 'risk' : 'fact', 'network', rule.id, what)]
 }
 
-function destination(rule: NetworkRule): string {
-  const ports =
-    rule.ports.length === 0
-      ? ' at no port'
-      : rule.ports.length === 1 && rule.ports[0] === 443
-        ? ''
-        : ` at port ${rule.ports.join(', ')}`
-  const dialled = rule.connect ? `, dialled at ${rule.connect.address} port ${rule.connect.port}` : ''
-  return `${rule.host}${ports}${dialled}`
+const dialled = ({ connect }: NetworkRule): string =>
+  connect ? `, dialled at ${connect.address} port ${connect.port}` : ''
+
+function ports(rule: NetworkRule): string {
+  if (rule.ports.length === 0) return ', at no port'
+  return rule.ports.length === 1 && rule.ports[0] === 443 ? '' : `, at port ${rule.ports.join(', ')}`
 }
 
 const methods = (rule: NetworkRule): string =>
@@ -326,6 +326,12 @@ export function limitLines(plan: Plan): SheetLine[] {
     )
   for (const approval of plan.approvals)
     lines.push(line('note', 'approvals', null, `a person must approve: ${approval}`))
-  for (const file of plan.mirror) lines.push(line('fact', 'mirror', null, `gets a copy of ${file.from}`))
-  return lines
+  return [...lines, ...plan.mirror.map(({ from }) => mirrorLine(from))]
 }
+
+const hiddenByDefault = compileGlobs(DEFAULT_HIDE)
+
+const mirrorLine = (from: string): SheetLine =>
+  hiddenByDefault(from)
+    ? line('risk', 'mirror', null, `gets a copy of ${from}, a name that Ambit hides`)
+    : line('fact', 'mirror', null, `gets a copy of ${from}`)

@@ -78,12 +78,21 @@ export function renderSheet(plan: Plan, context: SheetContext): Sheet {
   ]
   const lines = unsorted
     .toSorted((a, b) => ORDER.indexOf(a.weight) - ORDER.indexOf(b.weight))
-    .map((line) => ({ ...line, text: printable(line.text, 2000) }))
+    .flatMap((line) => pieces(line.text).map((text) => ({ ...line, text })))
   return {
     lines,
     text: layOut(plan, context, lines),
     digest: grantDigest(plan, context),
   }
+}
+
+const LONGEST_LINE = 2000
+
+/** Printable, and whole: a person decides on what is shown, so a long line goes on in the next. */
+function pieces(text: string): string[] {
+  const whole = printable(text, Infinity)
+  const parts = whole.match(new RegExp(`.{1,${LONGEST_LINE}}`, 'gsu')) ?? [whole]
+  return parts.map((part, index) => (index === 0 ? part : `… ${part}`))
 }
 
 function grantDigest(plan: Plan, { agent, runtime, configuration }: SheetContext): string {

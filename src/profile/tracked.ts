@@ -4,6 +4,7 @@ import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { compileGlobs } from '../lib/glob.ts'
 import { HOST_PATH } from '../lib/host-path.ts'
+import { hidesAll } from './left-out.ts'
 import type { Plan } from './plan.ts'
 
 /** PATH_MAX: no file that a checkout could make has a longer name. */
@@ -12,7 +13,7 @@ const LONGEST = 4096
 /** Absolute paths, sorted; attacker-controlled like all file names. Empty where there is no git. */
 export function hiddenButTracked(plan: Plan): string[] {
   return plan.roots
-    .filter((root) => existsSync(join(root.path, '.git')))
+    .filter((root) => !hidesAll(root.hide) && existsSync(join(root.path, '.git')))
     .flatMap((root) =>
       trackedIn(root.path)
         .filter(compileGlobs(root.hide))

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { join } from 'node:path'
 import { test } from 'node:test'
 import { compileGlobs } from '../../src/lib/glob.ts'
 import { decide } from '../../src/policy/decide.ts'
@@ -267,18 +268,65 @@ test('property: what a narrowed profile allows, its base allows (2,000 pairs)', 
   )
 })
 
-test('a child may not drop a root whose place would fall to a wider one around it', () => {
+/** What the child of a base with `files` means when it names `${home}/work` alone. */
+const keepsWork = (world: World, files: string, work = 'access: write', lists = '') => {
+  world.profile('base', `spec:\n  files:\n    - { path: "\${home}/work", ${work} }\n${files}${lists}`)
+  return world.profile(
+    'child',
+    'spec:\n  extends: base\n  files: [{ path: "${home}/work", access: write }]\n',
+  )
+}
+
+test('nothing is seen in a root that a child leaves out, whatever the rules of the root around it', () => {
   using world = new World()
-  const base = (inner: string): string => `spec:
-  files:
-    - { path: "\${project}", access: write }
-    - { path: "\${project}/inner", ${inner} }
-`
-  const narrowed = (inner: string): void => {
-    world.profile('base', base(inner))
-    world.profile('child', 'spec:\n  extends: base\n  files: [{ path: "${project}", access: write }]\n')
+  const inner = world.write('home/work/inner/db/fixtures/a.sql', '').replace('/db/fixtures/a.sql', '')
+  const files = (path: string, more: string) => `    - { path: "${path}", ${more} }\n`
+  const hides = (child: ReturnType<World['profile']>, change = {}) => {
+    const [longest, ...others] = world.compile(child, change).roots
+    assert.deepEqual(
+      [longest?.path, longest?.access, longest?.variable, others.length],
+      [inner, 'read', null, 1],
+    )
+    assert.equal(compileGlobs(longest?.hide ?? [])('db/fixtures/a.sql'), true)
+    return longest
   }
   for (const stricter of ['access: read', 'access: write, label: regulated', 'access: write, hide: ["x"]'])
-    refuses('ERR_PROFILE_INVALID', /files\[0\]\.path: widens base: without/, () => narrowed(stricter))
-  narrowed('access: write, label: public')
+    hides(keepsWork(world, files('${home}/work/inner', stricter)))
+  // Compared as text, these looked apart, or alike.
+  hides(keepsWork(world, files('${project}', 'access: read')), { project: inner })
+  hides(
+    keepsWork(world, files('${home}/work/inner', 'access: write, hide: [db]'), 'access: write, hide: [db]'),
+  )
+  hides(
+    keepsWork(
+      world,
+      files('${home}/work/inner', 'access: write, hide: ["**/*.sql"]'),
+      'access: write, hide: ["**/*.sql", "!**/fixtures/**"]',
+    ),
+  )
+  hides(keepsWork(world, files('${home}/work/inner', 'access: write'), 'access: write', '  hide: [/db]\n'))
+  // A grandchild may name it again, and has nothing of it.
+  keepsWork(world, files('${home}/work/inner', 'access: write'))
+  const again = `spec:\n  extends: child\n  files:\n${files('${home}/work', 'access: write')}`
+  hides(world.profile('grandchild', again + files('${home}/work/inner', 'access: read')))
+})
+
+test('a root that a child leaves out is none where no other holds it; its label stays on those within', () => {
+  using world = new World()
+  world.write('home/work/a', '')
+  const apart = keepsWork(world, '    - { path: "/nowhere/at/all", access: read, label: regulated }\n')
+  assert.deepEqual(
+    world.compile(apart).roots.map(({ path, label }) => [path, label]),
+    [[join(world.home, 'work'), 'internal']],
+  )
+  world.write('home/work/inner/a', '')
+  world.profile(
+    'base',
+    'spec:\n  files:\n    - { path: "${home}/work", access: read, label: regulated }\n    - { path: "${home}/work/inner", access: read }\n',
+  )
+  const within = 'spec:\n  extends: base\n  files: [{ path: "${home}/work/inner", access: read }]\n'
+  assert.deepEqual(
+    world.compile(world.profile('child', within)).roots.map(({ path, label }) => [path, label]),
+    [[join(world.home, 'work/inner'), 'regulated']],
+  )
 })

@@ -70,3 +70,15 @@ for (const [what, entry, message] of [
     refuses('ERR_PROFILE_INVALID', message, () => world.plan(`  mirror: [${entry}]\n`))
   })
 }
+
+test("Ambit's own files are never copied in, by no name of theirs", () => {
+  using world = new World()
+  const key = world.write('ambit/state/keys/log.key', 'key')
+  refuses('ERR_PATH_FORBIDDEN', /mirror\[0\]\.from .*reaches Ambit's state/, () =>
+    world.plan(`  mirror: [{ from: "${key}" }]\n`),
+  )
+  symlinkSync(join(world.paths.state, 'keys'), join(world.home, 'k'))
+  refuses('ERR_PATH_FORBIDDEN', /reaches Ambit's state/, () =>
+    world.plan('  mirror: [{ from: "${home}/k/log.key" }]\n'),
+  )
+})

@@ -49,7 +49,7 @@ for (const [what, spec, message] of [
   [
     'bare TCP',
     '  network: [{ host: a.example, ports: [5432/tcp], connect: "127.0.0.1:5432" }]\n',
-    /reaches a\.example at port 5432.*: anything, .*nobody checks who answers/,
+    /reaches a\.example, .*nobody checks who answers.*, at port 5432: anything$/,
   ],
   ['no inspection', '  network: [{ host: a.example, inspect: false }]\n', /not inspected/],
   [
@@ -82,6 +82,11 @@ for (const [what, spec, message] of [
     'a re-admitted reviewed name',
     '  review: ["!**/package.json"]\n  files: [{ path: "${project}", access: review }]\n',
     /applies without review/,
+  ],
+  [
+    'a hidden name in the mirror',
+    '  mirror: [{ from: "${home}/.ssh/work" }, { from: "${home}/notes.md" }]\n',
+    /copy of .*\.ssh\/work, a name that Ambit hides/,
   ],
   ['the clipboard', '  desktop: { clipboard: allow }\n', /clipboard/],
   ['the screen', '  desktop: { display: allow }\n', /screen/],
@@ -200,4 +205,36 @@ test('colours appear only where asked for', () => {
   const plan = world.plan('  desktop: { audio: allow }\n')
   assert.ok(renderSheet(plan, { ...CONTEXT, color: true }).text.includes('\x1b[31m!\x1b[0m'))
   assert.ok(!renderSheet(plan, CONTEXT).text.includes('\x1b'))
+})
+
+test('however long its lists, a line shows what is risky in it first, and all of it', () => {
+  using world = new World()
+  const paths = Array.from({ length: 200 }, (_, index) => `"/a/long/and/tiresome/path/number/${index}"`).join(
+    ', ',
+  )
+  const plan = world.plan(
+    `  network: [{ host: a.example, ports: [80/http], methods: [GET], paths: [${paths}], connect: "10.0.0.1:80", clearance: confidential }]\n`,
+  )
+  const [first = '', ...more] = risks(plan)
+  const [head = ''] = first.split('/a/long')
+  for (const words of [/in clear/, /address is pinned/, /dialled at 10\.0\.0\.1/, /data up to confidential/])
+    assert.match(head, words)
+  const whole = [first, ...more.map((text) => text.replace(/^… /, ''))].join('')
+  assert.match(whole, /number\/0, .*number\/199$/)
+  assert.ok(more.length > 1 && more.every((text) => text.length <= 2002))
+})
+
+test('a root where all is hidden is one line, and no risk', () => {
+  using world = new World()
+  mkdirSync(join(world.project, 'out'))
+  const { lines } = renderSheet(
+    world.plan(
+      '  files:\n    - { path: "${project}", access: review, hide: [x] }\n    - { path: "${project}/out", access: read, hide: ["**"] }\n',
+    ),
+    CONTEXT,
+  )
+  assert.deepEqual(
+    lines.filter(({ rule }) => rule === 'files[1]').map(({ weight, text }) => [weight, text]),
+    [['fact', `sees nothing in ${join(world.project, 'out')}`]],
+  )
 })
