@@ -54,9 +54,12 @@ const EXECUTABLE_CONFIG: readonly string[] = [
 
 const listed = compileGlobs(EXECUTABLE_CONFIG)
 
+/** Names deeper than anybody works in; each would be compared at every level, with every pattern. */
+const DEEP = /(?:\/[^/]*){200}/
+
 /**
- * True for a path, relative to its root, whose file other programs run or obey. A `.git` that is no directory points
+ * True for a path, relative to its root, whose file other programs run or obey, and for a very deep one. A `.git` that is no directory points
  * to another one, with hooks and configuration of its own (CASES.md F-14).
  */
 export const isExecutableConfig = (relativePath: string, type: string): boolean =>
-  listed(relativePath) || (type !== 'dir' && /(^|\/)\.git$/i.test(relativePath))
+  DEEP.test(relativePath) || listed(relativePath) || (type !== 'dir' && /(^|\/)\.git$/i.test(relativePath))

@@ -157,3 +157,28 @@ test('absolute form elsewhere is refused: other hosts, https, userinfo, another 
     assert.match(await raw(`GET ${target} HTTP/1.1\r\nHost: ${host}\r\n\r\n`), /^HTTP\/1\.1 4\d\d /, target)
   assert.deepEqual(reached(), before)
 })
+
+test('N-24: CONNECT behind a request that has no answer yet is no tunnel; the proxy goes on', async () => {
+  const host = 'apt.example.com'
+  const one = (path: string) => `GET http://${host}${path} HTTP/1.1\r\nHost: ${host}\r\n\r\n`
+  const connectTo = `CONNECT ${host}:80 HTTP/1.1\r\nHost: ${host}:80\r\n\r\n`
+  const inside = `GET /inside HTTP/1.1\r\nHost: ${host}\r\nTE: x\r\n\r\nGET /more HTTP/1.1\r\nHost: ${host}\r\n\r\n`
+  const before = plain.requests.length
+  const answer = await raw(one('/first') + connectTo + inside)
+  assert.doesNotMatch(answer, /200 Connection established/)
+  assert.ok(!plain.requests.slice(before).some(({ url }) => url === '/inside'))
+  const alone = await raw(connectTo + inside)
+  assert.match(alone, /200 Connection established/, 'control: by itself it is one')
+})
+
+test('an upload that waits for 100 Continue is answered over HTTP/2, too', async () => {
+  const { status } = await proxied(
+    'https://api.example.com/echo',
+    '--http2',
+    '-H',
+    'Expect: 100-continue',
+    '--data-binary',
+    'x'.repeat(2000),
+  )
+  assert.equal(status, 200)
+})

@@ -22,3 +22,10 @@ test('a review marks whatever a profile protects or reviews by default, and more
   )
   assert.deepEqual(DATA.filter(marked), [])
 })
+
+test('thousands of very deep directories are marked, and cost next to nothing', () => {
+  const path = Array<string>(4000).fill('a').join('/')
+  for (let length = 1000; length < path.length; length += 2)
+    assert.ok(isExecutableConfig(path.slice(0, length), 'dir'))
+  assert.ok(!isExecutableConfig(path.slice(0, 200), 'dir'), 'control: one of a hundred levels is none')
+})
