@@ -11,7 +11,7 @@ import { type Expectation, verifyAttestation } from '../../src/runtime/attestati
 import type { Manifest } from '../../src/runtime/microvm-image/manifest.ts'
 import { eventLogOf, type Extension, judge, sha256, TestTpm, tpmToolsMissing } from '../support/tpm.ts'
 
-const SESSION = 's00test0-abcdef'
+const SESSION = 's00test01-abcdef'
 const digests = { kernel: sha256('kernel'), initramfs: sha256('initramfs'), root: sha256('root') }
 const part = (name: keyof typeof digests) => ({ name, size: 1, sha256: digests[name] })
 const manifest: Manifest = {
@@ -228,7 +228,14 @@ test('attestation: what is none is refused as such', () => {
     signature: bytes,
   }
   assert.ok(parseAttestation(JSON.stringify(whole)))
-  for (const change of [{ v: 2 }, { nonce: 'xy' }, { quote: '' }, { more: 1 }, { ak: 'a'.repeat(1 << 20) }])
+  for (const change of [
+    { v: 2 },
+    { session: '\u001b]52;c;x\u0007' },
+    { nonce: 'xy' },
+    { quote: '' },
+    { more: 1 },
+    { ak: 'a'.repeat(1 << 20) },
+  ])
     assert.equal(parseAttestation(JSON.stringify({ ...whole, ...change })), null)
   assert.equal(parseAttestation('{'), null)
   const attestation = parseAttestation(JSON.stringify(whole))
