@@ -1,11 +1,9 @@
-/** TLS records at the gate's native connections: from a client that must say hello again, and from a server that we ask. */
+/** TLS records at the gate's native connections: of a client that must say hello again, and of a server that we ask. */
 import { X509Certificate } from 'node:crypto'
 import { once } from 'node:events'
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
-import { duplexPair } from 'node:stream'
-import { connect as connectTls } from 'node:tls'
 import { Wire } from '../src/gate/wire.ts'
-import { planOf, rule, startBench, testCa } from '../test/gate/harness.ts'
+import { helloWithoutKey, planOf, rule, startBench, testCa } from '../test/gate/harness.ts'
 import { demand, type LiveTarget } from './live.ts'
 
 const HOST = 'good.test'
@@ -15,7 +13,7 @@ export async function startTlsRecords(): Promise<LiveTarget> {
   const bench = await startBench(planOf([rule({ host: HOST })]))
   const wire = new Wire()
   const target = wire.target(new X509Certificate(testCa.issue([HOST]).cert).raw)
-  const hello = await helloWithoutKey()
+  const hello = await helloWithoutKey(HOST)
   let input: Buffer = Buffer.alloc(0)
   let understood = 0
   const server = createServer((socket) => {
@@ -63,21 +61,6 @@ async function ended(socket: Socket): Promise<void> {
   const closed = new Promise((resolve) => socket.resume().once('close', resolve))
   await Promise.race([closed, new Promise((resolve) => setTimeout(resolve, QUIET_MS))])
   socket.destroy()
-}
-
-/** It offers X25519 and has a key for P-521 only: what follows is read in the clear. */
-async function helloWithoutKey(): Promise<Buffer> {
-  const [ours, theirs] = duplexPair()
-  const tls = connectTls({
-    socket: ours,
-    servername: HOST,
-    ecdhCurve: 'P-521:X25519',
-    ALPNProtocols: ['http/1.1'],
-  })
-  tls.on('error', () => undefined)
-  const [hello] = (await once(theirs, 'data')) as [Buffer]
-  tls.destroy()
-  return hello
 }
 
 const SEEDS = [

@@ -43,8 +43,11 @@ export function createProxyServer(deadlines: Deadlines, gate: GateOf): Server {
 /** CONNECT: refused here, before the 200, or served like a direct connection to the same name. */
 function openConnect(gate: GateContext, request: IncomingMessage, socket: Socket, head: Buffer): void {
   socket.on('error', () => socket.destroy())
-  // An answer to an earlier request of this connection would go into the tunnel.
-  if ((socket as { _httpMessage?: unknown })._httpMessage) return void socket.destroy()
+  // An answer to an earlier request of this connection would go into the tunnel, and one to this into that answer.
+  if ((socket as { _httpMessage?: unknown })._httpMessage) {
+    record(gate, null, refusal('http.malformed'))
+    return void socket.destroy()
+  }
   const authority = connectAuthority(request)
   if (!authority) return deny(gate, socket, null, refusal('http.malformed'))
   const target = { ...authority, address: isAddress(authority.host) ? authority.host : '' }
@@ -80,15 +83,16 @@ function refusalOf(gate: GateContext, { host, port }: { host: Host; port: number
 }
 
 function deny(gate: GateContext, socket: Socket, target: FlowTarget | null, refused: Refusal): void {
+  record(gate, target, refused)
   const host = target?.host ?? ''
-  if (target) new Flow(gate, target).denied(refused.reason, refused.rule)
-  else {
-    gate.monitor.denied('', 0, refused.reason, null)
-    const unknown = { k: 'net.denied', flow: 0, host: '', address: '', port: 0, rule: null } as const
-    gate.monitor.note({ ...unknown, reason: refused.reason })
-  }
   socket.write(rawProblem(refused, { profile: gate.monitor.plan.profile.name, host }))
   socket.destroySoon()
+}
+
+function record(gate: GateContext, target: FlowTarget | null, { reason, rule }: Refusal): void {
+  if (target) return new Flow(gate, target).denied(reason, rule)
+  gate.monitor.denied('', 0, reason, null)
+  gate.monitor.note({ k: 'net.denied', flow: 0, host: '', address: '', port: 0, rule: null, reason })
 }
 
 /** `GET http://host/path`: plain HTTP, so only where a rule admits that. */

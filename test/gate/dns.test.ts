@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { connect } from 'node:net'
 import { after, test } from 'node:test'
+import { createUdpServer, type DnsResponder } from '../../src/gate/dns-server.ts'
 import { parseQuery } from '../../src/gate/dns.ts'
 import { carriesData, NameBook } from '../../src/gate/names.ts'
 import { parseHost } from '../../src/lib/host.ts'
@@ -132,4 +133,16 @@ test('malformed messages get a code or nothing, never an address', () => {
     (bytes: Buffer) => Buffer.concat([bytes, Buffer.alloc(2000)]),
   ])
     assert.ok('rcode' in (changed(change) as object))
+})
+
+test('a lookup from port 0, which nobody can be answered at, ends nothing', () => {
+  const asked: string[] = []
+  const responder = { answer: () => (asked.push('asked'), Buffer.from('x')) } as unknown as DnsResponder
+  const socket = createUdpServer(responder)
+  const message = dnsQuery('api.example.com')
+  socket.emit('message', message, { address: '127.0.0.1', family: 'IPv4', port: 0, size: message.length })
+  assert.equal(asked.length, 0)
+  socket.emit('message', message, { address: '127.0.0.1', family: 'IPv4', port: 9, size: message.length })
+  assert.equal(asked.length, 1, 'control: others are')
+  socket.close()
 })

@@ -1,7 +1,9 @@
 /** Clients that try to exhaust the gate: HTTP/2 floods, pipelines, connections, many hosts. */
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { connect as connectHttp2 } from 'node:http2'
 import { connect as connectTcp, type Socket } from 'node:net'
+import { duplexPair } from 'node:stream'
 import { after, test } from 'node:test'
 import { connect as connectTls } from 'node:tls'
 import { SessionCa } from '../../src/gate/session-ca.ts'
@@ -62,6 +64,46 @@ for (const [name, make] of Object.entries(FLOODS))
     assert.ok(upstream.requests.length - before < 1000)
     assert.equal((await bench.curl('https://api.example.com/')).status, 200)
   })
+
+/** One field of a head, HPACK literal without indexing. */
+const field = (name: string, value: string): Buffer =>
+  Buffer.concat([name, value].flatMap((text) => [Buffer.from([text.length]), Buffer.from(text)]))
+
+test('an HTTP/2 stream that waits for 100 Continue and is reset in the same piece ends nothing else', async () => {
+  bench.aim((await bench.lookup('api.example.com')).addresses[0] ?? '', 443)
+  const thrown: unknown[] = []
+  const note = (error: unknown): number => thrown.push(error)
+  process.on('uncaughtExceptionMonitor', note)
+  const post = Buffer.concat([Buffer.from([0x83]), HEAD.subarray(1)])
+  const waiting = Buffer.concat([post, Buffer.from([0]), field('expect', '100-continue')])
+  for (let round = 0; round < 3; round++) {
+    const [ours, theirs] = duplexPair()
+    const tcp = connectTcp(bench.ports.tcp, '127.0.0.1').on('error', () => undefined)
+    let held: Buffer[] | null = null
+    theirs.on('data', (bytes: Buffer) => (held ? held.push(bytes) : tcp.write(bytes)))
+    tcp.on('data', (bytes: Buffer) => theirs.write(bytes))
+    const options = { servername: 'api.example.com', ca: bench.gate.caPem, ALPNProtocols: ['h2'] }
+    const client = connectTls({ socket: ours, ...options }).on('error', () => undefined)
+    await once(client, 'secureConnect')
+    client.resume().write(PREFACE)
+    const seen = upstream.requests.length
+    client.write(frame(1, 0x4, 1, post))
+    await until(() => upstream.requests.length > seen)
+    // Two records of TLS in one piece: the server still writes its answer to the first when it reads the second.
+    held = []
+    client.write(frame(6, 0, 0, Buffer.alloc(8)))
+    await new Promise((resolve) => setTimeout(resolve, 5))
+    const data = frame(0, 0, 1, Buffer.from('x'))
+    client.write(Buffer.concat([data, frame(1, 0x4, 3, waiting), frame(3, 0, 3, Buffer.from([0, 0, 0, 8]))]))
+    await new Promise((resolve) => setTimeout(resolve, 5))
+    tcp.write(Buffer.concat(held))
+    await new Promise((resolve) => setTimeout(resolve, 60))
+    tcp.destroy()
+  }
+  assert.equal((await bench.curl('https://api.example.com/')).status, 200)
+  process.off('uncaughtExceptionMonitor', note)
+  assert.deepEqual(thrown, [], 'outside a test the session would have ended')
+})
 
 test('Q-07: at most 100 streams of a connection are open at once', async () => {
   bench.aim((await bench.lookup('api.example.com')).addresses[0] ?? '', 443)

@@ -1,10 +1,12 @@
 /** A gate between real clients and recording upstream servers, all on loopback. */
 import { execFile } from 'node:child_process'
 import { createSocket } from 'node:dgram'
+import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { connect as connectTcp, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { duplexPair } from 'node:stream'
 import { connect as connectTls, type ConnectionOptions, type TLSSocket } from 'node:tls'
 import type { FactBody, FactKind } from '../../src/audit/fact.ts'
 import { createGate, type Gate, type GateOptions } from '../../src/gate/gate.ts'
@@ -174,6 +176,19 @@ export async function tlsTo(bench: Bench, host: string, options: ConnectionOptio
     ca: bench.gate.caPem,
     ...options,
   })
+}
+
+/**
+ * A ClientHello that offers X25519 and has a key for P-521 only: it is asked for another one, and what follows is read
+ * in the clear.
+ */
+export async function helloWithoutKey(servername: string): Promise<Buffer> {
+  const [ours, theirs] = duplexPair()
+  const tls = connectTls({ socket: ours, servername, ecdhCurve: 'P-521:X25519', ALPNProtocols: ['http/1.1'] })
+  tls.on('error', () => undefined)
+  const [hello] = (await once(theirs, 'data')) as [Buffer]
+  tls.destroy()
+  return hello
 }
 
 /** The same in the clear, to where `aim` points. */

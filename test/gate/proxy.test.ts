@@ -166,6 +166,7 @@ test('N-24: CONNECT behind a request that has no answer yet is no tunnel; the pr
   const before = plain.requests.length
   const answer = await raw(one('/first') + connectTo + inside)
   assert.doesNotMatch(answer, /200 Connection established/)
+  assert.equal(bench.of('net.denied').at(-1)?.reason, 'http.malformed')
   assert.ok(!plain.requests.slice(before).some(({ url }) => url === '/inside'))
   const alone = await raw(connectTo + inside)
   assert.match(alone, /200 Connection established/, 'control: by itself it is one')

@@ -8,18 +8,12 @@ import {
   createServer as createTcpServer,
   type Socket,
 } from 'node:net'
-import { duplexPair } from 'node:stream'
 import { after, test } from 'node:test'
-import {
-  connect as connectTls,
-  createServer as createTlsServer,
-  type TlsOptions,
-  type TLSSocket,
-} from 'node:tls'
+import { createServer as createTlsServer, type TlsOptions, type TLSSocket } from 'node:tls'
 import { Wire, type WireSocket } from '../../src/gate/wire.ts'
 import { createTestCa } from '../fixtures/servers/certificates.ts'
 import { startUpstream } from '../fixtures/servers/upstream.ts'
-import { type Bench, planOf, rule, startBench, testCa, tlsTo, until } from './harness.ts'
+import { type Bench, helloWithoutKey, planOf, rule, startBench, testCa, tlsTo, until } from './harness.ts'
 
 const HOST = 'api.example.com'
 const leaf = testCa.issue([HOST])
@@ -361,16 +355,7 @@ test('a server that breaks off a message of the handshake ends its connection, n
 
 test('a client that does so, where it has to say hello again, ends its own connection alone', async () => {
   const bench = await startBench(planAt(upstream.port))
-  const [ours, theirs] = duplexPair()
-  // It offers X25519 and has a key for P-521 only.
-  const tls = connectTls({
-    socket: ours,
-    servername: HOST,
-    ecdhCurve: 'P-521:X25519',
-    ALPNProtocols: ['http/1.1'],
-  })
-  tls.on('error', () => undefined)
-  const [hello] = (await once(theirs, 'data')) as [Buffer]
+  const hello = await helloWithoutKey(HOST)
   const { addresses } = await bench.lookup(HOST)
   bench.aim(addresses[0] ?? HOST, 443)
   const socket = connectTcp(bench.ports.tcp, '127.0.0.1').on('error', () => undefined)
@@ -380,7 +365,6 @@ test('a client that does so, where it has to say hello again, ends its own conne
   for (const piece of [Buffer.from('160303000101', 'hex'), Buffer.from('170303000100', 'hex')])
     socket.write(piece)
   await once(socket.resume(), 'close')
-  tls.destroy()
   await acquainted(bench)
   await bench.close()
 })
