@@ -7,6 +7,9 @@
  */
 import type { Label } from '../profile/plan.ts'
 
+/** Of a command line: who has more cuts it, or the record could not be read. */
+export const MOST_WORDS = 4096
+
 interface Base {
   /** Wall clock, epoch milliseconds, as claimed by this machine. */
   readonly t: number

@@ -4,7 +4,7 @@
  */
 import * as z from 'zod'
 import { LABELS } from '../profile/plan.ts'
-import type { Fact } from './fact.ts'
+import { type Fact, MOST_WORDS } from './fact.ts'
 
 const text = z.string().max(1 << 20)
 const word = z.string().max(256)
@@ -21,7 +21,7 @@ const hex = z
   .string()
   .regex(/^([0-9a-f]{2})+$/)
   .max(1 << 16)
-const argv = z.array(text).max(4096)
+const argv = z.array(text).max(MOST_WORDS)
 const rule = text.nullable()
 const base = { t: count, m: count }
 

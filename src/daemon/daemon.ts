@@ -20,12 +20,10 @@ import {
   birthOf,
   infoOf,
   isLive,
-  lastSession,
   listSessions,
   loadRecord,
   saveRecord,
 } from './records.ts'
-import { lastRefusals } from './refusals.ts'
 import { removeRunDirs } from './run-dirs.ts'
 
 /** The way back to whoever called: orders go to the `ambit run` that opened a session. */
@@ -214,14 +212,6 @@ export class Daemon {
       return record ? [infoOf(record)] : []
     })
     return [...ended, ...live].sort((a, b) => a.startedAt - b.startedAt).slice(-1000)
-  }
-
-  why(id: string | null): Values['why'] {
-    const session = id ?? lastSession(this.#paths)
-    if (session === null) return { session, refusals: [] }
-    if (id !== null && !isDirectory(sessionDir(this.#paths, id)))
-      throw notFound(id, 'there is no such session')
-    return { session, refusals: lastRefusals(this.#paths, session) }
   }
 
   async syncLog(): Promise<Head> {

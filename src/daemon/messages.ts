@@ -37,7 +37,6 @@ export const ARGS = {
   narrow: z.strictObject({ id: sessionId, ...narrowing }),
   attest: z.strictObject({ id: sessionId, nonce }),
   sessions: z.strictObject({ all: z.boolean() }),
-  why: z.strictObject({ id: sessionId.nullable() }),
   'log.sync': nothing,
   status: nothing,
   shutdown: nothing,
@@ -73,8 +72,8 @@ export interface Head {
 }
 
 /**
- * `detached`: this daemon has not heard of it since it started. `refused`: it never started. `killed`: on an order, by a
- * limit, or it died without a word. `orphaned`: the machine went down under it.
+ * `detached`: this daemon has not heard of it since it started. `refused`: it never started. `killed`: on an order, by
+ * a limit, or it died without a word. `orphaned`: the machine went down under it.
  */
 export const SESSION_STATES = [
   'running',
@@ -103,15 +102,6 @@ export interface SessionInfo {
   readonly counters: Readonly<Record<string, number>>
 }
 
-/** One refusal, newest first. Texts are the agent's: printable() before a person sees them. */
-export interface Refusal {
-  readonly t: number
-  readonly kind: string
-  readonly target: string
-  readonly reason: string
-  readonly rule: string | null
-}
-
 export interface Status {
   readonly version: string
   readonly pid: number
@@ -134,7 +124,6 @@ export interface Values {
   /** A quote of the session's machine; src/runtime/attestation/document.ts checks its form. */
   attest: unknown
   sessions: { sessions: SessionInfo[] }
-  why: { session: string | null; refusals: Refusal[] }
   'log.sync': Head
   status: Status
   shutdown: Record<string, never>

@@ -128,8 +128,6 @@ async function answer(op: Op, raw: unknown, { daemon, caller, shutdown }: Scope)
     case 'sessions':
       await daemon.settled()
       return { sessions: daemon.sessions(args('sessions').all) }
-    case 'why':
-      return daemon.why(args('why').id)
     case 'log.sync':
       args('log.sync')
       return await daemon.syncLog()

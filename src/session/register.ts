@@ -2,7 +2,7 @@
 import { rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { makeDir } from '../lib/make-dir.ts'
-import type { FactBody } from '../audit/fact.ts'
+import { type FactBody, MOST_WORDS } from '../audit/fact.ts'
 import { Journal, layJournal } from '../audit/journal.ts'
 import { connectDaemon, type DaemonClient, ownBirth } from '../daemon/client.ts'
 import { removeMemoryDir } from '../lib/memory-dir.ts'
@@ -12,9 +12,6 @@ import { claimStateDir } from '../lib/state-dir.ts'
 import { newSessionId, type SessionId } from './id.ts'
 import type { Resolved } from './resolve.ts'
 import type { Acceptance } from './show.ts'
-
-/** Of a command, on record: what src/audit/parse-fact.ts takes. */
-const MOST_WORDS = 4096
 
 export interface Registered extends Resolved {
   readonly id: SessionId

@@ -70,7 +70,6 @@ test(`orders in any state, AMBIT_FUZZ_SEED=${SEED}`, async (t) => {
     () => ask(cli, 'shutdown', {}),
     () => ask(cli, pick(['log.sync', 'status'] as const), {}),
     () => ask(cli, 'sessions', { all: below(2) === 0 }),
-    () => ask(cli, 'why', { id: pick([null, ...IDS]) }),
     async () => {
       if (below(8) > 0) return
       const at = below(runs.length)
