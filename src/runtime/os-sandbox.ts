@@ -17,8 +17,8 @@ const EXEC_MS = 15_000
 /** The guest may have its TPM at a long task. */
 const QUOTE_MS = 20_000
 /**
- * From the order to kill, or from the report of the command's end, to the launcher's own: it waits a second for what does
- * not die and two for its streams. Killed before, it could not break off a view's connection that processes hang in.
+ * From the order to kill, or from the report of the command's end, to the launcher's own: it waits a second for what
+ * does not die and two for its streams. Killed before, it could not break off a view's connection that processes hang in.
  */
 const END_MS = 8_000
 

@@ -58,8 +58,8 @@ const listed = compileGlobs(EXECUTABLE_CONFIG)
 const DEEP = /(?:\/[^/]*){200}/
 
 /**
- * True for a path, relative to its root, whose file other programs run or obey, and for a very deep one. A `.git` that is no directory points
- * to another one, with hooks and configuration of its own (CASES.md F-14).
+ * True for a path, relative to its root, whose file other programs run or obey, and for a very deep one. A `.git` that
+ * is no directory points to another one, with hooks and configuration of its own (CASES.md F-14).
  */
 export const isExecutableConfig = (relativePath: string, type: string): boolean =>
   DEEP.test(relativePath) || listed(relativePath) || (type !== 'dir' && /(^|\/)\.git$/i.test(relativePath))

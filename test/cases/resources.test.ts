@@ -3,12 +3,13 @@ import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
 import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
+import { test } from 'node:test'
 import { attack } from '../support/case.ts'
 import { areGone, population } from '../support/kernels.ts'
 import { endProcesses, eventually, processesWith } from '../support/processes.ts'
 import { PATIENCE, RUNTIME } from '../support/runtime.ts'
 import { describe, Stage } from '../support/stage.ts'
-import type { As } from '../support/users.ts'
+import { type As, unavailable } from '../support/users.ts'
 
 const LIMITS = { runtime: 'os-sandbox', limits: 'partly', wallclock: '2m' }
 
@@ -193,4 +194,18 @@ attack('R-03', 'ends a session whose home takes more disk than its profile says'
   const size = Number(/^(\d+) rest$/m.exec(again.stdout)?.[1])
   assert.ok(size > 30 << 20 && size <= 64 << 20, `control: the rest is there: ${size}\n${describe(again)}`)
   return `killed after ${seen.join(', ')}`
+})
+
+test('an agent gets no priority that its user may have (real time, nice)', {
+  skip: unavailable('root') ?? false,
+}, async (t) => {
+  const stage = new Stage('root')
+  const asked = ['/bin/sh', '-c', 'grep -E "realtime priority|nice priority" /proc/self/limits']
+  const more = ['prlimit', '--rtprio=50:50', '--nice=30:30']
+  const outside = await stage.command([...more, ...asked])
+  if (outside.code !== 0) return t.skip('no CAP_SYS_RESOURCE: no user can be given a priority here')
+  assert.match(outside.stdout, /realtime priority +50 +50/, 'control: its user has it')
+  const inside = await stage.command([...more, stage.product.ambit, ...stage.run(asked, stage.profile())])
+  assert.match(inside.stdout, /nice priority +0 +0 /, describe(inside))
+  assert.match(inside.stdout, /realtime priority +0 +0 /)
 })

@@ -8,8 +8,7 @@ use crate::boot::IMAGE;
 use crate::processors;
 
 /// Read by nearly every command, and slow to check and unpack where every instruction is emulated.
-const COMMON: [&str; 9] = [
-    "etc/ld.so.cache",
+const COMMON: [&str; 8] = [
     "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
     "usr/lib/x86_64-linux-gnu/libc.so.6",
     "usr/lib/x86_64-linux-gnu/libtinfo.so.6",

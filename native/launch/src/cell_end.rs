@@ -17,7 +17,8 @@ use crate::spec::{self, LaunchSpec};
 use crate::sys;
 use crate::world::World;
 
-/// From SIGKILL on. With what `session::DRAIN` grants it is less than the supervisor's patience (src/runtime/os-sandbox.ts).
+/// From SIGKILL on. With what `session::DRAIN` grants it is less than the supervisor's patience
+/// (src/runtime/os-sandbox.ts).
 const STUCK_MS: u64 = 1_000;
 
 /// Our ends of the agent's stdin, stdout and stderr.

@@ -1,6 +1,6 @@
 //! QEMU and its cell: a bubblewrap cell like an agent's, in which there is nothing but QEMU's own files and the
-//! image's. No user network, no disk that can be written to, no device beyond those of the contract; a monitor only for the
-//! snapshot (snapshot.rs), and closed before the guest runs.
+//! image's. No user network, no disk that can be written to, no device beyond those of the contract; a monitor only
+//! for the snapshot (snapshot.rs), and closed before the guest runs.
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsRawFd;
