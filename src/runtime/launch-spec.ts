@@ -1,3 +1,5 @@
+import type { Gvisor } from './gvisor.ts'
+
 /**
  * What `ambit-launch` is told: it executes, it decides nothing. Written as JSON to a 0600 file in the session's run
  * directory; the Rust side (native/launch/src/spec.rs) refuses unknown fields and another version.
@@ -40,7 +42,7 @@ export type LaunchCell =
   /** Namespaces, Landlock and seccomp on the host's kernel. */
   | { readonly kind: 'bubblewrap' }
   /** The same namespaces around gVisor. `platform` null: what this `runsc` takes by itself. */
-  | { readonly kind: 'gvisor'; readonly runsc: string; readonly platform: string | null }
+  | ({ readonly kind: 'gvisor'; readonly platform: string | null } & Gvisor)
   /**
    * The same around QEMU. `programs`: path in the root image → SHA-256; `memory`: bytes that the guest has. `snapshot`:
    * a file to write a machine that has booted to, and nothing else; or one that was verified, to go on from.

@@ -112,6 +112,20 @@ life('shows a guest the same files, and refuses it the same', async (as) => {
   return `as written: ${paths.length} launches recorded, hidden and outside files absent`
 })
 
+life('records a launch whose words gVisor cannot send, and none that found no program', async (as) => {
+  const stage = stageOf(as)
+  const ran = await stage.session([
+    '/bin/sh',
+    '-c',
+    "no-such-command; /bin/echo $(printf '\\377'); x=$(printf %099999d 0); /bin/echo $x $x $x | wc -c; ls",
+  ])
+  assert.match(ran.stdout, /\n300000\nnotes.txt\n/, describe(ran))
+  const launched = (await stage.events()).filter((event) => event.ambit.kind === 'process.launch')
+  const paths = launched.map((event) => event.process.file.path.replace(/^\/usr/, ''))
+  const unreported = '(not reported by gVisor)'
+  assert.deepEqual(paths.slice(1).toSorted(), [unreported, unreported, '/bin/ls', '/bin/wc'], paths.join(' '))
+})
+
 const LOOKS = `
 import ctypes, errno, os
 libc = ctypes.CDLL(None, use_errno=True)

@@ -131,7 +131,7 @@ fn arguments(spec: &LaunchSpec, stage: &Stage) -> io::Result<Arguments> {
 /// nobody mount one who cannot see all of his own.
 fn guest_arguments(all: &mut Arguments, spec: &LaunchSpec, stage: &Stage) -> io::Result<()> {
     let (own, mounts): (Vec<Mount>, Vec<Mount>) =
-        stage.mounts.iter().cloned().partition(|mount| mount.target() == Path::new(bundle::RUNSC));
+        stage.mounts.iter().cloned().partition(|mount| bundle::is_program(mount.target()));
     for name in ["/proc", "/dev", "/sys"].map(Path::new) {
         all.push(&["--dir"]);
         all.path(&bundle::placed(name));

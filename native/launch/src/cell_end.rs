@@ -179,7 +179,9 @@ fn config(spec: &LaunchSpec) -> Config {
         pinned: limits::pinned(spec.limits),
         runsc: match &spec.cell {
             spec::Cell::Bubblewrap {} | spec::Cell::Vm(_) => None,
-            spec::Cell::Gvisor { platform, .. } => Some(bundle::command(platform.as_deref())),
+            spec::Cell::Gvisor { platform, directfs, .. } => {
+                Some(bundle::command(platform.as_deref(), *directfs))
+            }
         },
         writable: Config::writable(&spec.mounts),
         handed: 0,

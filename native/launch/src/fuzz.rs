@@ -117,7 +117,7 @@ fn fuzz_launch_orders() {
 
 #[test]
 fn fuzz_launch_spec() {
-    let seed = br#"{"version":2,"session":"s1","tools":{"bwrap":"/usr/bin/bwrap"},"cell":{"kind":"gvisor","runsc":"/usr/bin/runsc","platform":null},"host":{"uid":1000,"gid":1000},"inside":{"uid":1000,"gid":1000},"hostname":"h","mounts":[{"kind":"tmpfs","target":"/tmp","size":1,"mode":511},{"kind":"view","root":0,"target":"/p"},{"kind":"bind","source":"/usr","target":"/usr","write":false}],"argv":["true"],"env":{"A":"b"},"cwd":"/p","terminal":false,"ports":{"tcp":1,"dns":2,"proxy":3},"limits":{"memory":1,"processes":1,"cpus":1,"wallclock":1,"openFiles":1,"disk":1},"journal":"/j"}"#;
+    let seed = br#"{"version":2,"session":"s1","tools":{"bwrap":"/usr/bin/bwrap"},"cell":{"kind":"gvisor","runsc":"/usr/bin/runsc","helpers":null,"directfs":false,"platform":null},"host":{"uid":1000,"gid":1000},"inside":{"uid":1000,"gid":1000},"hostname":"h","mounts":[{"kind":"tmpfs","target":"/tmp","size":1,"mode":511},{"kind":"view","root":0,"target":"/p"},{"kind":"bind","source":"/usr","target":"/usr","write":false}],"argv":["true"],"env":{"A":"b"},"cwd":"/p","terminal":false,"ports":{"tcp":1,"dns":2,"proxy":3},"limits":{"memory":1,"processes":1,"cpus":1,"wallclock":1,"openFiles":1,"disk":1},"journal":"/j"}"#;
     assert!(LaunchSpec::parse(seed).is_ok(), "the seed is a spec");
     fuzz("launch-spec", &[seed], |input| {
         let Ok(spec) = LaunchSpec::parse(input) else { return };

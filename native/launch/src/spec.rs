@@ -45,6 +45,10 @@ pub enum Cell {
     /// The same namespaces around gVisor, whose Sentry is the agent's kernel.
     Gvisor {
         runsc: PathBuf,
+        /// Directory of programs that it starts, if it has any.
+        helpers: Option<PathBuf>,
+        /// It has the flag of this name.
+        directfs: bool,
         /// `None`: what this runsc takes by itself.
         platform: Option<String>,
     },
@@ -251,10 +255,11 @@ impl LaunchSpec {
         if self.argv.first().is_none_or(String::is_empty) {
             return Some("argv is empty".into());
         }
-        if let Cell::Gvisor { runsc, platform } = &self.cell {
+        if let Cell::Gvisor { runsc, helpers, platform, .. } = &self.cell {
             let known =
                 |name: &String| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase());
-            if !is_plain(runsc) || !platform.as_ref().is_none_or(known) {
+            let programs = [runsc].into_iter().chain(helpers);
+            if !programs.map(PathBuf::as_path).all(is_plain) || !platform.as_ref().is_none_or(known) {
                 return Some("the cell's program or platform is not allowed".into());
             }
         }

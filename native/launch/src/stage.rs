@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cgroup::Group;
 use crate::failure::{Context, Failure, Result};
-use crate::gvisor::bundle::RUNSC;
+use crate::gvisor::bundle::{HELPERS, RUNSC};
 use crate::spec::{Cell, Ids, LaunchSpec, Mount};
 use crate::sys;
 use crate::vm::{loaded, machine};
@@ -173,8 +173,10 @@ pub fn as_user(spec: &LaunchSpec) -> Result<Stage> {
 fn mounts_of(spec: &LaunchSpec) -> Vec<Mount> {
     let own = match &spec.cell {
         Cell::Bubblewrap {} => Vec::new(),
-        Cell::Gvisor { runsc, .. } => {
-            vec![Mount::Bind { source: runsc.clone(), target: RUNSC.into(), write: false }]
+        Cell::Gvisor { runsc, helpers, .. } => {
+            let programs = [(Some(runsc), RUNSC), (helpers.as_ref(), HELPERS)].into_iter();
+            let found = programs.filter_map(|(source, target)| Some((source?.clone(), target.into())));
+            found.map(|(source, target)| Mount::Bind { source, target, write: false }).collect()
         }
         Cell::Vm(machine) => machine::mounts(machine),
     };

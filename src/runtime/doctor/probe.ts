@@ -38,12 +38,12 @@ export interface Run {
   readonly why: string
 }
 
-/** Runs a host program for at most five seconds. */
-export function tryRun(path: string, args: readonly string[]): Promise<Run> {
+/** Runs a host program for at most so many milliseconds. */
+export function tryRun(path: string, args: readonly string[], timeout = 5000): Promise<Run> {
   return new Promise((resolve) => {
     // Not SIGTERM: runsc passes it on to a guest that may not be there.
     const options = {
-      timeout: 5000,
+      timeout,
       killSignal: 'SIGKILL' as const,
       env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin' },
     }

@@ -14,6 +14,8 @@ use crate::spec::{LaunchSpec, Mount};
 pub const ROOT: &str = "/guest";
 /// What is ours there, and what of it the guest sees.
 pub const RUNSC: &str = "/.ambit/runsc";
+/// Where newer versions look for what they start: beside themselves.
+pub const HELPERS: &str = "/.ambit/gvisor-bin";
 pub const BUNDLE: &str = "/.ambit/bundle";
 pub const STATE: &str = "/.ambit/state";
 pub const TRACE: &str = "/.ambit/trace.json";
@@ -47,6 +49,11 @@ pub fn placed(target: &Path) -> PathBuf {
     Path::new(ROOT).join(target.strip_prefix("/").unwrap_or(target))
 }
 
+/// What `runsc` consists of, which its guest does not see.
+pub fn is_program(target: &Path) -> bool {
+    [RUNSC, HELPERS].iter().any(|own| target == Path::new(own))
+}
+
 /// Memory of the Sentry's own. Not where something else lies below: that is made before the guest runs.
 pub fn is_internal(mount: &Mount, all: &[Mount]) -> bool {
     let below =
@@ -54,8 +61,8 @@ pub fn is_internal(mount: &Mount, all: &[Mount]) -> bool {
     matches!(mount, Mount::Tmpfs { .. }) && !all.iter().any(|other| below(&other))
 }
 
-/// `runsc` and its arguments.
-pub fn command(platform: Option<&str>) -> Vec<String> {
+/// `runsc` and its arguments. `directfs`: it has a flag of this name.
+pub fn command(platform: Option<&str>, directfs: bool) -> Vec<String> {
     let root = format!("--root={STATE}");
     let trace = format!("--pod-init-config={TRACE}");
     let flags = [
@@ -72,13 +79,17 @@ pub fn command(platform: Option<&str>) -> Vec<String> {
         &trace,
     ];
     let platform = platform.map(|name| format!("--platform={name}"));
+    // Files are the Gofer's to open: with it the Sentry would have the host's trees, and the capabilities of one who
+    // owns them.
+    let gofer = directfs.then(|| "--directfs=false".to_string());
     let run = ["run", "--bundle", BUNDLE, "ambit"];
-    flags.map(String::from).into_iter().chain(platform).chain(run.map(String::from)).collect()
+    flags.map(String::from).into_iter().chain(gofer).chain(platform).chain(run.map(String::from)).collect()
 }
 
 /// The OCI configuration.
 pub fn config(spec: &LaunchSpec, mounts: &[Mount]) -> Value {
-    let none = json!([]);
+    // To map its uid 0 (guest.rs), and dropped before the command starts.
+    let (mapping, none) = (json!(["CAP_SETFCAP"]), json!([]));
     let tasks = limits::tasks(spec.limits);
     let namespaces = ["pid", "mount", "ipc", "uts"].map(|kind| json!({ "type": kind }));
     let limit = |kind: &str, value: u64| json!({ "type": kind, "soft": value, "hard": value });
@@ -94,7 +105,7 @@ pub fn config(spec: &LaunchSpec, mounts: &[Mount]) -> Value {
             "cwd": "/",
             "noNewPrivileges": true,
             "capabilities": {
-                "bounding": none, "effective": none, "permitted": none, "inheritable": none, "ambient": none,
+                "bounding": mapping, "effective": mapping, "permitted": mapping, "inheritable": none, "ambient": none,
             },
             "rlimits": [
                 limit("RLIMIT_CORE", 0),
@@ -119,8 +130,6 @@ fn guest_mounts(spec: &LaunchSpec, mounts: &[Mount]) -> Vec<Value> {
     let mut all = vec![
         json!({ "destination": "/proc", "type": "proc", "source": "proc" }),
         memory(Path::new("/dev/shm"), (spec.limits.memory / 4).max(1 << 20), 0o1777),
-        // Versions of 2022 have one of the Sentry's own, which nobody inside could use: in its place, nothing.
-        json!({ "destination": "/dev/fuse", "type": "tmpfs", "source": "tmpfs", "options": ["ro", "mode=000"] }),
     ];
     all.extend(mounts.iter().filter_map(|mount| match mount {
         Mount::Tmpfs { target, size, mode } if is_internal(mount, mounts) => {
@@ -148,6 +157,8 @@ pub fn trace() -> Value {
             ["enter", "exit"].map(|end| point(&format!("syscall/sysno/{call}/{end}"), &["group_id"])),
         );
     }
+    let start = format!("syscall/sysno/{}/enter", super::trace::START_CALL);
+    points.push(point(&start, &["group_id"]));
     let sink = json!({
         "name": "remote",
         "config": { "endpoint": SOCKET, "retries": 1_000_000_000, "backoff": "25us", "backoff_max": "5ms" },

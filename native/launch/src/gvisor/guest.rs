@@ -52,13 +52,33 @@ fn stand() -> Result<(libc::pid_t, OwnedFd)> {
     let config: Config = serde_json::from_slice(&bytes).map_err(|error| Failure::new(what, error))?;
     sys::prctl(libc::PR_SET_DUMPABLE, 0).context("making PID 1 undumpable")?;
     forget_environment();
+    remove_fuse().context("removing the Sentry's own /dev/fuse")?;
     // SAFETY: plain number.
     unsafe { libc::umask(0o022) };
     let signals = sys::signal_fd(&[&PASSED_ON[..], &[libc::SIGCHLD]].concat()).context("taking signals")?;
+    let (powerless, powers) = sys::pipe().context("forking")?;
     // SAFETY: this process has one thread.
     match unsafe { libc::fork() } {
-        0 => std::process::exit(become_command(&config)),
-        pid => Ok((sys::check(pid).context("forking")?, signals)),
+        0 => {
+            drop(powers);
+            std::process::exit(become_command(&config, powerless))
+        }
+        pid => {
+            let main = sys::check(pid).context("forking")?;
+            drop_capabilities().context("dropping capabilities")?;
+            // Ends what the command waits for.
+            drop(powers);
+            Ok((main, signals))
+        }
+    }
+}
+
+/// The Sentry's own, a way to file systems of its making (CASES.md C-32): nobody inside can make it anew. Not
+/// covered, because newer versions mount no directory over a device.
+fn remove_fuse() -> io::Result<()> {
+    match fs::remove_file("/dev/fuse") {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -99,9 +119,9 @@ fn keep(main: libc::pid_t, signals: &OwnedFd) -> i32 {
     }
 }
 
-/// Returns only when the command cannot be started.
-fn become_command(config: &Config) -> i32 {
-    match prepare(config).and_then(|()| wait_for_go(config)) {
+/// Returns only when the command cannot be started. `powerless` ends when PID 1 has no capability left.
+fn become_command(config: &Config, powerless: OwnedFd) -> i32 {
+    match prepare(config, powerless).and_then(|()| wait_for_go(config)) {
         Ok(()) => {
             // The Sentry gives PID 1 no other that is not as it should be, and asking it of each takes 5 ms.
             sys::reset_signals([libc::SIGPIPE].into_iter());
@@ -114,7 +134,7 @@ fn become_command(config: &Config) -> i32 {
     }
 }
 
-fn prepare(config: &Config) -> Result<()> {
+fn prepare(config: &Config, powerless: OwnedFd) -> Result<()> {
     if config.terminal {
         // SAFETY: plain numbers. The terminal belongs to PID 1's session, so the command is a group of its own there.
         sys::check(unsafe { libc::setpgid(0, 0) }).context("making a process group")?;
@@ -125,12 +145,13 @@ fn prepare(config: &Config) -> Result<()> {
     }
     take_name(config.inside).context("taking the session's uid")?;
     drop_capabilities().context("dropping capabilities")?;
+    fs::File::from(powerless).read(&mut [0]).context("waiting for PID 1 to drop capabilities")?;
     sys::prctl(libc::PR_SET_DUMPABLE, 1).context("becoming dumpable again")?;
     std::env::set_current_dir(&config.cwd).context(&format!("entering {}", config.cwd.display()))?;
     seccomp::install(&seccomp::allowlist(config.pinned)).context("loading the system call filter")
 }
 
-/// A user namespace of the guest's kernel in which its uid 0 is `ids`.
+/// A user namespace of the guest's kernel in which its uid 0 is `ids`; newer ones ask for CAP_SETFCAP, as Linux does.
 fn take_name(ids: Ids) -> io::Result<()> {
     // SAFETY: plain flags.
     sys::check(unsafe { libc::unshare(libc::CLONE_NEWUSER) })?;
@@ -141,7 +162,7 @@ fn take_name(ids: Ids) -> io::Result<()> {
 }
 
 fn drop_capabilities() -> io::Result<()> {
-    // Beyond the last one that this kernel knows: EINVAL.
+    // Beyond the last one that this kernel knows: EINVAL. PID 1 may not, and starts no program.
     let _ = (0..64).try_for_each(|capability| sys::prctl(libc::PR_CAPBSET_DROP, capability).map(drop));
     #[repr(C)]
     struct Header {

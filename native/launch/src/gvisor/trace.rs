@@ -3,7 +3,8 @@
 //!
 //! The Sentry has written a message before the program starts, but does not wait until it is recorded: the control
 //! says *partly*. What cannot be sent (text that is not UTF-8, more than a socket holds) is told from the raw trace
-//! of the call, which carries no text, and recorded as a launch without its words.
+//! of the call, which carries no text, and recorded as a launch without its words. Later versions tell of
+//! the call's return before the program is looked for, so there it takes the program's first call of its own.
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -27,6 +28,11 @@ use crate::sys;
 
 /// `execve` and `execveat`.
 pub const EXEC_CALLS: [libc::c_long; 2] = [libc::SYS_execve, libc::SYS_execveat];
+/// What the C library, or Go's runtime, of each program calls once it runs: the place of its thread's own memory.
+#[cfg(target_arch = "x86_64")]
+pub const START_CALL: libc::c_long = libc::SYS_arch_prctl;
+#[cfg(not(target_arch = "x86_64"))]
+pub const START_CALL: libc::c_long = libc::SYS_set_tid_address;
 
 /// Of pkg/sentry/seccheck/points/common.proto.
 mod kind {
@@ -80,6 +86,8 @@ impl Trace {
             parents: HashMap::new(),
             launched: HashSet::new(),
             reported: HashSet::new(),
+            order: None,
+            returned: HashSet::new(),
         };
         let thread = std::thread::spawn(move || {
             if let Err(failure) = follower.run(listener, &stopped) {
@@ -148,6 +156,19 @@ struct Follower {
     launched: HashSet<i32>,
     /// Processes whose launch was reported and whose call has not returned yet.
     reported: HashSet<i32>,
+    /// Once a launch has shown it.
+    order: Option<Order>,
+    /// Processes whose call has returned without error and whose launch was not reported.
+    returned: HashSet<i32>,
+}
+
+/// What comes first when a program is launched.
+#[derive(PartialEq)]
+enum Order {
+    /// In 2022: the launch's report. A return without error is a launch.
+    Report,
+    /// Since: the call's return, before the program is even looked for. Whether there is one shows when it starts.
+    Return,
 }
 
 impl Follower {
@@ -195,7 +216,10 @@ impl Follower {
             }
             kind::EXEC => self.note_launch(pid, payload),
             // Without a result it is the call's beginning.
-            kind::RAW_CALL => field(payload, 2).map_or(Ok(()), |exit| self.note_return(pid, exit)),
+            kind::RAW_CALL => match field(payload, 2) {
+                Some(exit) => self.note_return(pid, exit),
+                None => self.note_call(pid, number(payload, 4)),
+            },
             kind::EXIT => self.note_exit(pid, number(payload, 2) as i32),
             _ => Ok(()),
         }
@@ -217,7 +241,11 @@ impl Follower {
         let file = self.guest.get().and_then(|guest| open_in_root(&guest.root, &path, 0).ok());
         let path = path.to_string_lossy().into_owned();
         let digest = file.and_then(|file| self.digests.of(&file, &path));
-        self.reported.insert(pid);
+        if self.returned.remove(&pid) {
+            self.order = Some(Order::Return);
+        } else {
+            self.reported.insert(pid);
+        }
         self.append_launch(Fact::Launch {
             pid,
             ppid: self.parents.get(&pid).copied().unwrap_or(0),
@@ -231,9 +259,28 @@ impl Follower {
 
     /// `exit`: result and errno of the call.
     fn note_return(&mut self, pid: i32, exit: &[u8]) -> Result<()> {
-        if self.reported.remove(&pid) || number(exit, 2) != 0 {
+        if self.reported.remove(&pid) {
+            self.order = Some(Order::Report);
             return Ok(());
         }
+        if number(exit, 2) != 0 {
+            return Ok(());
+        }
+        if self.order == Some(Order::Report) {
+            return self.note_unreported(pid);
+        }
+        self.returned.insert(pid);
+        Ok(())
+    }
+
+    /// The beginning of a call.
+    fn note_call(&mut self, pid: i32, call: u64) -> Result<()> {
+        // One that begins another launch has found no program for the one before.
+        let launched = self.returned.remove(&pid) && call == START_CALL as u64;
+        if launched { self.note_unreported(pid) } else { Ok(()) }
+    }
+
+    fn note_unreported(&mut self, pid: i32) -> Result<()> {
         self.append_launch(Fact::Launch {
             pid,
             ppid: self.parents.get(&pid).copied().unwrap_or(0),
@@ -260,6 +307,7 @@ impl Follower {
         };
         self.parents.remove(&pid);
         self.reported.remove(&pid);
+        self.returned.remove(&pid);
         if !self.launched.remove(&pid) {
             return Ok(());
         }
@@ -310,6 +358,8 @@ mod tests {
             parents: HashMap::new(),
             launched: HashSet::new(),
             reported: HashSet::new(),
+            order: None,
+            returned: HashSet::new(),
         };
         (follower, path)
     }
@@ -336,6 +386,66 @@ mod tests {
         let context = [&[4 << 3][..], &varint(pid as u64), &text(8, b"/")].concat();
         let argv: Vec<u8> = argv.iter().flat_map(|word| text(3, word.as_bytes())).collect();
         message(kind::EXEC, &[text(1, &context), text(2, path.as_bytes()), argv].concat())
+    }
+
+    fn raw(pid: u8, call: libc::c_long, exit: Option<&[u8]>) -> Vec<u8> {
+        let call = [&[4 << 3][..], &varint(call as u64)].concat();
+        let exit = exit.map(|exit| text(2, exit)).unwrap_or_default();
+        message(kind::RAW_CALL, &[text(1, &[4 << 3, pid]), exit, call].concat())
+    }
+
+    /// Records of launches, `true` for one without its words.
+    fn launches(path: &Path) -> Vec<bool> {
+        let text = String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned();
+        let launches = text.split("process.launch").skip(1);
+        launches.map(|record| record.contains(UNREPORTED)).collect()
+    }
+
+    const DONE: Option<&[u8]> = Some(&[]);
+    const REFUSED: Option<&[u8]> = Some(&[2 << 3, 2]);
+
+    #[test]
+    fn a_launch_without_words_is_recorded_where_the_report_comes_first() {
+        let (mut follower, path) = follower();
+        for told in [
+            raw(5, libc::SYS_execve, None),
+            exec(5, "/usr/bin/id", &["id"]),
+            raw(5, libc::SYS_execve, DONE),
+            raw(5, START_CALL, None),
+            raw(5, libc::SYS_execve, None),
+            raw(5, libc::SYS_execve, REFUSED),
+            raw(5, libc::SYS_execve, None),
+            raw(5, libc::SYS_execve, DONE),
+        ] {
+            follower.note(&told).unwrap();
+        }
+        assert_eq!(launches(&path), [false, true]);
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_launch_without_words_is_recorded_where_the_return_comes_first() {
+        let (mut follower, path) = follower();
+        for told in [
+            // Before the order is known, too; a shell looks in each place of its PATH.
+            raw(4, libc::SYS_execve, None),
+            raw(4, libc::SYS_execve, DONE),
+            raw(4, libc::SYS_execveat, None),
+            raw(4, libc::SYS_execveat, DONE),
+            raw(4, START_CALL, None),
+            raw(5, libc::SYS_execve, DONE),
+            exec(5, "/usr/bin/id", &["id"]),
+            raw(5, START_CALL, None),
+            raw(5, libc::SYS_execve, None),
+            raw(5, libc::SYS_execve, DONE),
+            message(kind::EXIT, &text(1, &[4 << 3, 5])),
+            raw(6, libc::SYS_execve, DONE),
+            raw(6, START_CALL, None),
+        ] {
+            follower.note(&told).unwrap();
+        }
+        assert_eq!(launches(&path), [true, false, true]);
+        std::fs::remove_file(&path).unwrap();
     }
 
     /// What an agent that has broken its Sentry may say.
