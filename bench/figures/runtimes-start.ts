@@ -3,6 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { existsSync, globSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { bootsGuest } from '../../src/runtime/accelerator/boot.ts'
+import { lookForRunsc } from '../../src/runtime/gvisor.ts'
 import { lookForTool } from '../../src/runtime/tools.ts'
 import { sh } from '../cache.ts'
 import type { Bench } from '../figure.ts'
@@ -29,7 +30,7 @@ const BWRAP_ARGV = 'bwrap --unshare-all --ro-bind / / --proc /proc --dev /dev'.s
 
 /** `runsc` as its own documentation runs one command. @throws Error where it is not installed. */
 export function runscDo(): string[] {
-  const path = lookForTool('runsc')
+  const path = lookForRunsc()
   if (!path) throw new Error('runsc is not installed')
   return [path, '--rootless', '--network=none', '--ignore-cgroups', 'do']
 }

@@ -4,7 +4,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as later } from 'node:timers/promises'
-import { lookForTool } from '../../src/runtime/tools.ts'
+import { lookForRunsc } from '../../src/runtime/gvisor.ts'
 import { attackIn } from '../support/case.ts'
 import { labMissing } from '../support/lab.ts'
 import { netStage, PUBLIC, rule, watching } from '../support/net-stage.ts'
@@ -13,7 +13,7 @@ import { describe, Stage } from '../support/stage.ts'
 import { atTerminal } from '../support/terminal.ts'
 import { account, type As, unavailable } from '../support/users.ts'
 
-const missing = lookForTool('runsc') ? null : 'runsc is not installed'
+const missing = lookForRunsc() ? null : 'runsc is not installed'
 const attack = attackIn(missing)
 const life = asBoth(missing)
 const network = asBoth(missing ?? labMissing)

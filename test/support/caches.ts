@@ -13,12 +13,25 @@ const cache = join(import.meta.dirname, '../../.build/test-cache')
 const AGENTS = { pi: '@mariozechner/pi-coding-agent@0.73.1', codex: '@openai/codex@0.169.0' } as const
 const REQUESTS = 'requests==2.32.3'
 const GRPC = '@grpc/grpc-js@1.14.7'
+/** Of the module's branch `go`, which holds what is generated: nothing else builds without gVisor's own tools. */
+const GVISOR = 'gvisor.dev/gvisor/runsc@v0.0.0-20260905035102-160fafc42237'
 
 /** Directory with `node_modules/.bin/{pi,codex}`, or the reason why there is none. */
 export const agents: string | Error = fetchPackages('agents', Object.values(AGENTS))
 
 /** Directory with `node_modules/@grpc/grpc-js`, or the reason why there is none. Asked for by the one test of it. */
 export const grpc = (): string | Error => fetchPackages('grpc', [GRPC])
+
+/** Directory with a `runsc` newer than Debian's, or the reason why there is none: a minute and a half on first use. */
+export const newerRunsc = (): string | Error =>
+  fetchOnce('runsc', GVISOR, (dir) => {
+    const env = { ...process.env, CGO_ENABLED: '0', GOFLAGS: '-p=1 -mod=mod' }
+    const go = (...args: readonly string[]): unknown =>
+      execFileSync('go', args, { cwd: dir, env, stdio: ['ignore', 'ignore', 'pipe'] })
+    go('mod', 'init', 'runsc')
+    go('get', GVISOR)
+    go('build', '-ldflags=-s -w', '-o', 'runsc', GVISOR.split('@')[0] ?? '')
+  })
 
 function fetchPackages(name: string, packages: readonly string[]): string | Error {
   return fetchOnce(name, packages.join(' '), (dir) =>

@@ -9,6 +9,7 @@ import { Digests } from '../microvm-image/digests.ts'
 import { MANIFEST } from '../microvm-image/manifest.ts'
 import { type Image, verifyImage } from '../microvm-image/verify.ts'
 import { sessionOwner } from '../owner.ts'
+import { lookForRunsc } from '../gvisor.ts'
 import { installHint, lookForTool } from '../tools.ts'
 import { lacks, type Probe, tryOpen, tryRun, works } from './probe.ts'
 
@@ -17,11 +18,11 @@ const PLATFORMS = ['kvm', 'systrap', 'ptrace'] as const
 
 /**
  * Whether gVisor's `runsc` runs a guest, and on which platforms: each is tried, with a time limit, since KVM may open
- * and then hang. Sessions use what this version takes by itself.
+ * and then hang. Sessions use what this version takes by itself: `runsc flags` says which one that is.
  */
 export async function gvisor(): Promise<Probe> {
   const name = 'gVisor'
-  const path = lookForTool('runsc')
+  const path = lookForRunsc()
   if (!path) return lacks(name, 'runsc is not installed', installHint('runsc'), false)
   const version = await tryRun(path, ['--version'])
   if (!version.ok) return lacks(name, version.why, installHint('runsc'), false)
@@ -39,7 +40,9 @@ export async function gvisor(): Promise<Probe> {
   try {
     const [own, ...tried] = await Promise.all([null, ...PLATFORMS].map(tries))
     const run = PLATFORMS.filter((_, index) => tried[index])
-    const detail = `${path}: ${version.out.split('\n')[0]}; of its platforms ${run.join(', ') || 'none'} really runs`
+    const flags = await tryRun(path, ['flags'])
+    const used = /^ {2}-platform .*\n.*\(default "([a-z]+)"\)$/m.exec(flags.errors)?.[1] ?? 'its own choice'
+    const detail = `${path}: ${version.out.split('\n')[0]}; of its platforms ${run.join(', ') || 'none'} really run, sessions take ${used}`
     if (own) return works(name, detail, false)
     return lacks(name, detail, 'install a newer runsc: gvisor.dev/docs/user_guide/install', false)
   } finally {

@@ -35,6 +35,7 @@ export interface Run {
   /** Exit status; null when a signal or the deadline ended it. */
   readonly status: number | null
   readonly out: string
+  readonly errors: string
   readonly why: string
 }
 
@@ -54,6 +55,7 @@ export function tryRun(path: string, args: readonly string[], timeout = 5000): P
         ok: error === null,
         status,
         out: stdout.trim(),
+        errors: stderr,
         why: said || (error ? messageOf(error) : ''),
       })
     })
