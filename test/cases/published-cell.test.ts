@@ -208,7 +208,8 @@ const REPLACE = lines(
  * On gVisor these lie in memory of the session's own kernel: who spoils them spoils them for itself, and nothing of the
  * runtime goes through them once the command runs.
  */
-const SPOILED = RUNTIME === 'container' ? /^REPLACED \/dev\/(null|console) \d$/ : /^(?!)/
+const SPOILED =
+  RUNTIME === 'container' ? /^(REPLACED \/dev\/(null|console) \d|OPENED \/proc\/sysrq-trigger)$/ : /^(?!)/
 
 attack('V-25', 'what the runc reports wrote through is shut', async (as) => {
   const stage = withSecret(as)
