@@ -1,7 +1,9 @@
 /** One request and its answer: decide, record, make durable, send; count and record the end. */
 import type { EventEmitter } from 'node:events'
+import { Readable } from 'node:stream'
 import type { Decision } from '../policy/decision.ts'
 import type { NetworkRule } from '../profile/plan.ts'
+import { gather } from './backlog.ts'
 import { UploadMeter } from './budget.ts'
 import type { GateContext } from './context.ts'
 import { fingerprint, type Injection, redactTarget, refusedTarget } from './credential.ts'
@@ -57,6 +59,8 @@ export class Exchange implements Watched {
     this.request = request
     this.response = response
     this.meter = new UploadMeter(gate.budget)
+    if ('stream' in request) gather(request.stream)
+    if (request instanceof Readable) gather(request)
   }
 
   get over(): boolean {

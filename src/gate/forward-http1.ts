@@ -1,9 +1,10 @@
 /** Sends an admitted request as HTTP/1.1 and brings the answer back. */
 import type { IncomingMessage } from 'node:http'
+import { gather } from './backlog.ts'
 import type { Admitted, Exchange } from './exchange.ts'
 import { Answer, type Head, type Link, type Shortcut } from './link.ts'
 import { addFraming, inboundHead } from './outbound.ts'
-import { pumpDown, UploadPump } from './pump.ts'
+import { pumpDown, through, UploadPump } from './pump.ts'
 import { refusal } from './refuse.ts'
 import { Reply } from './reply.ts'
 import { cut, sendHead, sendTrailers } from './respond.ts'
@@ -101,6 +102,7 @@ function field({ rawHeaders: raw }: Source, name: string): string | undefined {
 export function answered(exchange: Exchange, admitted: Admitted, answer: Source): Promise<void> {
   const { injection, inbound } = admitted
   const { response, gate } = exchange
+  if (!(answer instanceof Answer)) gather(answer)
   const head = inboundHead(answer.rawHeaders, injection)
   const { idle, streamIdle } = gate.monitor.deadlines
   exchange.status = answer.statusCode ?? 0
@@ -146,8 +148,8 @@ export function answered(exchange: Exchange, admitted: Admitted, answer: Source)
       exchange.refuse(refusal('upstream.failed', admitted.target.rule.id), inbound)
       answer.destroy()
     })
-    const plain = opener ? answer.pipe(opener) : answer
-    const body = scrubber ? plain.pipe(scrubber) : plain
+    const plain = opener ? through(answer, opener) : answer
+    const body = scrubber ? through(plain, scrubber) : plain
     answer.on('end', () => sendTrailers(response, inboundHead(answer.rawTrailers, injection).headers))
     pumpDown(body, response, moved)
   })

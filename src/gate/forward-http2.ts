@@ -1,10 +1,11 @@
 /** Sends a request of an HTTP/2 client as HTTP/2 where the server speaks it: gRPC needs that. */
 import type { ClientHttp2Stream, IncomingHttpHeaders, OutgoingHttpHeaders } from 'node:http2'
 import { constants } from 'node:http2'
+import { gather } from './backlog.ts'
 import type { Admitted, Exchange } from './exchange.ts'
 import { forwardHttp1 } from './forward-http1.ts'
 import { inboundHead } from './outbound.ts'
-import { pumpDown, UploadPump } from './pump.ts'
+import { pumpDown, through, UploadPump } from './pump.ts'
 import { refusal } from './refuse.ts'
 import { cut, sendHead, sendTrailers } from './respond.ts'
 import { hasBody, type Opener, withoutCoding } from './opener.ts'
@@ -20,6 +21,7 @@ export async function forwardHttp2(exchange: Exchange, admitted: Admitted): Prom
   const { dialler, http2 } = exchange.gate
   exchange.opened(dialler.factsOf(http2.socketOf(session)), admitted.target.rule.id)
   const stream = session.request(headersOf(admitted), { endStream: !admitted.inbound.hasBody })
+  gather(stream)
   // Not `close(CANCEL)`: Node would first end the stream, and a body cut short would arrive as a whole one.
   exchange.abort = () => stream.destroy(new UpstreamError('upstream.failed'))
   upload(exchange, admitted, stream)
@@ -98,8 +100,8 @@ function download(exchange: Exchange, admitted: Admitted, stream: ClientHttp2Str
         exchange.refuse(refusal('upstream.failed', admitted.target.rule.id), inbound)
         stream.destroy()
       })
-      const plain = opener ? stream.pipe(opener) : stream
-      pumpDown(scrubber ? plain.pipe(scrubber) : plain, response, moved)
+      const plain = opener ? through(stream, opener) : stream
+      pumpDown(scrubber ? through(plain, scrubber) : plain, response, moved)
     })
     stream.on('close', () => {
       if (exchange.status === 0) reject(new UpstreamError('upstream.failed'))

@@ -7,9 +7,16 @@ import {
   type ServerOptions,
   type ServerResponse,
 } from 'node:http'
-import { createSecureServer, type Http2SecureServer, type ServerHttp2Session } from 'node:http2'
+import {
+  createSecureServer,
+  type Http2SecureServer,
+  type Http2ServerRequest,
+  type Http2ServerResponse,
+  type ServerHttp2Session,
+} from 'node:http2'
 import type { Socket } from 'node:net'
-import type { Duplex } from 'node:stream'
+import { type Duplex, Readable } from 'node:stream'
+import { gather } from './backlog.ts'
 import type { GateContext } from './context.ts'
 import { Exchange, type Forward } from './exchange.ts'
 import { carry, type Flow, flowOf, lingerOnClose } from './flow.ts'
@@ -68,6 +75,11 @@ export function createHttp1Server(deadlines: Deadlines, gate: GateOf): Server {
     }
     serve(gate(), request.socket, request, response, forward)
   })
+  // Said here, for Node would refuse it by itself, without a record.
+  server.on('checkExpectation', (request, response) => {
+    last.set(request.socket, { request, response })
+    refuse(gate(), request.socket, request, response, 'http.expectation-unknown')
+  })
   server.on('upgrade', (request, socket: Duplex, head) => {
     const flow = flowOf(socket)
     if (flow) void upgradeWebSocket(gate(), flow, request, socket, head)
@@ -100,6 +112,7 @@ function endAnswered({ response }: Pair, socket: Duplex): void {
 
 /** Serves a client's HTTP/1.1, over TLS or plain: by an inlet while its requests are usual ones, then by the server. */
 export function serveHttp1(gate: GateContext, socket: Pipe): void {
+  if (socket instanceof Readable) gather(socket)
   new Inlet(socket, {
     head: gate.monitor.deadlines.head,
     idle: KEPT_MS,
@@ -164,6 +177,15 @@ export function createHttp2Server(gate: GateOf): Http2SecureServer {
     }
     if (stream.session) serve(gate(), stream.session, request, response, forward)
   })
+  // These two Node would refuse by itself, without a record.
+  for (const [event, reason] of [
+    ['connect', 'http.method-unknown'],
+    ['checkExpectation', 'http.expectation-unknown'],
+  ] as const)
+    server.on(event, (request: Http2ServerRequest, response: Http2ServerResponse) => {
+      const { session } = request.stream
+      if (session) refuse(gate(), session, request, response, reason)
+    })
   return server
 }
 
@@ -174,13 +196,33 @@ function serve(
   response: ClientResponse,
   forward: Forward,
 ): void {
+  void exchangeOf(gate, carrier, request, response)?.run(forward)
+}
+
+/** Answers a request that nothing can allow, and records it. */
+function refuse(
+  gate: GateContext,
+  carrier: object,
+  request: ClientRequest,
+  response: ClientResponse,
+  reason: string,
+): void {
+  exchangeOf(gate, carrier, request, response)?.refuse(refusal(reason))
+}
+
+function exchangeOf(
+  gate: GateContext,
+  carrier: object,
+  request: ClientRequest,
+  response: ClientResponse,
+): Exchange | null {
   const flow = flowOf(carrier)
   if (!flow) {
     response.destroy()
-    return
+    return null
   }
   for (const events of [request, response] as readonly EventEmitter[]) events.on('error', () => undefined)
-  void new Exchange(gate, flow, request, response).run(forward)
+  return new Exchange(gate, flow, request, response)
 }
 
 /** Answers on a socket whose parser has given up, and records it. */

@@ -8,6 +8,7 @@ import { EventEmitter } from 'node:events'
 // Node shows its binding of llhttp by this name only. Node is pinned, and every test of forwarding fails without it.
 import { HTTPParser } from 'node:_http_common'
 import { Readable } from 'node:stream'
+import { Backlog, gather, type Sink } from './backlog.ts'
 import { UpstreamError } from './upstream.ts'
 import { type Passed, type Pipe, WireSocket } from './wire.ts'
 
@@ -40,12 +41,15 @@ export class Answer extends Readable {
   rawTrailers: string[] = []
   complete = false
   readonly #link: Link
-  /** What came before anybody read; null once somebody does. */
-  #early: Buffer[] | null = []
-  #ahead = 0
+  /** What came before it was asked for. */
+  readonly #waiting = new Backlog()
+  /** Somebody reads. */
+  #read = false
+  #wanted = false
 
   constructor(link: Link, statusCode: number, rawHeaders: string[]) {
-    super({ highWaterMark: AHEAD })
+    // It asks for more when nothing waits in it: all that does is ours.
+    super({ highWaterMark: 1 })
     this.#link = link
     this.statusCode = statusCode
     this.rawHeaders = rawHeaders
@@ -53,34 +57,37 @@ export class Answer extends Readable {
 
   /** A piece of the body. False: enough for now. */
   add(chunk: Buffer): boolean {
-    if (this.#early === null) return this.push(chunk)
-    this.#early.push(chunk)
-    this.#ahead += chunk.length
-    return this.#ahead < AHEAD
+    if (this.#wanted) {
+      this.#wanted = false
+      this.push(chunk)
+      return true
+    }
+    this.#waiting.add(chunk)
+    return this.#waiting.length < AHEAD
   }
 
   /** The body is whole. */
   finish(): void {
     this.complete = true
-    if (this.#early === null) this.push(null)
+    if (this.#read) this.#give()
   }
 
   /** All of a whole body that nobody has begun to read; null when it must be read. A stream costs more than most bodies. */
   takeWhole(): readonly Buffer[] | null {
-    if (!this.complete || this.#early === null || this.rawTrailers.length > 0) return null
-    const whole = this.#early
-    this.#early = []
-    return whole
+    if (!this.complete || this.#read || this.rawTrailers.length > 0) return null
+    return this.#waiting.take()
   }
 
   override _read(): void {
-    if (this.#early !== null) {
-      const early = this.#early
-      this.#early = null
-      for (const chunk of early) this.push(chunk)
-      if (this.complete) this.push(null)
-    }
+    this.#read = true
+    this.#wanted = this.#waiting.length === 0
+    this.#give()
     if (!this.complete) this.#link.flow()
+  }
+
+  #give(): void {
+    for (const piece of this.#waiting.take()) this.push(piece)
+    if (this.complete) this.push(null)
   }
 
   override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
@@ -123,6 +130,7 @@ export class Link extends EventEmitter {
     this.socket = socket
     this.#release = release
     this.#parser = this.#newParser()
+    if (socket instanceof Readable) gather(socket)
     socket.on('data', this.#onData)
     socket.on('end', this.#onEnd)
     socket.on('drain', () => this.emit('drain'))
@@ -160,12 +168,12 @@ export class Link extends EventEmitter {
   }
 
   /** A piece of the body, framed as declared. False: wait for `drain`. */
-  write(chunk: Buffer): boolean {
+  write(chunk: Buffer, _encoding?: undefined, done?: Parameters<Sink['write']>[2]): boolean {
     if (this.#dead || this.#ended || chunk.length === 0) return true
-    if (this.#sent?.length === null) return this.#writeChunked(chunk)
+    if (this.#sent?.length === null) return this.#writeChunked(chunk, done)
     this.#left -= chunk.length
     // More than was declared would be read as another request.
-    if (this.#left >= 0) return this.socket.write(chunk)
+    if (this.#left >= 0) return this.socket.write(chunk, undefined, done)
     this.destroy()
     return true
   }
@@ -227,11 +235,11 @@ export class Link extends EventEmitter {
     this.socket.write(head, 'latin1')
   }
 
-  #writeChunked(chunk: Buffer): boolean {
+  #writeChunked(chunk: Buffer, done: Parameters<Sink['write']>[2]): boolean {
     this.socket.cork()
     this.socket.write(`${chunk.length.toString(16)}\r\n`, 'latin1')
     this.socket.write(chunk)
-    const room = this.socket.write('\r\n', 'latin1')
+    const room = this.socket.write('\r\n', 'latin1', done)
     this.socket.uncork()
     return room
   }

@@ -31,7 +31,11 @@ export function createProxyServer(deadlines: Deadlines, gate: GateOf): Server {
   server.on('connect', (request, socket: Duplex, head: Buffer) =>
     openConnect(gate(), request, socket as Socket, head),
   )
-  server.on('request', (request, response) => forwardAbsolute(gate(), request, response))
+  server.on('request', (request, response) => forwardAbsolute(gate(), request, response, null))
+  // Said here, for Node would refuse it by itself, without a record.
+  server.on('checkExpectation', (request, response) =>
+    forwardAbsolute(gate(), request, response, 'http.expectation-unknown'),
+  )
   server.on('clientError', (_, socket: Duplex) => {
     if (!socket.writable) return socket.destroy()
     deny(gate(), socket as Socket, null, refusal('http.malformed'))
@@ -95,8 +99,13 @@ function record(gate: GateContext, target: FlowTarget | null, { reason, rule }: 
   gate.monitor.note({ k: 'net.denied', flow: 0, host: '', address: '', port: 0, rule: null, reason })
 }
 
-/** `GET http://host/path`: plain HTTP, so only where a rule admits that. */
-function forwardAbsolute(gate: GateContext, request: IncomingMessage, response: ServerResponse): void {
+/** `GET http://host/path`: plain HTTP, so only where a rule admits that. `refused`: why nothing can. */
+function forwardAbsolute(
+  gate: GateContext,
+  request: IncomingMessage,
+  response: ServerResponse,
+  refused: string | null,
+): void {
   const match = /^http:\/\/([^/?#]*)(\/?[^#]*)$/i.exec(request.url ?? '')
   const authority = match && parseAuthority(match[1] ?? '', 80)
   request.on('error', () => undefined)
@@ -125,7 +134,8 @@ function forwardAbsolute(gate: GateContext, request: IncomingMessage, response: 
   const { host } = authority
   const flow = new Flow(gate, { ...authority, address: isAddress(host) ? host : '' })
   const binding = isAddress(host) ? null : gate.names.bind(host)
-  if (binding?.reason) flow.refusal = refusal(binding.reason)
+  const reason = refused ?? binding?.reason
+  if (reason) flow.refusal = refusal(reason)
   const rest = match[2] ?? ''
   request.url = rest.startsWith('/') ? rest : `/${rest}`
   response.once('close', () => flow.end())

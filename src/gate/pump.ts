@@ -1,5 +1,6 @@
-/** Moves bytes one way, with back-pressure: memory a stream is one chunk and the sockets' own buffers. */
-import type { Readable, Writable } from 'node:stream'
+/** Moves bytes one way, with back-pressure: memory a stream is the backlog of its source and what its sink takes. */
+import type { Readable, Transform, Writable } from 'node:stream'
+import { Outlet, type Sink } from './backlog.ts'
 import type { Taker } from './inlet.ts'
 import type { Monitor } from './monitor.ts'
 import type { WireSocket } from './wire.ts'
@@ -22,13 +23,13 @@ export type UploadSource = {
 }
 
 /** Where an upload goes: a stream, or a link to a server. */
-export type UploadSink = Pick<Writable, 'write' | 'writableNeedDrain'> & {
-  end(): unknown
-  on(event: 'drain', listener: () => void): unknown
-  off(event: 'drain', listener: () => void): unknown
-  readonly passes?: boolean
-  pass?(from: WireSocket, bytes: number): boolean
-}
+export type UploadSink = Sink &
+  Pick<Writable, 'writableNeedDrain'> & {
+    on(event: 'drain', listener: () => void): unknown
+    off(event: 'drain', listener: () => void): unknown
+    readonly passes?: boolean
+    pass?(from: WireSocket, bytes: number): boolean
+  }
 
 /**
  * Bytes on their way out. Each chunk is charged before it is written; while the session is stopped chunks are held,
@@ -37,6 +38,7 @@ export type UploadSink = Pick<Writable, 'write' | 'writableNeedDrain'> & {
 export class UploadPump {
   readonly #source: UploadSource
   readonly #sink: UploadSink
+  readonly #outlet: Outlet
   readonly #rules: UploadRules
   #held: Buffer[] = []
   #ended = false
@@ -48,6 +50,7 @@ export class UploadPump {
   constructor(source: UploadSource, sink: UploadSink, rules: UploadRules) {
     this.#source = source
     this.#sink = sink
+    this.#outlet = new Outlet(sink)
     this.#rules = rules
     source.on('data', this.#onData)
     source.on('end', this.#onEnd)
@@ -58,6 +61,7 @@ export class UploadPump {
   stop(): void {
     this.#done = true
     this.#held = []
+    this.#outlet.discard()
     this.#forget?.()
     if (this.#diverted) this.#source.divert?.(null)
     this.#diverted = false
@@ -101,6 +105,7 @@ export class UploadPump {
 
   /** The sink may serve another upload after this one. */
   #finish(): void {
+    this.#outlet.flush()
     this.stop()
     this.#sink.end()
   }
@@ -138,7 +143,7 @@ export class UploadPump {
   }
 
   #send(chunk: Buffer): void {
-    if (this.#charge(chunk.length) && !this.#sink.write(chunk)) this.#source.pause()
+    if (this.#charge(chunk.length) && !this.#outlet.write(chunk)) this.#source.pause()
   }
 }
 
@@ -149,18 +154,21 @@ function brokenOff(source: UploadSource): boolean {
 }
 
 /** Where an answer goes: a stream, or a reply of the inlet. */
-export type AnswerSink = {
-  write(chunk: Buffer): boolean
-  end(): unknown
-  on(event: 'drain', listener: () => void): unknown
-}
+export type AnswerSink = Sink & { on(event: 'drain', listener: () => void): unknown }
 
 /** Bytes on their way in. */
 export function pumpDown(source: Readable, sink: AnswerSink, moved: (bytes: number) => void): void {
+  const outlet = new Outlet(sink)
   source.on('data', (chunk: Buffer) => {
     moved(chunk.length)
-    if (!sink.write(chunk)) source.pause()
+    if (!outlet.write(chunk)) source.pause()
   })
-  source.on('end', () => sink.end())
+  source.on('end', () => outlet.end())
   sink.on('drain', () => source.resume())
+}
+
+/** The bytes of `source` as they come out of `transform`. Not `pipe`, which hands over each piece by itself. */
+export function through<T extends Transform>(source: Readable, transform: T): T {
+  pumpDown(source, transform, () => undefined)
+  return transform
 }

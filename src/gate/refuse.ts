@@ -18,6 +18,7 @@ const STATUS: Readonly<Record<string, number>> = {
   'http.absolute-form': 400,
   'http.head-too-large': 431,
   'http.method-unknown': 405,
+  'http.expectation-unknown': 417,
   'http.misdirected': 421,
   'tls.name-mismatch': 421,
   'tls.name-missing': 421,
@@ -70,6 +71,7 @@ const DETAIL: Readonly<Record<string, string>> = {
   'http.dns-over-https': 'DNS over HTTPS is refused; names resolve through the system resolver.',
   'http.bodyless-method-body': 'A body on a method that has none is refused; use POST.',
   'http.method-unknown': 'This method is never allowed unless a rule names it.',
+  'http.expectation-unknown': 'The request expects what no server here knows; leave `Expect` out.',
   'tls.name-mismatch': 'The TLS server name differs from the name that was resolved (%).',
   'tls.name-missing': 'The TLS hello carries no server name, but the connection is for %.',
   'upload.per-request':

@@ -1,6 +1,7 @@
 /** An HTTP/1.1 answer to a client, framed by us: what the inlet's exchanges answer with. */
 import { EventEmitter } from 'node:events'
 import { STATUS_CODES } from 'node:http'
+import type { Sink } from './backlog.ts'
 import { type Pipe, WireSocket } from './wire.ts'
 
 const TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/
@@ -10,6 +11,7 @@ const MOST_COPIED = 32_768
 
 /** How the end of a body is told: by length, by chunks, or there is none. */
 type Framing = 'length' | 'chunks' | 'none'
+type Done = Parameters<Sink['write']>[2]
 
 /** Emits `drain` like the socket that it writes to, and `close` once it is whole or the connection is gone. */
 export class Reply extends EventEmitter {
@@ -89,13 +91,16 @@ export class Reply extends EventEmitter {
   }
 
   /** A piece of the body. False: wait for `drain`. */
-  write(chunk: Buffer): boolean {
-    if (this.#over || !this.headersSent || this.#framing === 'none' || chunk.length === 0) return true
+  write(chunk: Buffer, _encoding?: undefined, done?: Done): boolean {
+    if (this.#over || !this.headersSent || this.#framing === 'none' || chunk.length === 0) {
+      done?.()
+      return true
+    }
     if (this.#framing === 'chunks')
-      return this.#send(`${this.#pending}${chunk.length.toString(16)}\r\n`, chunk, '\r\n')
+      return this.#send(`${this.#pending}${chunk.length.toString(16)}\r\n`, chunk, '\r\n', done)
     this.#left -= chunk.length
     // More than was announced would be read as the next answer.
-    if (this.#left >= 0) return this.#send(this.#pending, chunk, '')
+    if (this.#left >= 0) return this.#send(this.#pending, chunk, '', done)
     this.destroy()
     return true
   }
@@ -140,19 +145,19 @@ export class Reply extends EventEmitter {
     return 'length'
   }
 
-  #send(before: string, chunk: Buffer, after: string): boolean {
+  #send(before: string, chunk: Buffer, after: string, done?: Done): boolean {
     this.#pending = ''
-    if (before === '') return this.#socket.write(chunk)
+    if (before === '') return this.#socket.write(chunk, undefined, done)
     if (chunk.length <= MOST_COPIED) {
       const all = Buffer.allocUnsafe(before.length + chunk.length + after.length)
       all.write(before, 0, 'latin1')
       all.set(chunk, before.length)
       all.write(after, before.length + chunk.length, 'latin1')
-      return this.#socket.write(all)
+      return this.#socket.write(all, undefined, done)
     }
     this.#socket.cork()
     this.#socket.write(before, 'latin1')
-    const room = this.#socket.write(chunk)
+    const room = this.#socket.write(chunk, undefined, done)
     if (after !== '') this.#socket.write(after, 'latin1')
     this.#socket.uncork()
     return room

@@ -77,7 +77,8 @@ export class BodyScrubber extends Transform {
   }
 
   private constructor(needles: readonly string[]) {
-    super()
+    // Of what comes out one piece waits, and then no more is taken in.
+    super({ readableHighWaterMark: 1 })
     this.#masker = new Masker(needles, () => this.emit('scrubbed'))
   }
 

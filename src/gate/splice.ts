@@ -1,7 +1,8 @@
 /** Two streams joined: bytes pass as they are, each way counted, the way out charged. */
 import type { Duplex, Transform } from 'node:stream'
 import type { Monitor } from './monitor.ts'
-import { pumpDown, UploadPump } from './pump.ts'
+import { gather } from './backlog.ts'
+import { pumpDown, through as passed, UploadPump } from './pump.ts'
 
 export interface SpliceRules {
   readonly monitor: Monitor
@@ -26,12 +27,14 @@ export class Splice {
     // One side may have said all it has to say while the other still answers.
     client.allowHalfOpen = true
     upstream.allowHalfOpen = true
+    gather(client)
+    gather(upstream)
     this.#client = client
     this.#upstream = upstream
     this.#pump = new UploadPump(client, upstream, { ...rules, moved: (bytes) => rules.movedOut(bytes) })
     const { through } = rules
     through?.on('error', () => this.destroy())
-    pumpDown(through ? upstream.pipe(through) : upstream, client, (bytes) => rules.movedIn(bytes))
+    pumpDown(through ? passed(upstream, through) : upstream, client, (bytes) => rules.movedIn(bytes))
     for (const [one, other] of [
       [client, upstream],
       [upstream, client],

@@ -1,5 +1,6 @@
 /** A native connection as a stream of Node's, for the parts of Node that want one. */
 import { Duplex } from 'node:stream'
+import { gather } from './backlog.ts'
 import type { WireSocket } from './wire.ts'
 
 /** Reads and writes through `socket`, which is this stream's alone from now on. */
@@ -10,6 +11,7 @@ export class WireDuplex extends Duplex {
   constructor(socket: WireSocket) {
     super({ allowHalfOpen: true, emitClose: true })
     this.#socket = socket
+    gather(this)
     socket.on('data', (chunk: Buffer) => {
       if (!this.push(chunk)) socket.pause()
     })

@@ -42,7 +42,7 @@ export type Pipe = EventEmitter &
     'destroyed' | 'writable' | 'writableNeedDrain' | 'bytesRead' | 'cork' | 'uncork' | 'destroySoon'
   > & {
     setTimeout(ms: number): unknown
-    write(chunk: Buffer | string, encoding?: 'latin1'): boolean
+    write(chunk: Buffer | string, encoding?: 'latin1', done?: (error?: Error | null) => void): boolean
     end(): unknown
     destroy(): unknown
     pause(): unknown
@@ -195,8 +195,9 @@ export class WireSocket extends EventEmitter implements Pipe {
     return !this.destroyed && !this.#ending
   }
 
-  /** False: wait for `drain`. */
-  write(chunk: Buffer | string): boolean {
+  /** False: wait for `drain`. `done` is called at once: the bytes are copied. */
+  write(chunk: Buffer | string, _encoding?: 'latin1', done?: () => void): boolean {
+    done?.()
     if (!this.writable) return true
     this.#touch()
     const more = this.#corked > 0

@@ -38,6 +38,7 @@ const WHY_NOT: Readonly<Record<string, string>> = {
   'dns.wildcard-limit': 'Too many or too strange names under a wildcard: name the hosts instead of *.',
   'dns.too-many-names': 'The session asked for more names than any session may: something enumerates hosts.',
   'http.method-unknown': 'TRACE and CONNECT are never allowed; others only where a rule names them.',
+  'http.expectation-unknown': 'The request has an `Expect` that no server here knows: leave it out.',
   'http.misdirected': 'The request names another host than its connection: a client bug, or an evasion.',
   'http.dns-over-https': 'Names resolve through the system resolver only; switch DNS over HTTPS off.',
   'http.bodyless-method-body': 'A body on a method that has none is a way to smuggle: use POST.',

@@ -1,13 +1,14 @@
 /** Clients that try to exhaust the gate: HTTP/2 floods (Q-07), pipelines, connections (Q-02), many hosts (Q-11). */
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { connect as connectHttp2 } from 'node:http2'
+import { connect as connectHttp2, type IncomingHttpHeaders } from 'node:http2'
 import { connect as connectTcp, type Socket } from 'node:net'
 import { duplexPair } from 'node:stream'
 import { after, test } from 'node:test'
 import { connect as connectTls } from 'node:tls'
 import { SessionCa } from '../../src/gate/session-ca.ts'
 import { startUpstream } from '../fixtures/servers/upstream.ts'
+import { frame, PREFACE, requestHead } from './http2-peer.ts'
 import { planOf, rawTls, rule, startBench, testCa, until } from './harness.ts'
 
 const upstream = await startUpstream({ tls: testCa.issue(['api.example.com']), http2: true })
@@ -28,15 +29,7 @@ async function tls(...alpn: string[]): Promise<Socket> {
   return socket
 }
 
-const u24 = (n: number): number[] => [n >> 16, (n >> 8) & 0xff, n & 0xff]
-const frame = (type: number, flags: number, stream: number, payload: Buffer): Buffer =>
-  Buffer.concat([Buffer.from([...u24(payload.length), type, flags, 0, ...u24(stream)]), payload])
-const PREFACE = Buffer.concat([
-  Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'),
-  frame(4, 0, 0, Buffer.alloc(0)),
-])
-/** GET / of api.example.com, HPACK literals without indexing. */
-const HEAD = Buffer.concat([Buffer.from([0x82, 0x87, 0x84, 0x01, 15]), Buffer.from('api.example.com')])
+const HEAD = requestHead('api.example.com')
 
 const FLOODS: Readonly<Record<string, (index: number) => Buffer>> = {
   'rapid resets': (index) =>
@@ -103,6 +96,18 @@ test('an HTTP/2 stream that waits for 100 Continue and is reset in the same piec
   assert.equal((await bench.curl('https://api.example.com/')).status, 200)
   process.off('uncaughtExceptionMonitor', note)
   assert.deepEqual(thrown, [], 'outside a test the session would have ended')
+})
+
+test('N-24: CONNECT over HTTP/2 is refused, on record', async () => {
+  const before = bench.of('http.denied').length
+  const socket = await tls('h2')
+  const client = connectHttp2('https://api.example.com', { createConnection: () => socket })
+  const stream = client.request({ ':method': 'CONNECT', ':authority': 'api.example.com' })
+  const answer = await new Promise<IncomingHttpHeaders>((resolve) => stream.once('response', resolve))
+  assert.equal(answer[':status'], 405)
+  client.destroy()
+  const { method, reason } = bench.of('http.denied')[before] ?? {}
+  assert.deepEqual({ method, reason }, { method: 'CONNECT', reason: 'http.method-unknown' })
 })
 
 test('Q-07: at most 100 streams of a connection are open at once', async () => {

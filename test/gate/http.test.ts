@@ -120,6 +120,14 @@ for (const version of ['--http1.1', '--http2']) {
     )
   })
 
+  test(`${version}: an expectation that nobody knows is refused, on record`, async () => {
+    await refused(
+      () => bench.curl('https://api.example.com/', version, '-H', 'Expect: a-miracle'),
+      417,
+      'http.expectation-unknown',
+    )
+  })
+
   test(`N-03 ${version}: DNS over HTTPS is refused`, async () => {
     const message = ['-H', 'Accept: application/dns-message']
     await refused(

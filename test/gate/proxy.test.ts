@@ -135,6 +135,12 @@ test('N-26: a client that follows a redirect to another host is refused there', 
   assert.equal((await proxied(`https://api.example.com/redirect?to=${other}`, '-L')).status, 200)
 })
 
+test('absolute form with an expectation that nobody knows is refused, on record', async () => {
+  assert.equal((await proxied('http://apt.example.com/echo', '-H', 'Expect: a-miracle')).status, 417)
+  const { host, reason } = bench.of('http.denied').at(-1) ?? {}
+  assert.deepEqual({ host, reason }, { host: 'apt.example.com', reason: 'http.expectation-unknown' })
+})
+
 test('absolute form passes where a rule has plain HTTP', async () => {
   assert.equal((await proxied('http://apt.example.com/echo')).status, 200)
   assert.equal(plain.requests.at(-1)?.url, '/echo')

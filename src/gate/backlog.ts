@@ -1,0 +1,143 @@
+/**
+ * What waits, in few pieces.
+ *
+ * Node bounds what waits by its bytes and keeps each piece as it came: over HTTP/2 with the whole network read that it
+ * lies in, otherwise as some 300 bytes of its own. Who sends a body byte by byte to somebody that does not read would
+ * have the gate keep gigabytes for a megabyte. So whatever is paused here copies small pieces together.
+ */
+import type { Readable } from 'node:stream'
+
+const LEAST_ROOM = 4096
+const MOST_ROOM = 65_536
+/** Node's own buffers for small things are as large: a piece of one keeps no more. */
+const POOL = 8192
+
+/** Bytes in the order in which they came, close together. */
+export class Backlog {
+  length = 0
+  #pieces: Buffer[] = []
+  #room: Buffer | null = null
+  #used = 0
+
+  add(chunk: Buffer): void {
+    const first = this.length === 0
+    this.length += chunk.length
+    // One piece that keeps nothing else may stay as it is.
+    if (first && chunk.buffer.byteLength <= Math.max(POOL, 2 * chunk.length)) this.#pieces.push(chunk)
+    else this.#copy(chunk)
+  }
+
+  /** All of it. */
+  take(): readonly Buffer[] {
+    if (this.#room) this.#pieces.push(this.#room.subarray(0, this.#used))
+    const pieces = this.#pieces
+    this.#pieces = []
+    this.#room = null
+    this.length = 0
+    return pieces
+  }
+
+  #copy(chunk: Buffer): void {
+    for (let at = 0; at < chunk.length; ) {
+      const room = this.#roomFor(chunk.length - at)
+      const copied = chunk.copy(room, this.#used, at)
+      this.#used += copied
+      at += copied
+    }
+  }
+
+  /** Room for at least a byte. */
+  #roomFor(bytes: number): Buffer {
+    if (this.#room && this.#used < this.#room.length) return this.#room
+    if (this.#room) this.#pieces.push(this.#room)
+    this.#used = 0
+    this.#room = Buffer.allocUnsafeSlow(Math.min(MOST_ROOM, Math.max(LEAST_ROOM, bytes, this.length)))
+    return this.#room
+  }
+}
+
+const GATHERED = Symbol('gathered')
+
+/**
+ * Has a stream that somebody else fills by `push` keep what comes while nobody reads as a backlog. Its source is told to
+ * stop with the first such piece; what still comes is what was under way: a window of HTTP/2, a read of a socket.
+ */
+export function gather(stream: Readable & { [GATHERED]?: true }): void {
+  if (stream[GATHERED]) return
+  stream[GATHERED] = true
+  const push = stream.push.bind(stream)
+  const waiting = new Backlog()
+  const give = (): void => {
+    if (waiting.length > 0) for (const piece of waiting.take()) push(piece)
+  }
+  stream.push = (chunk: Buffer | null): boolean => {
+    if (chunk === null) {
+      give()
+      return push(null)
+    }
+    if (waiting.length === 0 && (stream.readableFlowing || stream.readableLength === 0)) return push(chunk)
+    waiting.add(chunk)
+    return false
+  }
+  // Before anything flows again.
+  stream.on('resume', give)
+  stream.once('close', () => waiting.take())
+}
+
+/** Where bytes go: `done` is called once these are out of the sink's hands, with the error that kept them from that. */
+export interface Sink {
+  write(chunk: Buffer, encoding?: undefined, done?: (error?: Error | null) => void): boolean
+  end(): unknown
+}
+
+/** Pieces from this on are written as they are: a sink takes few before it is full. */
+const LARGE = 8192
+
+/** Writes to a sink; while it is busy small pieces are put together. */
+export class Outlet {
+  readonly #sink: Sink
+  readonly #waiting = new Backlog()
+  /** Writes that are not done. */
+  #under = 0
+
+  constructor(sink: Sink) {
+    this.#sink = sink
+  }
+
+  /** False: wait for the sink's `drain`. */
+  write(chunk: Buffer): boolean {
+    if (chunk.length === 0) return true
+    if (chunk.length >= LARGE) this.flush()
+    if (chunk.length >= LARGE || this.#under === 0) return this.#write(chunk)
+    this.#waiting.add(chunk)
+    return this.#waiting.length < LARGE || this.flush()
+  }
+
+  /** Hands over what waits. */
+  flush(): boolean {
+    let room = true
+    if (this.#waiting.length > 0) for (const piece of this.#waiting.take()) room = this.#write(piece)
+    return room
+  }
+
+  end(): void {
+    this.flush()
+    this.#sink.end()
+  }
+
+  /** Forgets what waits. */
+  discard(): void {
+    this.#waiting.take()
+  }
+
+  #write(chunk: Buffer): boolean {
+    this.#under++
+    return this.#sink.write(chunk, undefined, this.#written)
+  }
+
+  readonly #written = (error?: Error | null): void => {
+    this.#under--
+    if (error) this.discard()
+    else if (this.#under === 0) this.flush()
+  }
+}
