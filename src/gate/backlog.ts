@@ -57,16 +57,19 @@ export class Backlog {
 }
 
 const GATHERED = Symbol('gathered')
+/** Pieces of Node's that may wait as they came: a stream that stopped at the first one would pass bulk more slowly. */
+const MOST_PIECES = 8
 
 /**
  * Has a stream that somebody else fills by `push` keep what comes while nobody reads as a backlog. Its source is told to
- * stop with the first such piece; what still comes is what was under way: a window of HTTP/2, a read of a socket.
+ * stop; what still comes is what was under way: a window of HTTP/2, a read of a socket.
  */
 export function gather(stream: Readable & { [GATHERED]?: true }): void {
   if (stream[GATHERED]) return
   stream[GATHERED] = true
   const push = stream.push.bind(stream)
   const waiting = new Backlog()
+  let pieces = 0
   const give = (): void => {
     if (waiting.length > 0) for (const piece of waiting.take()) push(piece)
   }
@@ -75,7 +78,8 @@ export function gather(stream: Readable & { [GATHERED]?: true }): void {
       give()
       return push(null)
     }
-    if (waiting.length === 0 && (stream.readableFlowing || stream.readableLength === 0)) return push(chunk)
+    if (stream.readableLength === 0) pieces = 0
+    if (waiting.length === 0 && (stream.readableFlowing || pieces++ < MOST_PIECES)) return push(chunk)
     waiting.add(chunk)
     return false
   }
