@@ -35,7 +35,10 @@ pub fn prepare() -> Result<Waiting> {
             sys::inherit(theirs.as_raw_fd())
         });
     }
-    Ok(Waiting { child: in_new_pid_namespace(command).context(what)?, order })
+    let child = in_new_pid_namespace(command).context(what)?;
+    // A snapshot holds all that it has made.
+    sys::receive(order.as_fd()).context(what)?;
+    Ok(Waiting { child, order })
 }
 
 impl Waiting {
@@ -45,7 +48,8 @@ impl Waiting {
         let text = serde_json::to_vec(shape).map_err(|error| Failure::new(what, error))?;
         let shape = sys::memfd(c"ambit-shape", &text).context(what)?;
         let fds = [&[shape.as_raw_fd()], fds].concat();
-        sys::send_with_fds(&self.order, b"start", &fds).context(what)?;
+        // If it is gone, its last words say why to whoever waits for the cell.
+        let _ = sys::send_with_fds(self.order.as_fd(), b"start", &fds);
         Ok(self.child)
     }
 }
@@ -69,7 +73,7 @@ fn in_new_pid_namespace(mut command: Command) -> std::io::Result<Child> {
 
 /// `ambit-guest cell N`, as PID 1 of a new pid namespace and root of the guest.
 pub fn become_cell(order: &str) -> i32 {
-    match await_order(order).and_then(enter) {
+    match make(order).and_then(await_order).and_then(enter) {
         Ok(fds) => cell::run(&fds),
         Err(failure) => {
             eprintln!("{failure}");
@@ -78,10 +82,19 @@ pub fn become_cell(order: &str) -> i32 {
     }
 }
 
-/// The shape, and the cell's descriptors.
-fn await_order(order: &str) -> Result<(OwnedFd, Vec<OwnedFd>)> {
-    let what = "waiting for the cell's shape";
+/// All that is the same in every cell. Gives the socket of the order.
+fn make(order: &str) -> Result<OwnedFd> {
+    let what = "preparing the cell";
     let order = sys::owned(order.parse().map_err(|error| Failure::new(what, error))?);
+    unshare(libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS)?;
+    mounts::prepare()?;
+    sys::send_with_fds(order.as_fd(), b"made", &[]).context(what)?;
+    Ok(order)
+}
+
+/// The shape, and the cell's descriptors.
+fn await_order(order: OwnedFd) -> Result<(OwnedFd, Vec<OwnedFd>)> {
+    let what = "waiting for the cell's shape";
     let mut fds = sys::receive(order.as_fd()).context(what)?.fds.into_iter();
     let shape = fds.next().ok_or_else(|| Failure::new(what, "nobody is left to say it"))?;
     Ok((shape, fds.collect()))
@@ -90,7 +103,6 @@ fn await_order(order: &str) -> Result<(OwnedFd, Vec<OwnedFd>)> {
 /// The descriptors' numbers, which are the cell's to close.
 fn enter((shape, fds): (OwnedFd, Vec<OwnedFd>)) -> Result<String> {
     let shape = read(shape)?;
-    unshare(libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS)?;
     let hostname = sys::cstring(&shape.hostname).context("naming the cell")?;
     // SAFETY: a valid string of that length.
     sys::check(unsafe { libc::sethostname(hostname.as_ptr(), shape.hostname.len()) })

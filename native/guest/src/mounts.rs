@@ -31,13 +31,19 @@ const LINKS: [(&str, &str); 5] = [
 /// They name keyrings.
 const SHUT: [&str; 2] = ["/proc/keys", "/proc/key-users"];
 
-/// Builds the tree and makes it the root of this mount namespace.
+/// Builds what is the same in every session. Nothing of it shows outside this mount namespace; the view will show in it.
+pub fn prepare() -> Result<()> {
+    sys::mount(None, Path::new("/"), None, libc::MS_REC | libc::MS_SLAVE, None).context("keeping mounts")?;
+    overlay().context("laying the session over the image")?;
+    devices().context("making /dev")?;
+    proc().context("making /proc")
+}
+
+/// Completes the tree and makes it the root of this mount namespace.
 pub fn lay(shape: &Shape) -> Result<()> {
     sys::mount(None, Path::new("/"), None, libc::MS_REC | libc::MS_PRIVATE, None)
         .context("keeping mounts")?;
-    overlay().context("laying the session over the image")?;
-    devices(shape).context("making /dev")?;
-    proc().context("making /proc")?;
+    shared_memory(shape.shared_memory).context("making /dev/shm")?;
     for mount in &shape.mounts {
         add(mount, shape).context(&format!("mounting {}", mount.target().display()))?;
     }
@@ -57,7 +63,7 @@ fn inside(path: &str) -> PathBuf {
     Path::new(ROOT).join(path.trim_start_matches('/'))
 }
 
-fn devices(shape: &Shape) -> io::Result<()> {
+fn devices() -> io::Result<()> {
     let dev = inside("/dev");
     fs::create_dir_all(&dev)?;
     sys::mount(None, &dev, Some("tmpfs"), libc::MS_NOSUID | libc::MS_NOEXEC, Some("mode=755,size=64k"))?;
@@ -72,8 +78,13 @@ fn devices(shape: &Shape) -> io::Result<()> {
     fs::create_dir(dev.join("pts"))?;
     let options = "newinstance,ptmxmode=0666,mode=620";
     sys::mount(None, &dev.join("pts"), Some("devpts"), libc::MS_NOSUID | libc::MS_NOEXEC, Some(options))?;
-    fs::create_dir(dev.join("shm"))?;
-    let options = format!("mode=1777,size={}", shape.shared_memory);
+    fs::create_dir(dev.join("shm"))
+}
+
+/// The last that is made in /dev, which cannot be written to then.
+fn shared_memory(size: u64) -> io::Result<()> {
+    let dev = inside("/dev");
+    let options = format!("mode=1777,size={size}");
     sys::mount(None, &dev.join("shm"), Some("tmpfs"), PLAIN, Some(&options))?;
     let read_only = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NOEXEC;
     sys::mount(None, &dev, None, read_only, None)

@@ -14,7 +14,7 @@ use ambit_launch::watchdog::Watchdog;
 
 use crate::cell::Waiting;
 use crate::channel::{Channel, Event};
-use crate::spec::{Order, Shape, Start, VERSION};
+use crate::spec::{Net, Order, Shape, Start, VERSION};
 use crate::streams::Streams;
 use crate::{cell, network, port, processors, seed, tpm, verity, view, warm};
 
@@ -32,19 +32,19 @@ pub fn run(_: ()) -> Result<()> {
 
 fn live(channel: &Channel, (streams, view): (File, File)) -> Result<()> {
     processors::keep_to_first().context("keeping to one processor")?;
+    view::prepare()?;
     let waiting = cell::prepare()?;
     let (bell, alarms) = alarms()?;
     verity::watch(bell.clone())?;
     channel.tell(&Event::Hello { v: VERSION });
-    let start = match await_start(channel)? {
-        Order::Start { spec } if spec.v == VERSION => spec,
-        order => return Err(out_of_turn(&order)),
-    };
+    let (start, warm) = await_start(channel)?;
     seed::clock(start.time)?;
     seed::random(&start.entropy)?;
     let processors = std::thread::spawn(processors::start);
     let registers = std::thread::spawn(tpm::registers); // it mostly waits for the TPM
-    network::raise(start.net)?;
+    if warm != Some(start.net) {
+        network::raise(start.net)?;
+    }
     view::mount(view, start.inside, &bell)?;
     let Stood { mut cell, stdio, listener } = build(&start, waiting)?;
     let listener =
@@ -84,14 +84,18 @@ fn live(channel: &Channel, (streams, view): (File, File)) -> Result<()> {
     }
 }
 
-fn await_start(channel: &Channel) -> Result<Order> {
+/// What to start; and of a machine that goes on from a snapshot, the network that it was given before.
+fn await_start(channel: &Channel) -> Result<(Box<Start>, Option<Option<Net>>)> {
+    let mut warm = None;
     loop {
         match channel.wait()? {
-            Order::Warm => {
-                warm::up()?;
+            Order::Warm { net } if warm.is_none() => {
+                warm::up(net)?;
+                warm = Some(net);
                 channel.tell(&Event::Warm {});
             }
-            order => return Ok(order),
+            Order::Start { spec } if spec.v == VERSION => return Ok((spec, warm)),
+            order => return Err(out_of_turn(&order)),
         }
     }
 }

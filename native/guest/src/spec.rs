@@ -32,7 +32,7 @@ pub struct Start {
     pub net: Option<Net>,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Net {
     pub address: Ipv4Addr,
@@ -43,8 +43,10 @@ pub struct Net {
 #[derive(Debug, Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Order {
-    /// Before `start`: a snapshot will be taken.
-    Warm,
+    /// Before `start`: a snapshot will be taken, of a machine with that network.
+    Warm {
+        net: Option<Net>,
+    },
     Start {
         spec: Box<Start>,
     },

@@ -22,9 +22,16 @@ const REQUEST_HEADER: usize = 40;
 /// The answer to a mark: no opcode of FUSE.
 const MARK: u32 = 4096;
 
+/// The place, of which a cell that was made before has what is mounted on it later.
+pub fn prepare() -> Result<()> {
+    let (what, place) = ("making the view's place", Path::new(PLACE));
+    std::fs::create_dir_all(PLACE).context(what)?;
+    sys::mount(Some(place), place, None, libc::MS_BIND, None).context(what)?;
+    sys::mount(None, place, None, libc::MS_SHARED, None).context(what)
+}
+
 pub fn mount(port: File, inside: Ids, bell: &Bell) -> Result<()> {
     let what = "mounting the view";
-    std::fs::create_dir_all(PLACE).context(what)?;
     let device = File::options().read(true).write(true).open("/dev/fuse").context(what)?;
     let options = format!(
         "fd={},rootmode=40000,user_id={},group_id={},default_permissions,allow_other",

@@ -5,7 +5,8 @@ use std::io;
 use ambit_launch::failure::Result;
 
 use crate::boot::IMAGE;
-use crate::processors;
+use crate::spec::Net;
+use crate::{network, processors};
 
 /// Read by nearly every command, and slow to check and unpack where every instruction is emulated.
 const COMMON: [&str; 8] = [
@@ -19,9 +20,10 @@ const COMMON: [&str; 8] = [
     "usr/lib/x86_64-linux-gnu/gconv/gconv-modules.cache",
 ];
 
-/// Brings up all processors and reads what comes first.
-pub fn up() -> Result<()> {
+/// Brings up all processors and the network, and reads what comes first.
+pub fn up(net: Option<Net>) -> Result<()> {
     processors::start()?;
+    network::raise(net)?;
     for path in COMMON {
         if let Ok(mut file) = File::open(format!("{IMAGE}/{path}")) {
             let _ = io::copy(&mut file, &mut io::sink());

@@ -12,7 +12,7 @@ use crate::control::ControlState;
 use crate::failure::{Context, Failure, Result};
 use crate::sensor::Fact;
 use crate::sys;
-use crate::vm::start::Start;
+use crate::vm::start::{Net, Start};
 
 const LONGEST: usize = 256 << 10;
 /// Orders that may wait for the guest to read.
@@ -32,7 +32,7 @@ pub struct Ends {
 #[derive(Serialize)]
 #[serde(tag = "op", rename_all = "lowercase")]
 pub enum Order<'a> {
-    Warm,
+    Warm { net: Net },
     Start { spec: &'a Start<'a> },
     Exec,
     Recorded { n: u64 },

@@ -131,6 +131,14 @@ fn accelerator(chosen: Accelerator) -> String {
     }
 }
 
+/// A translated `rep stosb` stores byte by byte: without ERMS a kernel clears and copies by words.
+fn cpu(accelerator: Accelerator) -> &'static str {
+    match accelerator {
+        Accelerator::Kvm => "max",
+        Accelerator::Tcg => "max,-erms",
+    }
+}
+
 /// A guest whose instructions are translated speculates on nothing: what it would do about that only costs.
 fn mitigations(accelerator: Accelerator) -> &'static str {
     match accelerator {
@@ -160,7 +168,7 @@ fn command(machine: &Machine, line: &str) -> Vec<String> {
     let mut all = vec![QEMU.to_string()];
     let mut add = |words: &[&str]| all.extend(words.iter().map(|word| word.to_string()));
     let memory = machine.snapshot.as_ref().map_or("", |_| ",memory-backend=memory");
-    add(&["-M", &format!("microvm,rtc=on,isa-serial=off{memory}"), "-cpu", "max"]);
+    add(&["-M", &format!("microvm,rtc=on,isa-serial=off{memory}"), "-cpu", cpu(machine.accelerator)]);
     add(&["-accel", &accelerator(machine.accelerator)]);
     add(&["-m", &format!("{}M", machine.memory >> 20), "-smp", &machine.processors.to_string()]);
     add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-L", "/usr/share/qemu"]);

@@ -54,7 +54,7 @@ impl Running<'_> {
         if !self.hello(until)? {
             return Ok(End::Killed);
         }
-        self.guest.tell(&guest::Order::Warm)?;
+        self.guest.tell(&guest::Order::Warm { net: start::NET })?;
         match self.next(until)? {
             Some(News::Warm {}) => taking.save()?,
             Some(news) => return Err(out_of_turn(&news)),

@@ -38,11 +38,14 @@ pub struct Start<'a> {
 }
 
 #[derive(Serialize)]
-struct Net {
+pub struct Net {
     address: Ipv4Addr,
     prefix: u8,
     gateway: Ipv4Addr,
 }
+
+/// The same in every machine.
+pub const NET: Net = Net { address: tap::GUEST, prefix: tap::PREFIX, gateway: tap::GATEWAY };
 
 /// `mounts`: the session's, as staged.
 pub fn describe<'a>(spec: &'a LaunchSpec, mounts: &[Mount]) -> Result<Start<'a>> {
@@ -73,7 +76,7 @@ pub fn describe<'a>(spec: &'a LaunchSpec, mounts: &[Mount]) -> Result<Start<'a>>
         limits: spec.limits,
         entropy: entropy().context("drawing random numbers")?,
         time: now(),
-        net: Net { address: tap::GUEST, prefix: tap::PREFIX, gateway: tap::GATEWAY },
+        net: NET,
     })
 }
 
