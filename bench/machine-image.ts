@@ -10,6 +10,7 @@ import { CACHE, sh } from './cache.ts'
 import type { Bench } from './figure.ts'
 
 const ROOT = join(import.meta.dirname, '..')
+const PACKAGES = join(CACHE, 'packages-of-images')
 
 const placeOf = (paths: Paths): string => join(imagesDir(paths), 'default')
 /** Not the default place, for which the command would also take a snapshot. */
@@ -34,6 +35,18 @@ function linkOrCopy(from: string, to: string): void {
   }
 }
 
+/** The kernel that the image's was made from, as Debian packages it: it unpacks itself. */
+export async function packagedKernel(bench: Bench): Promise<string> {
+  await builtHome(bench)
+  const [name] = globSync('kernel/linux-image-*.deb', { cwd: PACKAGES }).toSorted().slice(-1)
+  if (name === undefined) throw new Error("the kernel's package is not in the cache")
+  const tree = join(bench.scratch, 'packaged-kernel')
+  await sh('dpkg-deb', ['--extract', join(PACKAGES, name), tree])
+  const [kernel] = globSync('boot/vmlinuz-*', { cwd: tree })
+  if (kernel === undefined) throw new Error('the package holds no kernel')
+  return join(tree, kernel)
+}
+
 async function builtHome(bench: Bench): Promise<string> {
   const parts = [join(ROOT, '.build/bin/ambit-guest')]
   for (const name of globSync('src/runtime/microvm-image/*.ts', { cwd: ROOT }).toSorted())
@@ -45,10 +58,9 @@ async function builtHome(bench: Bench): Promise<string> {
   bench.say('building the image of microVMs, once')
   for (const old of globSync('image-*', { cwd: CACHE })) rmSync(join(CACHE, old), { recursive: true })
   const aside = `${home}.new`
-  const packages = join(CACHE, 'packages-of-images')
-  for (const dir of [packages, imagesDir(resolvePaths({ AMBIT_HOME: aside }))]) makeDir(dir)
+  for (const dir of [PACKAGES, imagesDir(resolvePaths({ AMBIT_HOME: aside }))]) makeDir(dir)
   chmodSync(aside, 0o700)
-  symlinkSync(packages, join(imagesDir(resolvePaths({ AMBIT_HOME: aside })), '.cache'))
+  symlinkSync(PACKAGES, join(imagesDir(resolvePaths({ AMBIT_HOME: aside })), '.cache'))
   const build = ['image', 'build', '--out', builtIn(aside)]
   await sh('env', [`AMBIT_HOME=${aside}`, join(ROOT, 'ambit'), ...build])
   renameSync(aside, home)

@@ -7,7 +7,7 @@ import { lookForRunsc } from '../../src/runtime/gvisor.ts'
 import { lookForTool } from '../../src/runtime/tools.ts'
 import { sh } from '../cache.ts'
 import type { Bench } from '../figure.ts'
-import { placeImage } from '../machine-image.ts'
+import { packagedKernel, placeImage } from '../machine-image.ts'
 import { attempt } from '../peers/attempt.ts'
 import { product } from '../product.ts'
 import { writeProfile } from '../profile.ts'
@@ -16,7 +16,8 @@ import type { Contender } from '../stats.ts'
 export const BARE = 'bare process'
 export const BWRAP = 'bare bwrap --unshare-all'
 export const RUNSC = 'bare runsc do'
-export const QEMU = 'bare QEMU with TCG: kernel and initramfs alone'
+export const QEMU = 'bare QEMU with TCG: Debian’s kernel as packaged, and the initramfs'
+export const UNPACKED = 'the same, with the kernel of the image, unpacked'
 export const OS_SANDBOX = 'ambit run, os-sandbox'
 export const CONTAINER = 'ambit run, container'
 export const COLD = 'ambit run, microvm, cold'
@@ -40,7 +41,8 @@ export async function starts(bench: Bench): Promise<readonly Contender[]> {
   mkdirSync(project)
   const prepare: readonly (readonly [string, () => Promise<Contender>])[] = [
     [RUNSC, async () => firstWord(RUNSC, [...runscDo(), ...SAYS])],
-    [QEMU, () => bareMachine(bench)],
+    [QEMU, () => bareMachine(bench, QEMU)],
+    [UNPACKED, () => bareMachine(bench, UNPACKED)],
     [OS_SANDBOX, () => session(bench, OS_SANDBOX, 'os-sandbox', project)],
     [CONTAINER, () => session(bench, CONTAINER, 'container', project)],
     [COLD, () => session(bench, COLD, 'microvm', project)],
@@ -70,18 +72,19 @@ const REST = 1100
 const homesOf = (bench: Bench): readonly string[] =>
   globSync('home-*', { cwd: bench.scratch }).map((name) => join(bench.scratch, name))
 
-/** The kernel and initramfs of the image, until the guest's agent says its first word; no session, no cell. */
-async function bareMachine(bench: Bench): Promise<Contender> {
+/** A kernel and the initramfs of the image, until the guest's agent says its first word; no session, no cell. */
+async function bareMachine(bench: Bench, name: string): Promise<Contender> {
   const qemu = lookForTool('qemu-system-x86_64')
   if (!qemu) throw new Error('qemu-system-x86_64 is not installed')
-  const image = await placeImage(bench, join(bench.scratch, 'bare-machine'))
+  const built = await placeImage(bench, join(bench.scratch, `bare-machine-${name.length}`))
+  const image = name === QEMU ? { ...built, kernel: await packagedKernel(bench) } : built
   const measure = async (): Promise<readonly number[]> => {
     const began = performance.now()
     const why = await bootsGuest({ qemu, image }, 'tcg', process.getuid?.() ?? 0, 60_000)
     if (why !== null) throw new Error(why)
     return [performance.now() - began]
   }
-  return { name: QEMU, measure }
+  return { name, measure }
 }
 
 async function session(bench: Bench, name: string, runtime: string, project: string): Promise<Contender> {
