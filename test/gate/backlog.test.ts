@@ -4,7 +4,13 @@
  */
 import assert from 'node:assert/strict'
 import { connect as connectHttp2, createSecureServer, type ServerHttp2Stream } from 'node:http2'
-import type { AddressInfo, Server, Socket } from 'node:net'
+import {
+  type AddressInfo,
+  connect as connectTcp,
+  createServer as createTcpServer,
+  type Server,
+  type Socket,
+} from 'node:net'
 import { duplexPair, Writable } from 'node:stream'
 import { after, test } from 'node:test'
 import { createServer as createTlsServer, type TLSSocket } from 'node:tls'
@@ -225,6 +231,44 @@ test('HTTP/1: an upload of chunks of a byte to a session that is stopped meanwhi
     at = end + 2 + length + 2
   }
   assert.ok(Buffer.concat(got).equals(body))
+  socket.destroy()
+})
+
+test('a tunnel whose client sends byte by byte while the session is stopped', async () => {
+  const chunks: Buffer[] = []
+  const server = createTcpServer((socket) => {
+    socket.on('error', () => undefined)
+    socket.on('data', (chunk: Buffer) => chunks.push(chunk))
+  })
+  const port = await listen(server)
+  const pinned = rule({
+    host: HOST,
+    ports: [port],
+    raw: true,
+    inspect: false,
+    ca: null,
+    connect: { address: '127.0.0.1', port },
+  })
+  const bench = await startBench(planOf([pinned]))
+  after(() => bench.close())
+  bench.aim((await bench.lookup(HOST)).addresses[0] ?? '', port)
+  const socket = connectTcp({ host: '127.0.0.1', port: bench.ports.tcp, noDelay: true })
+  socket.on('error', () => undefined)
+  const body = pattern(10_000)
+  socket.write(body.subarray(0, 1))
+  await until(() => chunks.length > 0)
+  bench.gate.pause('for the test')
+  const before = await kept()
+  for (let at = 1; at < body.length; at++) {
+    socket.write(body.subarray(at, at + 1))
+    // The gate has read it, or leaves it to the kernel.
+    await new Promise((resolve) => setImmediate(resolve))
+  }
+  const growth = (await kept()) - before
+  assert.ok(growth < MIB, `${growth} bytes more for ${body.length}`)
+  bench.gate.resume()
+  await until(() => Buffer.concat(chunks).length === body.length)
+  assert.ok(Buffer.concat(chunks).equals(body))
   socket.destroy()
 })
 
