@@ -32,8 +32,12 @@ import { WireDuplex } from './wire-duplex.ts'
 import { type Pipe, WireSocket } from './wire.ts'
 
 const MAX_HEAD = 65_536
-/** Bytes an HTTP/2 client may send ahead of us: the bound on what a flow keeps in memory. */
+/**
+ * Bytes that an HTTP/2 client may send ahead of us, on a connection and on a stream. Node takes the former back as bytes
+ * arrive, so what is kept is the latter for each request under way. The client is on this machine: a quarter does.
+ */
 const WINDOW = 1 << 20
+const STREAM_WINDOW = WINDOW >> 2
 /** How long a client's HTTP/1.1 connection may do nothing between two requests. */
 const KEPT_MS = 60_000
 
@@ -151,7 +155,7 @@ export function createHttp2Server(gate: GateOf): Http2SecureServer {
     settings: {
       maxConcurrentStreams: 100,
       maxHeaderListSize: MAX_HEAD,
-      initialWindowSize: WINDOW,
+      initialWindowSize: STREAM_WINDOW,
       enablePush: false,
       enableConnectProtocol: false,
     },
