@@ -82,6 +82,54 @@ function processes(name: string, { as }: Stage, state = /^/): string[] {
   })
 }
 
+/** Asks the kernel with a process of the Sentry's rights, of which its filter is no part (support/traces.py). */
+life('keeps a Sentry that was taken over from all else in its cell', async (as) => {
+  const stage = stageOf(as)
+  const running = stage.session(['/bin/sh', '-c', `sleep 62${process.pid}.5`])
+  const sentries = (): string[] => processes('runsc-sandbox', stage, /^Seccomp:\t2$/m)
+  assert.ok(await eventually(() => sentries().length > 0, 20_000), 'the Sentry runs')
+  const enforced = async (): Promise<boolean> =>
+    (await stage.events()).some((event) => event.ambit.kind === 'session.enforced')
+  assert.ok(await eventually(enforced, 20_000), 'the guest stands')
+  const sentry = sentries()[0] ?? ''
+  const runsc = parentOf(sentry)
+  const first = parentOf(runsc)
+  const outside = parentOf(first)
+  const gofer = processes('runsc-gofer', stage)[0] ?? ''
+  const others = [first, runsc, gofer]
+  const inCell = (pid: string): string => numbers(pid)[numbers(first).length - 1] ?? ''
+  const ask = async (users: string, targets: readonly string[]): Promise<Record<string, string>> => {
+    const numbered = targets.map(inCell)
+    const ran = await stage.command(['python3', TRACES, users, first, ...numbered])
+    assert.equal(ran.code, 0, describe(ran))
+    const seen = JSON.parse(ran.stdout) as Record<string, string>
+    return {
+      ...Object.fromEntries(targets.map((pid, i) => [pid, seen[numbered[i] ?? ''] ?? ''])),
+      new: seen['user namespace'] ?? '',
+    }
+  }
+  const seen = await ask(sentry, others)
+  for (const pid of others) assert.equal(seen[pid], 'EPERM', JSON.stringify(seen))
+  assert.equal(seen.new, 'ENOSPC', 'nor does it make user namespaces')
+  const lifted = await ask(first, [first, runsc])
+  assert.deepEqual(
+    lifted,
+    { [first]: 'traced', [runsc]: 'traced', new: 'ENOSPC' },
+    'control: in their user namespace',
+  )
+  assert.equal((await ask(outside, [])).new, 'made', 'control: outside the cell')
+  await stage.ambit(['kill', await sessionOf(stage)])
+  await running
+})
+
+const TRACES = new URL('../support/traces.py', import.meta.url).pathname
+
+const numbers = (pid: string): string[] =>
+  (/^NSpid:\t(.*)$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? '').split('\t')
+
+const parentOf = (pid: string): string =>
+  /^PPid:\t(\d+)$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? ''
+
 const WORK = `
 cat notes.txt
 cat .env; cat ${'$'}OUTSIDE

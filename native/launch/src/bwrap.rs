@@ -91,9 +91,12 @@ const KEYRING_LISTINGS: [&str; 2] = ["/proc/keys", "/proc/key-users"];
 fn arguments(spec: &LaunchSpec, stage: &Stage) -> io::Result<Arguments> {
     let mut all = Arguments { list: Vec::new(), files: Vec::new() };
     all.push(&["--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]);
-    all.push(&["--disable-userns", "--die-with-parent", "--as-pid-1", "--clearenv", "--cap-drop", "ALL"]);
+    all.push(&["--die-with-parent", "--as-pid-1", "--clearenv", "--cap-drop", "ALL"]);
     let guest = matches!(spec.cell, Cell::Gvisor { .. });
-    if guest {
+    if !guest {
+        all.push(&["--disable-userns"]);
+    } else {
+        // Sentry and Gofer get one each; there are no more once they stand (gvisor/outside.rs).
         bundle::CAPABILITIES.iter().for_each(|name| all.push(&["--cap-add", name]));
     }
     // gVisor wants to be uid 0 of its user namespace; what the agent sees is the guest's affair.

@@ -30,7 +30,7 @@ pub const COMPAT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/compat.so"))
 
 /// Capabilities in the cell's user namespace, which owns no network: runsc makes mounts and roots with them, the Gofer
 /// keeps those that concern files, the Sentry none.
-pub const CAPABILITIES: [&str; 11] = [
+pub const CAPABILITIES: [&str; 12] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_DAC_READ_SEARCH",
@@ -42,6 +42,8 @@ pub const CAPABILITIES: [&str; 11] = [
     "CAP_SETUID",
     "CAP_SETGID",
     "CAP_SETPCAP",
+    // To map uid 0 into the user namespaces of Sentry and Gofer (Linux 5.12).
+    "CAP_SETFCAP",
 ];
 
 /// A path of the guest's as the cell has it.
@@ -91,7 +93,10 @@ pub fn config(spec: &LaunchSpec, mounts: &[Mount]) -> Value {
     // To map its uid 0 (guest.rs), and dropped before the command starts.
     let (mapping, none) = (json!(["CAP_SETFCAP"]), json!([]));
     let tasks = limits::tasks(spec.limits);
-    let namespaces = ["pid", "mount", "ipc", "uts"].map(|kind| json!({ "type": kind }));
+    // A user namespace of the Sentry's own, and one of the Gofer's: neither has a right over what else stands in the
+    // cell, which on the ptrace platform shares a pid namespace with the Sentry.
+    let namespaces = ["pid", "mount", "ipc", "uts", "user"].map(|kind| json!({ "type": kind }));
+    let mapping = json!([{ "containerID": 0, "hostID": 0, "size": 1 }]);
     let limit = |kind: &str, value: u64| json!({ "type": kind, "soft": value, "hard": value });
     json!({
         "ociVersion": "1.0.2",
@@ -114,7 +119,7 @@ pub fn config(spec: &LaunchSpec, mounts: &[Mount]) -> Value {
             ],
         },
         "mounts": guest_mounts(spec, mounts),
-        "linux": { "namespaces": namespaces },
+        "linux": { "namespaces": namespaces, "uidMappings": mapping, "gidMappings": mapping },
     })
 }
 

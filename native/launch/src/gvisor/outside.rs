@@ -28,6 +28,8 @@ pub fn stand(
         Report::Failed { what, why } => Err(Failure::new(&what, why)),
         Report::Ready { main, kernel, controls } => {
             trace.stands(cell.init_pid, main)?;
+            namespaces::end_user_namespaces(cell.init_pid)
+                .context("leaving no user namespaces in the cell")?;
             Ok(look(cell.init_pid, &kernel)?.into_iter().chain(controls).collect())
         }
     }
@@ -109,7 +111,7 @@ fn look(init: libc::pid_t, guest_kernel: &str) -> Result<Vec<ControlState>> {
             !guest_kernel.is_empty() && guest_kernel != own,
             &format!("the agent's is {version}"),
         ),
-        sentry_confined(&sentry),
+        sentry_confined(&sentry, &[processes.join("1"), gofer.clone()]),
         gofer_confined(&gofer, &sentry),
         seen("unix-sockets", true, "gVisor hands none of the host's through"),
     ]);
@@ -152,8 +154,9 @@ fn status(process: &Path) -> String {
     fs::read_to_string(process.join("status")).unwrap_or_default()
 }
 
-/// Every thread under a filter, no rights, and nothing of the host in its root.
-fn sentry_confined(sentry: &Path) -> ControlState {
+/// Every thread under a filter, no rights, nothing of the host in its root, and `others` out of its reach: where it
+/// stands in their pid namespace (the ptrace platform), it would have the right to trace them in their user namespace.
+fn sentry_confined(sentry: &Path, others: &[PathBuf]) -> ControlState {
     let threads: Vec<String> = fs::read_dir(sentry.join("task"))
         .into_iter()
         .flatten()
@@ -171,11 +174,13 @@ fn sentry_confined(sentry: &Path) -> ControlState {
             .flatten()
             .all(|entry| ["proc", "etc", "runsc", "dev"].iter().any(|known| entry.file_name() == *known))
     });
+    let own = namespace(sentry, "user");
+    let apart = others.iter().all(|other| !own.is_empty() && namespace(other, "user") != own);
     let detail = format!(
-        "seccomp on {} threads: {filtered}; no capabilities: {powerless}; bare root: {bare}",
+        "seccomp on {} threads: {filtered}; no capabilities: {powerless}; bare root: {bare}; a user namespace of its own: {apart}",
         threads.len()
     );
-    seen("sentry-confined", filtered && powerless && bare, &detail)
+    seen("sentry-confined", filtered && powerless && bare && apart, &detail)
 }
 
 /// CAP_SYS_PTRACE in the cell's user namespace, which the ptrace platform needs.
