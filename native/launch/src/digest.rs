@@ -1,5 +1,6 @@
-//! SHA-256 of what runs, cached by the file's identity. Small files are hashed before the process goes on; a large
-//! one (a 100 MB runtime costs 100 ms) goes on at once and its digest follows as a `file.hash` fact.
+//! SHA-256 of what runs, cached by the file's identity where its times tell of every change. Small files are hashed
+//! before the process goes on; a large one (a 100 MB runtime costs 100 ms) goes on at once and its digest follows as a
+//! `file.hash` fact.
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -9,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ambit_shared::journal::Journal;
 use sha2::{Digest, Sha256};
@@ -20,6 +22,8 @@ use crate::sensor::Fact;
 const INLINE: u64 = 4 << 20;
 const LARGEST: u64 = 512 << 20;
 const CACHED: usize = 8192;
+/// More than a tick of the kernel's clock, within which two changes may bear one time.
+const TICK: Duration = Duration::from_millis(100);
 /// Large files that may wait; an agent that runs more at once leaves the rest without a digest.
 const WAITING: usize = 8;
 
@@ -34,6 +38,8 @@ struct Large {
     /// Belongs to the session's uid (0 in this user namespace), so the agent or its user may have made it. Installed
     /// by the system otherwise: a session that ends before such a digest is known does not wait for it.
     own: bool,
+    /// What is found may be remembered.
+    lasting: bool,
 }
 
 pub struct Digests {
@@ -67,17 +73,20 @@ impl Digests {
         if let Some(known) = self.cache.lock().ok()?.get(&key) {
             return known.clone();
         }
+        let lasting = tells_changes(path_only, &metadata);
         let file = reopen(path_only).ok()?;
         let digest = if metadata.len() <= INLINE {
             Some(hash(&file, metadata.len(), &|| false).ok()?)
         } else {
-            let large = Large { key, file, path: path.into(), own: metadata.uid() == 0 };
+            let large = Large { key, file, path: path.into(), own: metadata.uid() == 0, lasting };
             if metadata.len() > LARGEST || self.queue.as_ref()?.try_send(large).is_err() {
                 return None;
             }
             None
         };
-        remember(&self.cache, key, digest.clone());
+        if lasting && has_key(path_only, &key) {
+            remember(&self.cache, key, digest.clone());
+        }
         digest
     }
 
@@ -87,6 +96,28 @@ impl Digests {
         self.queue = None;
         self.worker.take().map(JoinHandle::join);
     }
+}
+
+/// Whether a change to come gives the file another key. Not of one that was changed a moment ago; and not on memory
+/// file systems that the agent writes to, where writing through a mapping leaves the times as they are.
+fn tells_changes(file: &File, metadata: &fs::Metadata) -> bool {
+    let changed = Duration::new(metadata.ctime().max(0) as u64, metadata.ctime_nsec() as u32);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let rests = now.checked_sub(changed).is_some_and(|age| age > TICK);
+    // SAFETY: zeroed structures are valid, and the kernel fills them or says that it did not.
+    let (mount, system) = unsafe {
+        let (mut mount, mut system): (libc::statvfs, libc::statfs) = std::mem::zeroed();
+        let fd = file.as_raw_fd();
+        if libc::fstatvfs(fd, &mut mount) != 0 || libc::fstatfs(fd, &mut system) != 0 {
+            return false;
+        }
+        (mount, system)
+    };
+    rests && (mount.f_flag & libc::ST_RDONLY != 0 || system.f_type != libc::TMPFS_MAGIC)
+}
+
+fn has_key(file: &File, known: &Key) -> bool {
+    file.metadata().is_ok_and(|metadata| key(&metadata) == *known)
 }
 
 fn key(metadata: &fs::Metadata) -> Key {
@@ -121,10 +152,12 @@ fn remember(cache: &Cache, key: Key, digest: Option<String>) {
 fn hash_large(large: Large, cache: &Cache, journal: &Journal, ending: &AtomicBool) -> io::Result<()> {
     let abandoned = || !large.own && ending.load(Ordering::Relaxed);
     let Ok(sha256) = hash(&large.file, large.key.2, &abandoned) else { return Ok(()) };
-    if large.file.metadata().map(|metadata| key(&metadata)).ok() != Some(large.key) {
+    if !has_key(&large.file, &large.key) {
         return Ok(()); // Changed meanwhile: this is the digest of nothing that ran.
     }
-    remember(cache, large.key, Some(sha256.clone()));
+    if large.lasting {
+        remember(cache, large.key, Some(sha256.clone()));
+    }
     journal.append(&Fact::Hash { path: large.path, size: large.key.2, sha256 })
 }
 

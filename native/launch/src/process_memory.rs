@@ -57,13 +57,17 @@ pub fn read_launch(notification: &Notification) -> Asked {
         Some((_, false)) => return Asked::Refused(libc::ENAMETOOLONG),
         None => return Asked::Refused(libc::EFAULT),
     };
-    let cwd = fs::read_link(format!("/proc/{outer_pid}/cwd")).unwrap_or_default();
-    let place = Place { outer_pid, cwd: &cwd, directory };
+    // The thread's own: it may have a directory and descriptors of its own, by unshare(2).
+    let cwd = fs::read_link(format!("/proc/{thread}/cwd")).unwrap_or_default();
+    let place = Place { outer_pid, thread, cwd: &cwd, directory };
     let file = match place.open(&path) {
         Ok(file) => Some(file),
         Err(error) => match error.raw_os_error() {
             Some(missing @ (libc::ENOENT | libc::ENOTDIR)) if !place.is_dangling(&path) => {
                 return Asked::Refused(missing);
+            }
+            Some(closed @ libc::EBADF) if at_directory && !path.starts_with(b"/") => {
+                return Asked::Refused(closed);
             }
             _ => None,
         },
@@ -105,12 +109,14 @@ fn text(bytes: &[u8]) -> String {
 
 enum Magic {
     Executable,
-    Descriptor(RawFd),
+    /// Of a task: the thread, or the process' first one.
+    Descriptor(i32, RawFd),
 }
 
 /// Where a path starts from.
 struct Place<'a> {
     outer_pid: i32,
+    thread: i32,
     cwd: &'a Path,
     directory: Option<RawFd>,
 }
@@ -119,29 +125,46 @@ impl Place<'_> {
     fn open(&self, path: &[u8]) -> io::Result<File> {
         match self.magic(path) {
             Some(Magic::Executable) => open_path(Path::new(&format!("/proc/{}/exe", self.outer_pid))),
-            Some(Magic::Descriptor(fd)) => self.descriptor(fd),
+            Some(Magic::Descriptor(task, fd)) => self.descriptor(task, fd),
             None => self.open_in_root(&self.absolute(path)?, 0),
         }
     }
 
-    /// The links that every process has to itself, and the empty path that means a descriptor.
+    /// The links that every process has to itself, and the empty path that means a descriptor. `/proc/self` is the
+    /// process, whose descriptors are its first thread's, whichever thread asks.
     fn magic(&self, path: &[u8]) -> Option<Magic> {
         let path = std::str::from_utf8(path).ok()?;
         if path.is_empty() {
-            return self.directory.map(Magic::Descriptor);
+            return self.directory.map(|fd| Magic::Descriptor(self.thread, fd));
         }
         if path == "/proc/self/exe" {
             return Some(Magic::Executable);
         }
-        let fd = path.strip_prefix("/proc/self/fd/").or_else(|| path.strip_prefix("/dev/fd/"))?;
-        fd.parse().ok().map(Magic::Descriptor)
+        let tables = [
+            ("/proc/self/fd/", self.outer_pid),
+            ("/dev/fd/", self.outer_pid),
+            ("/proc/thread-self/fd/", self.thread),
+        ];
+        tables
+            .into_iter()
+            .find_map(|(table, task)| Some(Magic::Descriptor(task, path.strip_prefix(table)?.parse().ok()?)))
     }
 
-    /// Through a pidfd: /proc/PID/fd of a process that made itself undumpable is shut even to us.
-    fn descriptor(&self, fd: RawFd) -> io::Result<File> {
-        let process = sys::pidfd_open(self.outer_pid)?;
+    /// Through a pidfd: /proc/PID/fd of a process that made itself undumpable is shut even to us. Before Linux 6.9
+    /// a thread has none, and its descriptors are known only where that directory is not shut.
+    fn descriptor(&self, task: i32, fd: RawFd) -> io::Result<File> {
+        let opened = match task == self.outer_pid {
+            true => sys::pidfd_open(task),
+            false => sys::pidfd_open_thread(task),
+        };
+        let pidfd = match opened {
+            Err(_) if task != self.outer_pid => {
+                return open_path(Path::new(&format!("/proc/{task}/fd/{fd}")));
+            }
+            opened => opened?,
+        };
         // SAFETY: plain numbers; a new descriptor comes back.
-        let fd = sys::check(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0) })?;
+        let fd = sys::check(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) })?;
         Ok(File::from(sys::owned(fd as RawFd)))
     }
 
@@ -166,7 +189,9 @@ impl Place<'_> {
     fn absolute(&self, path: &[u8]) -> io::Result<PathBuf> {
         let path = Path::new(OsStr::from_bytes(path));
         let base = match self.directory {
-            Some(fd) if fd != libc::AT_FDCWD => fs::read_link(format!("/proc/{}/fd/{fd}", self.outer_pid))?,
+            Some(fd) if fd != libc::AT_FDCWD && path.is_relative() => {
+                fs::read_link(link_of(&self.descriptor(self.thread, fd)?))?
+            }
             _ => self.cwd.to_path_buf(),
         };
         Ok(base.join(path).components().collect())
@@ -179,7 +204,7 @@ impl Place<'_> {
     /// The spelled path, or what a descriptor stands for.
     fn name(&self, path: &[u8], file: Option<&File>) -> String {
         if let (Some(_), Some(file)) = (self.magic(path), file) {
-            let link = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default();
+            let link = fs::read_link(link_of(file)).unwrap_or_default();
             return text(link.as_os_str().as_bytes());
         }
         self.absolute(path).map_or_else(|_| text(path), |path| text(path.as_os_str().as_bytes()))
@@ -229,6 +254,11 @@ impl Bounded {
     pub fn finish(self) -> (Vec<String>, bool) {
         (self.argv, self.truncated)
     }
+}
+
+/// What the kernel calls it.
+fn link_of(file: &File) -> PathBuf {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
 
 fn open_path(path: &Path) -> io::Result<File> {

@@ -107,6 +107,13 @@ pub fn pidfd_open(pid: libc::pid_t) -> io::Result<OwnedFd> {
     Ok(owned(check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })? as RawFd))
 }
 
+/// The same of one thread (Linux 6.9).
+pub fn pidfd_open_thread(thread: libc::pid_t) -> io::Result<OwnedFd> {
+    const PIDFD_THREAD: libc::c_int = libc::O_EXCL;
+    // SAFETY: plain numbers.
+    Ok(owned(check(unsafe { libc::syscall(libc::SYS_pidfd_open, thread, PIDFD_THREAD) })? as RawFd))
+}
+
 pub fn pidfd_kill(pidfd: BorrowedFd, signal: libc::c_int) -> io::Result<()> {
     let none: *const libc::siginfo_t = std::ptr::null();
     // SAFETY: no siginfo is passed.
