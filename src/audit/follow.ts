@@ -21,6 +21,9 @@ export interface Ahead {
 /** How long a wrong record may be a write half done. */
 const DOUBT_MS = 200
 
+/** Of the reader or its disk at the moment: says nothing of the journal, which is there. */
+const PASSING = ['EMFILE', 'ENFILE', 'ENOMEM', 'EIO', 'EAGAIN', 'EINTR']
+
 /** A cursor on one journal file, which may not exist yet. */
 export class Follower {
   readonly name: string
@@ -54,7 +57,7 @@ export class Follower {
 
   /**
    * Begins to read what was written beyond the cursor. `final`: nobody writes any more, so an unfinished record is a
-   * loss.
+   * loss. A system error that may pass comes as it is: whoever asks asks again.
    */
   begin(final: boolean): void {
     this.#passed = this.#cursor
@@ -124,7 +127,9 @@ export class Follower {
       const size = fs.fstatSync(this.#fd).size
       return size < offset ? `cut to ${size} bytes after ${offset} were sequenced` : size
     } catch (error) {
-      if (errnoOf(error) !== 'ENOENT') return messageOf(error)
+      const errno = errnoOf(error)
+      if (errno !== undefined && PASSING.includes(errno)) throw error
+      if (errno !== 'ENOENT') return messageOf(error)
       return offset > 0 ? 'vanished' : 0
     }
   }

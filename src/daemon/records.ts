@@ -88,7 +88,8 @@ export const ownBirth = (): z.infer<typeof BIRTH> => ({ pid: process.pid, born: 
 export function abandonedRecord(paths: Paths, id: string): SessionRecord | null {
   const path = join(journalDir(paths, id), 'run.wal')
   const stat = fs.lstatSync(path, { throwIfNoEntry: false })
-  if (!stat || mayCall(paths, id, stat.mtimeMs)) return null
+  const birth = toldBirth(paths, id)
+  if (!stat || mayCall(birth, stat.mtimeMs)) return null
   const fact = readJournal(path).next().value
   const start = fact && 'fact' in fact && fact.fact.k === 'session.start' ? fact.fact : null
   const facts = {
@@ -97,20 +98,22 @@ export function abandonedRecord(paths: Paths, id: string): SessionRecord | null 
     agent: start?.agent.name ?? '',
     project: null,
   }
-  const base = { v: 1, id, state: 'running', pid: 0, born: '', counters: {} } as const
+  const base = { v: 1, id, state: 'running', counters: {}, ...(birth ?? { pid: 0, born: '' }) } as const
   return { ...base, ...facts, startedAt: start?.t ?? stat.mtimeMs, endedAt: null }
 }
 
-/** By its process; a directory without one (a review, a refusal) is judged by age, in both directions of a clock jump. */
-function mayCall(paths: Paths, id: string, writtenMs: number): boolean {
+/** The process that began session `id`, as it said before its first call; null where it did not. */
+function toldBirth(paths: Paths, id: string): z.infer<typeof BIRTH> | null {
   try {
-    const told = JSON.parse(fs.readFileSync(join(sessionDir(paths, id), 'session.json'), 'utf8'))
-    const { pid, born } = BIRTH.parse(told)
-    return birthOf(pid) === born
+    return BIRTH.parse(JSON.parse(fs.readFileSync(join(sessionDir(paths, id), 'session.json'), 'utf8')))
   } catch {
-    return Math.abs(Date.now() - writtenMs) < CALL_MS
+    return null
   }
 }
+
+/** By its process; a directory without one (a review, a refusal) is judged by age, in both directions of a clock jump. */
+const mayCall = (birth: z.infer<typeof BIRTH> | null, writtenMs: number): boolean =>
+  birth ? birthOf(birth.pid) === birth.born : Math.abs(Date.now() - writtenMs) < CALL_MS
 
 /** What callers see of a record. */
 export function infoOf(record: SessionRecord): SessionInfo {

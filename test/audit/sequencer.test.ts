@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import * as fs from 'node:fs'
 import { join } from 'node:path'
@@ -395,6 +395,50 @@ test('A-15: an event that is too long keeps its structure, a digest and its leng
   assert.equal(next?.kind, 'file.delete')
   log.close()
 })
+
+test('a journal that cannot be opened for want of descriptors is read later, and is no gap', async (t) => {
+  const w = world(t)
+  const run = w.journal('s-a', 'run')
+  for (const path of ['/1', '/2']) run.append(remove(path))
+  const { log, sequencer } = await w.open()
+  sequencer.follow('s-a')
+  const held = takeDescriptors()
+  try {
+    await assert.rejects(sequencer.sequence(), { code: 'EMFILE' })
+    await assert.rejects(sequencer.finish('s-a'), { code: 'EMFILE' })
+  } finally {
+    held.give()
+  }
+  run.append(remove('/3'))
+  await sequencer.finish('s-a')
+  log.close()
+  assert.deepEqual(
+    w.events().map(({ kind, path }) => [kind, path]),
+    ['/1', '/2', '/3'].map((path) => ['file.delete', path]),
+  )
+  assert.equal((await verifyLog(w.log, signer.vkey)).ok, true)
+})
+
+/** Takes every descriptor that this process may have, which is fewer for so long. */
+function takeDescriptors(): { give: () => void } {
+  const limit = (soft: string): void => {
+    execFileSync('prlimit', ['--pid', String(process.pid), `--nofile=${soft}:`])
+  }
+  const { soft } = (process.report.getReport() as { userLimits: { open_files: { soft: number } } }).userLimits
+    .open_files
+  limit('128')
+  const taken: number[] = []
+  try {
+    for (;;) taken.push(fs.openSync('/dev/null', 'r'))
+  } catch {
+    // There are no more.
+  }
+  const give = (): void => {
+    for (const fd of taken) fs.closeSync(fd)
+    limit(String(soft))
+  }
+  return { give }
+}
 
 test('A-01: a real sequencer killed again and again by SIGKILL loses nothing and doubles nothing', async (t) => {
   const w = world(t)

@@ -186,6 +186,34 @@ test('A-18: a run that is killed is recorded as killed, with the requests that h
   ])
 })
 
+test('a starter that died before its first call was killed; only one of another boot went with its machine', async (t) => {
+  const stage = new Stage(t)
+  const child = spawn('sleep', ['60'])
+  const { pid = 0 } = child
+  const born = birthOf(pid) ?? ''
+  child.kill('SIGKILL')
+  await once(child, 'exit')
+  for (const [id, birth] of [
+    [ID, born],
+    [OTHER, born.replace(/^[^:]*/, 'another-boot')],
+  ] as const) {
+    stage.session(id)
+    fs.writeFileSync(join(sessionDir(stage.paths, id), 'session.json'), JSON.stringify({ pid, born: birth }))
+  }
+  const cli = await stage.connect()
+  await stage.state(ID, 'killed')
+  await stage.state(OTHER, 'orphaned')
+  await cli.call('log.sync', {})
+  const reasons = [...readEvents(logDir(stage.paths))]
+    .map(({ json }) => JSON.parse(json))
+    .filter((event) => event.ambit.kind === 'session.end')
+    .map((event) => [event.ambit.session, event.message])
+  assert.deepEqual(reasons, [
+    [ID, 'session killed: ambit run died without a word'],
+    [OTHER, 'session killed: the machine went down'],
+  ])
+})
+
 test('a killed daemon loses its sessions at once; the next one takes up the living and ends the dead', async (t) => {
   const stage = new Stage(t)
   stage.session(ID)
