@@ -32,7 +32,10 @@ const CHECKS: Readonly<Record<string, Check>> = {
     weight: 2,
     holds: (pid, as) => (as === 'root' ? null : /^0+$/.test(field(pid, 'CapEff')) || inOwnUserNamespace(pid)),
   },
-  'no core file': { weight: 1, holds: (pid) => /^Max core file size\s+0\s+0\s/m.test(text(pid, 'limits')) },
+  'no core file': {
+    weight: 1,
+    holds: (pid) => /^Max core file size\s+[01]\s+[01]\s/m.test(text(pid, 'limits')),
+  },
   'not to be looked into': {
     weight: 1,
     holds: (pid, as) => (as === 'root' ? null : statSync(`/proc/${pid}/fd`).uid !== uidOf(pid)),

@@ -28,6 +28,11 @@ pub const fn argument(index: u32) -> u32 {
     16 + 8 * index + low
 }
 
+/// Offset of the other half, for arguments that are pointers.
+pub const fn high_half(index: u32) -> u32 {
+    argument(index) ^ 4
+}
+
 pub fn load(offset: u32) -> Instruction {
     Instruction { code: LOAD, jt: 0, jf: 0, k: offset }
 }

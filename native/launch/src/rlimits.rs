@@ -6,7 +6,8 @@ use crate::sys;
 /// `tasks` counts threads, per uid and user namespace since Linux 5.14, so it is the session's own count: the hard
 /// wall behind the watchdog's finer one.
 pub fn set(tasks: u64, open_files: u64) -> io::Result<()> {
-    limit(libc::RLIMIT_CORE, 0)?;
+    // The agent may not lower it either: rules.rs.
+    ambit_shared::lockdown::no_core()?;
     // What sound servers are given: an agent with it would come before everything else on the machine.
     limit(libc::RLIMIT_RTPRIO, 0)?;
     limit(libc::RLIMIT_NICE, 0)?;

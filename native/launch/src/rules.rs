@@ -1,6 +1,6 @@
 //! Calls of the filter whose arguments decide. The kernel takes flags, commands and families as 32-bit values, so the
 //! rules look at low halves (CVE-2019-10063).
-use crate::bpf::{Instruction, JUMP_EQUAL, JUMP_SET, and, answer, argument, jump, load};
+use crate::bpf::{Instruction, JUMP_EQUAL, JUMP_SET, and, answer, argument, high_half, jump, load};
 use crate::seccomp::{ALLOW, EPERM, errno};
 
 /// NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET, NEWNS.
@@ -24,6 +24,8 @@ pub fn rules(pinned: bool) -> Vec<(libc::c_long, Rule)> {
         (libc::SYS_prctl, admit_values(0, PROCESS_CONTROLS, errno(libc::EINVAL))),
         (libc::SYS_personality, admit_values(0, &PERSONALITIES, EPERM)),
         (libc::SYS_mknodat, no_devices(2)),
+        (libc::SYS_prlimit64, keep_core_limit()),
+        (libc::SYS_setrlimit, admit_others(0, libc::RLIMIT_CORE as u32, DONE)),
         (libc::SYS_sched_setaffinity, vec![answer(affinity)]),
     ];
     #[cfg(target_arch = "x86_64")]
@@ -110,6 +112,30 @@ fn admit_values(index: u32, values: &[u32], refusal: u32) -> Rule {
 /// Masks, never compares: further bits must not open the door.
 fn refuse_bits(index: u32, bits: u32) -> Rule {
     vec![load(argument(index)), jump(JUMP_SET, bits, 0, 1), answer(EPERM), answer(ALLOW)]
+}
+
+/// The call is not made, and says that it was.
+const DONE: u32 = errno(0);
+
+fn admit_others(index: u32, value: u32, instead: u32) -> Rule {
+    vec![load(argument(index)), jump(JUMP_EQUAL, value, 0, 1), answer(instead), answer(ALLOW)]
+}
+
+/// A program that lowers its core limit to 0, as many do, would have the host's crash handler run on it where
+/// `core_pattern` is a pipe (ambit_shared::lockdown::no_core). It is told that it did: that no core is written is true.
+/// Who also asks for the old limit must get an answer, so EPERM, as for a limit that may not be raised.
+fn keep_core_limit() -> Rule {
+    let is_null = |index: u32, null: Rule, other: Rule| -> Rule {
+        let mut rule = vec![load(argument(index)), jump(JUMP_EQUAL, 0, 0, 2 + null.len() as u8)];
+        rule.extend([load(high_half(index)), jump(JUMP_EQUAL, 0, 0, null.len() as u8)]);
+        rule.extend(null);
+        rule.extend(other);
+        rule
+    };
+    let set = is_null(3, vec![answer(DONE)], vec![answer(EPERM)]);
+    let mut rule = vec![load(argument(1)), jump(JUMP_EQUAL, libc::RLIMIT_CORE as u32, 1, 0), answer(ALLOW)];
+    rule.extend(is_null(2, vec![answer(ALLOW)], set));
+    rule
 }
 
 /// Regular files, FIFOs and sockets.

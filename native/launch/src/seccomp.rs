@@ -226,6 +226,21 @@ mod tests {
     }
 
     #[test]
+    fn keeps_the_core_limit_whatever_is_asked() {
+        let core = u64::from(libc::RLIMIT_CORE);
+        for new in [8u64, 1 << 32] {
+            assert_eq!(ask(libc::SYS_prlimit64, &[0, core, new, 0]), errno(0), "said to be done");
+            assert_eq!(ask(libc::SYS_prlimit64, &[7, core | 1 << 40, new, 0]), errno(0));
+            assert_eq!(ask(libc::SYS_prlimit64, &[0, core, new, 1 << 32]), EPERM);
+            assert_eq!(ask(libc::SYS_prlimit64, &[0, core, new, 8]), EPERM);
+            assert_eq!(ask(libc::SYS_prlimit64, &[0, u64::from(libc::RLIMIT_STACK), new, 0]), ALLOW);
+        }
+        assert_eq!(ask(libc::SYS_prlimit64, &[0, core, 0, 8]), ALLOW, "asking");
+        assert_eq!(ask(libc::SYS_setrlimit, &[core, 8]), errno(0));
+        assert_eq!(ask(libc::SYS_setrlimit, &[u64::from(libc::RLIMIT_NOFILE), 8]), ALLOW);
+    }
+
+    #[test]
     fn keeps_pinned_sessions_on_their_cpus() {
         let number = libc::SYS_sched_setaffinity as u32;
         assert_eq!((ask_as(NATIVE, number, &[], false), ask_as(NATIVE, number, &[], true)), (ALLOW, EPERM));

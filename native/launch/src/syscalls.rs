@@ -38,7 +38,7 @@ pub const COMMON: &[c_long] = calls! {
     SYS_get_robust_list SYS_splice SYS_tee SYS_vmsplice SYS_utimensat SYS_epoll_pwait
     SYS_timerfd_create SYS_fallocate SYS_timerfd_settime SYS_timerfd_gettime SYS_accept4 SYS_signalfd4
     SYS_eventfd2 SYS_epoll_create1 SYS_dup3 SYS_pipe2 SYS_inotify_init1 SYS_preadv SYS_pwritev
-    SYS_rt_tgsigqueueinfo SYS_recvmmsg SYS_prlimit64 SYS_syncfs SYS_sendmmsg SYS_getcpu SYS_sched_setattr
+    SYS_rt_tgsigqueueinfo SYS_recvmmsg SYS_syncfs SYS_sendmmsg SYS_getcpu SYS_sched_setattr
     SYS_sched_getattr SYS_renameat2 SYS_seccomp SYS_getrandom SYS_memfd_create SYS_execveat SYS_membarrier
     SYS_mlock2 SYS_copy_file_range SYS_preadv2 SYS_pwritev2 SYS_pkey_mprotect SYS_pkey_alloc SYS_pkey_free
     SYS_statx SYS_rseq SYS_pidfd_send_signal SYS_pidfd_open SYS_close_range SYS_openat2 SYS_faccessat2
@@ -53,7 +53,7 @@ pub const OLDER: &[c_long] = calls! {
     SYS_vfork SYS_getdents SYS_rename SYS_mkdir SYS_rmdir SYS_creat SYS_link SYS_unlink SYS_symlink SYS_readlink
     SYS_chmod SYS_chown SYS_lchown SYS_getpgrp SYS_utime SYS_arch_prctl SYS_time SYS_set_thread_area
     SYS_get_thread_area SYS_epoll_create SYS_epoll_wait SYS_utimes SYS_inotify_init SYS_futimesat SYS_signalfd
-    SYS_eventfd SYS_renameat SYS_getrlimit SYS_setrlimit SYS_sync_file_range
+    SYS_eventfd SYS_renameat SYS_getrlimit SYS_sync_file_range
 };
 /// libc does not name these for arm64, which has them (include/uapi/asm-generic/unistd.h).
 #[cfg(target_arch = "aarch64")]
@@ -61,7 +61,6 @@ pub const OLDER: &[c_long] = &[
     38,  // renameat
     84,  // sync_file_range
     163, // getrlimit
-    164, // setrlimit
 ];
 
 /// Numbers above 423 are the same everywhere; libc does not name all of them yet.

@@ -65,6 +65,8 @@ pub fn run(path: &Path) -> i32 {
 fn open(path: &Path, control: &Control) -> Result<World> {
     die_with_parent()?;
     rlimits::raise_open_files().context("raising the limit of open files")?;
+    // Whatever it starts inherits that: gVisor and QEMU, too, which a guest may bring to a crash.
+    ambit_shared::lockdown::no_core().context("limiting core files")?;
     // Blocked from here on in every thread; children get fresh masks at exec.
     let signals = sys::signal_fd(&session::SIGNALS).context("taking signals")?;
     let spec = LaunchSpec::read(path)?;

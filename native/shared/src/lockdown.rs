@@ -91,16 +91,29 @@ pub fn lock() -> io::Result<()> {
 
 /// Set-user-id programs gain nothing when this process starts them, and no memory of it is written to a core file.
 pub fn no_new_privileges() -> io::Result<()> {
-    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: plain numbers and a valid structure.
+    // SAFETY: plain numbers.
+    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    no_core()
+}
+
+/// A crash leaves no core file and starts no handler. One byte is less than any core, and where `core_pattern` is a
+/// pipe it is the one limit that the kernel obeys (fs/coredump.c); 0 would start the handler. Who had the hard limit 0
+/// before keeps it.
+pub fn no_core() -> io::Result<()> {
+    let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: valid structures.
     unsafe {
-        if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
-            || libc::setrlimit(libc::RLIMIT_CORE, &none) != 0
-        {
-            return Err(io::Error::last_os_error());
+        let byte = libc::rlimit { rlim_cur: 1, rlim_max: 1 };
+        if libc::setrlimit(libc::RLIMIT_CORE, &byte) == 0 {
+            return Ok(());
+        }
+        if libc::getrlimit(libc::RLIMIT_CORE, &mut old) == 0 && old.rlim_max == 0 {
+            return Ok(());
         }
     }
-    Ok(())
+    Err(io::Error::last_os_error())
 }
 
 #[cfg(test)]
