@@ -1,5 +1,5 @@
 """traces.py USERS PIDS TARGET...: whom a process may trace that stands where a gVisor Sentry does: in the user namespace
-of the process USERS and the pid namespace of PIDS, with their uid and no right but CAP_SYS_PTRACE. Prints one line of JSON:
+of the process USERS and the pid namespace of PIDS, with their uid and the most capabilities that one has. Prints one line of JSON:
 for each TARGET, as that pid namespace counts, "traced" or an errno's name; and for "user namespace" whether it makes one.
 """
 import ctypes
@@ -10,7 +10,9 @@ import sys
 
 libc = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWUSER, CLONE_NEWPID = 0x10000000, 0x20000000
-SEIZE, CAP_SYS_PTRACE = 0x4206, 19
+SEIZE = 0x4206
+# NET_BIND_SERVICE, NET_ADMIN, SYS_PTRACE, SETFCAP
+CAPABILITIES = 10, 12, 19, 31
 
 
 def asked(returned, done):
@@ -22,11 +24,11 @@ def must(returned, what):
         sys.exit(f"{what}: {os.strerror(ctypes.get_errno())}")
 
 
-def keep_only_ptrace():
+def keep_the_sentrys():
     class Header(ctypes.Structure):
         _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
 
-    kept = 1 << CAP_SYS_PTRACE
+    kept = sum(1 << capability for capability in CAPABILITIES)
     must(libc.capset(ctypes.byref(Header(0x20080522, 0)), (ctypes.c_uint32 * 6)(kept, kept)), "capset")
 
 
@@ -53,7 +55,7 @@ if inner is not None:
     must(libc.setns(inner, CLONE_NEWUSER), "entering the user namespace")
 os.setresgid(0, 0, 0)
 os.setresuid(0, 0, 0)
-keep_only_ptrace()
+keep_the_sentrys()
 answers = {target: trace(int(target)) for target in targets}
 answers["user namespace"] = asked(libc.unshare(CLONE_NEWUSER), "made")
 print(json.dumps(answers), flush=True)

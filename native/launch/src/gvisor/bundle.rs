@@ -96,7 +96,7 @@ pub fn config(spec: &LaunchSpec, mounts: &[Mount]) -> Value {
     // A user namespace of the Sentry's own, and one of the Gofer's: neither has a right over what else stands in the
     // cell, which on the ptrace platform shares a pid namespace with the Sentry.
     let namespaces = ["pid", "mount", "ipc", "uts", "user"].map(|kind| json!({ "type": kind }));
-    let mapping = json!([{ "containerID": 0, "hostID": 0, "size": 1 }]);
+    let same = json!([{ "containerID": 0, "hostID": 0, "size": 1 }]);
     let limit = |kind: &str, value: u64| json!({ "type": kind, "soft": value, "hard": value });
     json!({
         "ociVersion": "1.0.2",
@@ -119,7 +119,7 @@ pub fn config(spec: &LaunchSpec, mounts: &[Mount]) -> Value {
             ],
         },
         "mounts": guest_mounts(spec, mounts),
-        "linux": { "namespaces": namespaces, "uidMappings": mapping, "gidMappings": mapping },
+        "linux": { "namespaces": namespaces, "uidMappings": same, "gidMappings": same },
     })
 }
 

@@ -10,7 +10,7 @@ use super::trace::Trace;
 use crate::cell_end::{Cell, Stdio};
 use crate::control::{Control, ControlState, Orders};
 use crate::failure::{Context, Failure, Result};
-use crate::inside::{capabilities, field, seen};
+use crate::inside::{field, seen};
 use crate::namespaces;
 use crate::sys;
 
@@ -165,8 +165,9 @@ fn sentry_confined(sentry: &Path, others: &[PathBuf]) -> ControlState {
         .collect();
     let filtered = !threads.is_empty() && threads.iter().all(|status| field(status, "Seccomp") == "2");
     let powerless = threads.iter().all(|status| {
-        let sets = capabilities(status, &["CapEff", "CapPrm"]);
-        matches!(sets.state, crate::control::State::Fully) || field(status, "CapEff") == PTRACE_ONLY
+        ["CapEff", "CapPrm"]
+            .iter()
+            .all(|set| u64::from_str_radix(field(status, set), 16).is_ok_and(|held| held & !OVER_NOBODY == 0))
     });
     let names = fs::read_dir(sentry.join("root"));
     let bare = names.is_ok_and(|names| {
@@ -177,14 +178,16 @@ fn sentry_confined(sentry: &Path, others: &[PathBuf]) -> ControlState {
     let own = namespace(sentry, "user");
     let apart = others.iter().all(|other| !own.is_empty() && namespace(other, "user") != own);
     let detail = format!(
-        "seccomp on {} threads: {filtered}; no capabilities: {powerless}; bare root: {bare}; a user namespace of its own: {apart}",
+        "seccomp on {} threads: {filtered}; bare root: {bare}; a user namespace of its own: {apart}, and capabilities over nobody else: {powerless}",
         threads.len()
     );
     seen("sentry-confined", filtered && powerless && bare && apart, &detail)
 }
 
-/// CAP_SYS_PTRACE in the cell's user namespace, which the ptrace platform needs.
-const PTRACE_ONLY: &str = "0000000000080000";
+/// What a Sentry may hold in a user namespace in which nobody else is and which owns no network: CAP_SYS_PTRACE, which
+/// the ptrace platform needs; CAP_SETFCAP, which it is given because its guest is (bundle.rs); CAP_NET_BIND_SERVICE and
+/// CAP_NET_ADMIN, which newer versions keep for the host's network.
+const OVER_NOBODY: u64 = 1 << 10 | 1 << 12 | 1 << 19 | 1 << 31;
 
 fn gofer_confined(gofer: &Path, sentry: &Path) -> ControlState {
     let filtered = field(&status(gofer), "Seccomp") == "2";
