@@ -25,7 +25,7 @@ pub fn rules(pinned: bool) -> Vec<(libc::c_long, Rule)> {
         (libc::SYS_personality, admit_values(0, &PERSONALITIES, EPERM)),
         (libc::SYS_mknodat, no_devices(2)),
         (libc::SYS_prlimit64, keep_core_limit()),
-        (libc::SYS_setrlimit, admit_others(0, libc::RLIMIT_CORE as u32, DONE)),
+        (libc::SYS_setrlimit, admit_others(0, libc::RLIMIT_CORE, DONE)),
         (libc::SYS_sched_setaffinity, vec![answer(affinity)]),
     ];
     #[cfg(target_arch = "x86_64")]
@@ -133,7 +133,7 @@ fn keep_core_limit() -> Rule {
         rule
     };
     let set = is_null(3, vec![answer(DONE)], vec![answer(EPERM)]);
-    let mut rule = vec![load(argument(1)), jump(JUMP_EQUAL, libc::RLIMIT_CORE as u32, 1, 0), answer(ALLOW)];
+    let mut rule = vec![load(argument(1)), jump(JUMP_EQUAL, libc::RLIMIT_CORE, 1, 0), answer(ALLOW)];
     rule.extend(is_null(2, vec![answer(ALLOW)], set));
     rule
 }
