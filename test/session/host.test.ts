@@ -1,10 +1,10 @@
 /** A warm start is as a cold one, serves only whoever is like it, and takes nothing from session to session. */
 import assert from 'node:assert/strict'
-import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, rmSync, statSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { eventually, processesWith } from '../support/processes.ts'
+import { commandOf, eventually, processesWith } from '../support/processes.ts'
 import { describe, Stage } from '../support/stage.ts'
 import { type As, unavailable } from '../support/users.ts'
 
@@ -18,9 +18,7 @@ function waiting(stage: Stage): number | null {
 }
 
 const hosts = (stage: Stage): readonly number[] =>
-  processesWith(stage.root).filter((pid) =>
-    readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('session-host'),
-  )
+  processesWith(stage.root).filter((pid) => commandOf(pid).includes('session-host'))
 
 async function warmStage(as: As): Promise<Stage> {
   const stage = new Stage(as, { files: { 'notes.txt': 'notes' } })
@@ -202,7 +200,7 @@ for (const as of ['user', 'root'] as const) {
     const stage = await warmStage(as)
     assert.equal(hosts(stage).length, 1)
     for (const pid of processesWith(stage.root))
-      if (readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('ambitd.cjs')) process.kill(pid, 'SIGKILL')
+      if (commandOf(pid).includes('ambitd.cjs')) process.kill(pid, 'SIGKILL')
     assert.ok(await eventually(() => hosts(stage).length === 0))
     // Its socket is left, and nobody's: the next start is a cold one.
     const next = await stage.session(['true'])
