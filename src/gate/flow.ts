@@ -31,7 +31,9 @@ export class Flow implements FlowTarget {
   bytesOut = 0
   bytesIn = 0
   readonly #gate: GateContext
+  /** What this flow has used last, and all that is on record for it. */
   #upstream: Dialled | undefined
+  readonly #recorded = new WeakSet<Dialled>()
   #target: Target | undefined
   #ended = false
 
@@ -53,6 +55,9 @@ export class Flow implements FlowTarget {
   opened(dialled: Dialled | undefined, rule: string): void {
     if (!dialled || dialled === this.#upstream) return
     this.#upstream = dialled
+    // Kept connections are shared: flows that are served in turns get each other's again and again.
+    if (this.#recorded.has(dialled)) return
+    this.#recorded.add(dialled)
     const { address, port, tls } = dialled
     this.#gate.monitor.record({ k: 'net.open', flow: this.id, host: this.host, address, port, rule, tls })
   }

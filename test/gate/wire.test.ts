@@ -256,6 +256,24 @@ test('a server that breaks off in mid-upload is a refusal that the client gets t
   await broken.close()
 })
 
+test('connections that serve two clients in turns are on record once for each client', async () => {
+  const bench = await startBench(planAt(upstream.port))
+  await acquainted(bench)
+  const before = bench.of('net.open').length
+  const request = `GET / HTTP/1.1\nHost: ${HOST}\n\n`
+  const clients = await Promise.all([open(bench, request), open(bench, request)])
+  for (let turn = 2; turn <= 20; turn++) {
+    for (const { socket } of clients) socket.write(request.replaceAll('\n', '\r\n'))
+    await until(() => clients.every(({ text }) => text().split('hello').length > turn))
+  }
+  const opened = bench.of('net.open').slice(before)
+  assert.equal(new Set(opened.map(({ flow }) => flow)).size, 2)
+  // Each client may get each connection that there is; a few are replaced at the beginning.
+  assert.ok(opened.length <= 8, `${opened.length} records of 40 requests`)
+  for (const { socket } of clients) socket.destroy()
+  await bench.close()
+})
+
 test('a client that ends or breaks off in mid-upload is no whole request', async () => {
   const bench = await startBench(planAt(upstream.port))
   await acquainted(bench)
