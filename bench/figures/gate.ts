@@ -44,7 +44,7 @@ export const gate: Figure = {
   async run(bench) {
     const upstream = await startUpstream(bench)
     const ways = WAYS.map(({ name, open }) => ({ name, way: open(bench, upstream) }))
-    for (const { way } of ways) await way.catch(() => undefined)
+    await Promise.allSettled(ways.map(({ way }) => way))
     const columns: Column[] = []
     for (const workload of WORKLOADS) {
       bench.say(workload.titles.join(', '))

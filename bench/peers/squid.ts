@@ -40,7 +40,8 @@ export async function startSquid(bench: Bench, upstreamCa: string): Promise<Prox
     if (await answers(port)) return { url: `http://127.0.0.1:${port}`, ca, pid: child.pid ?? -1 }
     await new Promise((resolve) => setTimeout(resolve, 50))
   }
-  throw new Error(`squid did not start: ${complaint.trim().split('\n').at(-1) ?? ''}`)
+  const lines = complaint.trim().split('\n')
+  throw new Error(`squid did not start: ${lines.find((line) => line.includes('FATAL')) ?? lines.at(-1) ?? ''}`)
 }
 
 const configuration = (dir: string, port: number, ca: string, helper: string, upstreamCa: string): string => `
