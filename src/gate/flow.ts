@@ -31,9 +31,10 @@ export class Flow implements FlowTarget {
   bytesOut = 0
   bytesIn = 0
   readonly #gate: GateContext
-  /** What this flow has used last, and all that is on record for it. */
+  /** What this flow has used last. */
   #upstream: Dialled | undefined
-  readonly #recorded = new WeakSet<Dialled>()
+  /** All that is on record for it; most flows use one. */
+  #recorded: WeakSet<Dialled> | undefined
   #target: Target | undefined
   #ended = false
 
@@ -54,10 +55,11 @@ export class Flow implements FlowTarget {
   /** Records the upstream connection that this flow's requests use, once for each. */
   opened(dialled: Dialled | undefined, rule: string): void {
     if (!dialled || dialled === this.#upstream) return
-    this.#upstream = dialled
     // Kept connections are shared: flows that are served in turns get each other's again and again.
-    if (this.#recorded.has(dialled)) return
-    this.#recorded.add(dialled)
+    if (this.#upstream) this.#recorded ??= new WeakSet([this.#upstream])
+    this.#upstream = dialled
+    if (this.#recorded?.has(dialled)) return
+    this.#recorded?.add(dialled)
     const { address, port, tls } = dialled
     this.#gate.monitor.record({ k: 'net.open', flow: this.id, host: this.host, address, port, rule, tls })
   }
