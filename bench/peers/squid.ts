@@ -41,7 +41,9 @@ export async function startSquid(bench: Bench, upstreamCa: string): Promise<Prox
     await new Promise((resolve) => setTimeout(resolve, 50))
   }
   const lines = complaint.trim().split('\n')
-  throw new Error(`squid did not start: ${lines.find((line) => line.includes('FATAL')) ?? lines.at(-1) ?? ''}`)
+  throw new Error(
+    `squid did not start: ${lines.find((line) => line.includes('FATAL')) ?? lines.at(-1) ?? ''}`,
+  )
 }
 
 const configuration = (dir: string, port: number, ca: string, helper: string, upstreamCa: string): string => `
