@@ -22,7 +22,7 @@ export interface Ahead {
 const DOUBT_MS = 200
 
 /** Of the reader or its disk at the moment: says nothing of the journal, which is there. */
-const PASSING = ['EMFILE', 'ENFILE', 'ENOMEM', 'EIO', 'EAGAIN', 'EINTR']
+const PASSING = ['EMFILE', 'ENFILE', 'ENOMEM', 'EAGAIN', 'EINTR']
 
 /** A cursor on one journal file, which may not exist yet. */
 export class Follower {

@@ -54,7 +54,10 @@ export class Sequencer {
     return this.#sessions.get(id)?.counters ?? {}
   }
 
-  /** Sequences all that journals hold now; signs a checkpoint if anything was new. Rejects with ERR_LOG_FAILED. */
+  /**
+   * Sequences all that journals hold now; signs a checkpoint if anything was new. Rejects with ERR_LOG_FAILED, or with
+   * the system's error where a journal cannot be opened at the moment: nothing is lost, and the next call reads on.
+   */
   sequence(): Promise<Head> {
     return this.#urgently(() => this.#sequenceAll(AT_ONCE))
   }
