@@ -9,8 +9,10 @@ import type { Readable } from 'node:stream'
 
 const LEAST_ROOM = 4096
 const MOST_ROOM = 65_536
-/** Node's own buffers for small things are as large: a piece of one keeps no more. */
-const POOL = 8192
+/** A piece may wait as it came when the memory that it lies in is at most so many times its bytes. */
+const MOST_KEPT = 4
+
+const keepsLittle = (chunk: Buffer): boolean => chunk.buffer.byteLength <= MOST_KEPT * chunk.length
 
 /** Bytes in the order in which they came, close together. */
 export class Backlog {
@@ -22,8 +24,8 @@ export class Backlog {
   add(chunk: Buffer): void {
     const first = this.length === 0
     this.length += chunk.length
-    // One piece that keeps nothing else may stay as it is.
-    if (first && chunk.buffer.byteLength <= Math.max(POOL, 2 * chunk.length)) this.#pieces.push(chunk)
+    // One piece that keeps little else may stay as it is.
+    if (first && keepsLittle(chunk)) this.#pieces.push(chunk)
     else this.#copy(chunk)
   }
 
@@ -57,7 +59,7 @@ export class Backlog {
 }
 
 const GATHERED = Symbol('gathered')
-/** Pieces of Node's that may wait as they came: a stream that stopped at the first one would pass bulk more slowly. */
+/** Large pieces that may wait as they came: a stream that stopped at the first one would pass bulk more slowly. */
 const MOST_PIECES = 8
 
 /**
@@ -79,7 +81,8 @@ export function gather(stream: Readable & { [GATHERED]?: true }): void {
       return push(null)
     }
     if (stream.readableLength === 0) pieces = 0
-    if (waiting.length === 0 && (stream.readableFlowing || pieces++ < MOST_PIECES)) return push(chunk)
+    const passes = stream.readableFlowing || (keepsLittle(chunk) && pieces++ < MOST_PIECES)
+    if (waiting.length === 0 && passes) return push(chunk)
     waiting.add(chunk)
     return false
   }
@@ -88,9 +91,11 @@ export function gather(stream: Readable & { [GATHERED]?: true }): void {
   stream.once('close', () => waiting.take())
 }
 
-/** Where bytes go: `done` is called once these are out of the sink's hands, with the error that kept them from that. */
+/** Called once, when bytes are out of a sink's hands: sent, dropped, or with the error that kept them. */
+export type Done = (error?: Error | null) => void
+
 export interface Sink {
-  write(chunk: Buffer, encoding?: undefined, done?: (error?: Error | null) => void): boolean
+  write(chunk: Buffer, encoding?: undefined, done?: Done): boolean
   end(): unknown
 }
 

@@ -12,6 +12,8 @@ export class FrameScrubber extends Transform {
   #head: Buffer = Buffer.alloc(0)
   /** Bytes of the current payload still to come. */
   #left = 0
+  /** What goes on of the piece that is read. */
+  #out: Buffer[] = []
 
   /** Null when there is nothing to look for. */
   static for(injection: Injection | null): FrameScrubber | null {
@@ -28,7 +30,10 @@ export class FrameScrubber extends Transform {
     try {
       for (let rest = chunk; rest.length > 0; )
         rest = this.#left === 0 ? this.#readHead(rest) : this.#readPayload(rest)
-      done()
+      // In one piece: a frame may be two bytes, and each piece costs hundreds.
+      const out = this.#out
+      this.#out = []
+      done(null, out.length === 1 ? out[0] : Buffer.concat(out))
     } catch (error) {
       done(error as Error)
     }
@@ -45,16 +50,16 @@ export class FrameScrubber extends Transform {
     }
     this.#head = Buffer.alloc(0)
     this.#left = payloadLength(head)
-    this.push(head.subarray(0, length))
+    this.#out.push(head.subarray(0, length))
     return bytes.subarray(length - before)
   }
 
   #readPayload(bytes: Buffer): Buffer {
     const piece = bytes.subarray(0, this.#left)
     this.#left -= piece.length
-    this.push(this.#masker.feed(piece))
+    this.#out.push(this.#masker.feed(piece))
     // A frame ends here: nothing of it may be kept back, or its message would never be whole.
-    if (this.#left === 0) this.push(this.#masker.end())
+    if (this.#left === 0) this.#out.push(this.#masker.end())
     return bytes.subarray(piece.length)
   }
 }

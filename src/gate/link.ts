@@ -8,7 +8,7 @@ import { EventEmitter } from 'node:events'
 // Node shows its binding of llhttp by this name only. Node is pinned, and every test of forwarding fails without it.
 import { HTTPParser } from 'node:_http_common'
 import { Readable } from 'node:stream'
-import { Backlog, gather, type Sink } from './backlog.ts'
+import { Backlog, type Done, gather } from './backlog.ts'
 import { UpstreamError } from './upstream.ts'
 import { type Passed, type Pipe, WireSocket } from './wire.ts'
 
@@ -168,13 +168,17 @@ export class Link extends EventEmitter {
   }
 
   /** A piece of the body, framed as declared. False: wait for `drain`. */
-  write(chunk: Buffer, _encoding?: undefined, done?: Parameters<Sink['write']>[2]): boolean {
-    if (this.#dead || this.#ended || chunk.length === 0) return true
+  write(chunk: Buffer, _encoding?: undefined, done?: Done): boolean {
+    if (this.#dead || this.#ended || chunk.length === 0) {
+      done?.()
+      return true
+    }
     if (this.#sent?.length === null) return this.#writeChunked(chunk, done)
     this.#left -= chunk.length
     // More than was declared would be read as another request.
     if (this.#left >= 0) return this.socket.write(chunk, undefined, done)
     this.destroy()
+    done?.()
     return true
   }
 
@@ -235,7 +239,7 @@ export class Link extends EventEmitter {
     this.socket.write(head, 'latin1')
   }
 
-  #writeChunked(chunk: Buffer, done: Parameters<Sink['write']>[2]): boolean {
+  #writeChunked(chunk: Buffer, done: Done | undefined): boolean {
     this.socket.cork()
     this.socket.write(`${chunk.length.toString(16)}\r\n`, 'latin1')
     this.socket.write(chunk)

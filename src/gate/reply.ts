@@ -1,7 +1,7 @@
 /** An HTTP/1.1 answer to a client, framed by us: what the inlet's exchanges answer with. */
 import { EventEmitter } from 'node:events'
 import { STATUS_CODES } from 'node:http'
-import type { Sink } from './backlog.ts'
+import type { Done } from './backlog.ts'
 import { type Pipe, WireSocket } from './wire.ts'
 
 const TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/
@@ -11,7 +11,6 @@ const MOST_COPIED = 32_768
 
 /** How the end of a body is told: by length, by chunks, or there is none. */
 type Framing = 'length' | 'chunks' | 'none'
-type Done = Parameters<Sink['write']>[2]
 
 /** Emits `drain` like the socket that it writes to, and `close` once it is whole or the connection is gone. */
 export class Reply extends EventEmitter {
@@ -102,6 +101,7 @@ export class Reply extends EventEmitter {
     // More than was announced would be read as the next answer.
     if (this.#left >= 0) return this.#send(this.#pending, chunk, '', done)
     this.destroy()
+    done?.()
     return true
   }
 

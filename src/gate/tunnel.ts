@@ -4,6 +4,7 @@
  */
 import type { Socket } from 'node:net'
 import type { NetworkRule } from '../profile/plan.ts'
+import { gather } from './backlog.ts'
 import { UploadMeter } from './budget.ts'
 import type { ClientHello } from './client-hello.ts'
 import type { GateContext } from './context.ts'
@@ -66,6 +67,8 @@ async function open(
   refuse: (reason: string) => void,
 ): Promise<void> {
   const { monitor } = gate
+  // What it says while the server is dialled waits.
+  gather(client)
   try {
     const id = monitor.request(flow.host)
     monitor.record({

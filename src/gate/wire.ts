@@ -195,17 +195,11 @@ export class WireSocket extends EventEmitter implements Pipe {
     return !this.destroyed && !this.#ending
   }
 
-  /** False: wait for `drain`. `done` is called at once: the bytes are copied. */
+  /** False: wait for `drain`. `done` is called before it returns: the bytes are copied by then. */
   write(chunk: Buffer | string, _encoding?: 'latin1', done?: () => void): boolean {
+    const room = this.#write(chunk)
     done?.()
-    if (!this.writable) return true
-    this.#touch()
-    const more = this.#corked > 0
-    const answer =
-      typeof chunk === 'string'
-        ? this.#native.writeText(this.id, chunk, more)
-        : this.#native.write(this.id, chunk, more)
-    return this.#answered(answer)
+    return room
   }
 
   /** Passes `size` bytes that have arrived here on to another connection. False: wait for its `drain`. */
@@ -332,6 +326,17 @@ export class WireSocket extends EventEmitter implements Pipe {
     this.ending = ending
     clearTimeout(this.#timer)
     this.#forget()
+  }
+
+  #write(chunk: Buffer | string): boolean {
+    if (!this.writable) return true
+    this.#touch()
+    const more = this.#corked > 0
+    const answer =
+      typeof chunk === 'string'
+        ? this.#native.writeText(this.id, chunk, more)
+        : this.#native.write(this.id, chunk, more)
+    return this.#answered(answer)
   }
 
   #answered(answer: number): boolean {

@@ -17,6 +17,10 @@ import { createServer as createTlsServer, type TLSSocket } from 'node:tls'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { Backlog, gather, Outlet } from '../../src/gate/backlog.ts'
+import type { Injection } from '../../src/gate/credential.ts'
+import { FrameScrubber } from '../../src/gate/frames.ts'
+import { Link } from '../../src/gate/link.ts'
+import { Reply } from '../../src/gate/reply.ts'
 import {
   ACK,
   DATA,
@@ -29,7 +33,7 @@ import {
   SETTINGS,
   UNKNOWN,
 } from './http2-peer.ts'
-import { type Bench, planOf, rule, startBench, testCa, tlsTo, until } from './harness.ts'
+import { type Bench, helloWithoutKey, planOf, rule, startBench, testCa, tlsTo, until } from './harness.ts'
 
 const HOST = 'api.example.com'
 const leaf = testCa.issue([HOST])
@@ -272,6 +276,40 @@ test('a tunnel whose client sends byte by byte while the session is stopped', as
   socket.destroy()
 })
 
+test('a tunnel whose client sends byte by byte while its server is asked for a certificate', async () => {
+  const came: Socket[] = []
+  const held = createTcpServer({ pauseOnConnect: true }, (socket) => {
+    socket.on('error', () => undefined)
+    came.push(socket)
+  })
+  const certified = createTlsServer(leaf, (socket) => socket.on('error', () => undefined))
+  const connect = { address: '127.0.0.1', port: await listen(held) }
+  const bench = await startBench(planOf([rule({ host: HOST, inspect: false, connect })]))
+  after(() => bench.close())
+  bench.aim((await bench.lookup(HOST)).addresses[0] ?? '', 443)
+  const hello = await helloWithoutKey(HOST)
+  const socket = connectTcp({ host: '127.0.0.1', port: bench.ports.tcp, noDelay: true })
+  socket.on('error', () => undefined)
+  socket.write(hello)
+  await until(() => came.length === 1)
+  const body = pattern(10_000)
+  const before = await kept()
+  for (let at = 0; at < body.length; at++) {
+    socket.write(body.subarray(at, at + 1))
+    await new Promise((resolve) => setImmediate(resolve))
+  }
+  const growth = (await kept()) - before
+  assert.ok(growth < MIB, `${growth} bytes more for ${body.length}`)
+  const [probe] = came
+  certified.emit('connection', probe)
+  await until(() => came.length === 2)
+  const chunks: Buffer[] = []
+  came[1]?.on('data', (chunk: Buffer) => chunks.push(chunk)).resume()
+  await until(() => Buffer.concat(chunks).length === hello.length + body.length)
+  assert.ok(Buffer.concat(chunks).equals(Buffer.concat([hello, body])))
+  socket.destroy()
+})
+
 test('messages of an open stream pass one by one, each way, for as long as it lives', async () => {
   const server = createSecureServer(leaf, (request, response) => {
     response.writeHead(200, { 'content-type': 'application/grpc' })
@@ -351,4 +389,37 @@ test('a stream that is read late, paused, read and ended gives all in order', as
   near.end()
   await new Promise((resolve) => far.once('end', resolve))
   assert.ok(Buffer.concat(seen).equals(body))
+})
+
+test('frames without a payload go on together', () => {
+  const injection = { needles: ['a secret of some length'] } as unknown as Injection
+  const scrubber = FrameScrubber.for(injection)
+  assert.ok(scrubber)
+  let pieces = 0
+  const bytes: Buffer[] = []
+  const { push } = scrubber
+  scrubber.push = (chunk: Buffer) => {
+    pieces++
+    bytes.push(chunk)
+    return push.call(scrubber, chunk)
+  }
+  const frames = Buffer.alloc(65_536, Buffer.from([0x81, 0]))
+  scrubber.write(frames)
+  assert.equal(pieces, 1)
+  assert.ok(Buffer.concat(bytes).equals(frames))
+})
+
+test('whoever writes to an exchange that is over is told that the bytes are out of hand', () => {
+  const [near] = duplexPair()
+  const pipe = near as unknown as Socket
+  const link = new Link(pipe, () => undefined)
+  const reply = new Reply(pipe, 'GET', undefined, () => undefined)
+  link.send({ method: 'POST', path: '/', headers: ['Content-Length', '1'], length: 1 }).catch(() => undefined)
+  reply.writeHead(200, ['Content-Length', '1'])
+  for (const sink of [link, reply]) {
+    let told = 0
+    // More than was declared, and then something on the connection that this broke.
+    for (const text of ['ab', 'c']) sink.write(Buffer.from(text), undefined, () => void told++)
+    assert.equal(told, 2, sink.constructor.name)
+  }
 })
