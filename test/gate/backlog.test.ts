@@ -84,16 +84,43 @@ const sent = (socket: Socket): Promise<void> => until(() => socket.writableLengt
 const alone = (byte: Buffer): Buffer =>
   Buffer.concat([frame(DATA, 0, 1, byte), frame(UNKNOWN, 0, 0, Buffer.alloc(16_384 - 19))])
 
-const UPLOADS = {
+interface ByteByByte {
+  readonly bytes: number
+  /** Bytes whose frames are one write. */
+  readonly together: number
+  readonly make: (byte: Buffer) => Buffer
+}
+
+const BODIES: Readonly<Record<string, ByteByByte>> = {
   'bytes in records of 16 KiB': { bytes: 3000, together: 1, make: alone },
   'a frame for each byte': {
     bytes: 200_000,
     together: 1000,
-    make: (byte: Buffer) => frame(DATA, 0, 1, byte),
+    make: (byte) => frame(DATA, 0, 1, byte),
   },
 }
 
-for (const [name, { bytes, together, make }] of Object.entries(UPLOADS))
+/** Sends a body of which the gate, that has `read` it, keeps little more than its bytes; answers with that body. */
+async function byteByByte(
+  socket: Socket,
+  read: () => Promise<unknown>,
+  { bytes, together, make }: ByteByByte,
+): Promise<Buffer> {
+  const body = pattern(bytes)
+  const before = await kept()
+  for (let at = 0; at < bytes; at += together) {
+    const pieces = Array.from(body.subarray(at, at + together), (byte) => make(Buffer.of(byte)))
+    socket.write(Buffer.concat(pieces))
+    if (at % 20_000 === 0) await read()
+  }
+  await read()
+  const growth = (await kept()) - before
+
+  assert.ok(growth < 8 * MIB, `${growth} bytes more for ${bytes}`)
+  return body
+}
+
+for (const [name, bodies] of Object.entries(BODIES))
   test(`HTTP/2: an upload of ${name} that its server does not read`, async () => {
     const server = createSecureServer({ ...leaf, settings: { initialWindowSize: 0 } })
     const arrived = new Promise<ServerHttp2Stream>((resolve) => server.on('stream', resolve))
@@ -103,19 +130,7 @@ for (const [name, { bytes, together, make }] of Object.entries(UPLOADS))
     socket.write(Buffer.concat([PREFACE, frame(SETTINGS, ACK, 0, Buffer.alloc(0))]))
     socket.write(frame(HEADERS, END_HEADERS, 1, requestHead(HOST, 'POST')))
     const stream = await arrived
-    const body = pattern(bytes)
-    const before = await kept()
-    for (let at = 0; at < bytes; at += together) {
-      const pieces = Array.from({ length: together }, (_, index) =>
-        make(body.subarray(at + index, at + index + 1)),
-      )
-      socket.write(Buffer.concat(pieces))
-      if (at % 20_000 === 0) await read()
-    }
-    await read()
-    const growth = (await kept()) - before
-
-    assert.ok(growth < 8 * MIB, `${growth} bytes more for ${bytes}`)
+    const body = await byteByByte(socket, read, bodies)
     const chunks: Buffer[] = []
     stream.on('data', (chunk: Buffer) => chunks.push(chunk))
     stream.session?.settings({ initialWindowSize: 65_535 })
@@ -124,7 +139,7 @@ for (const [name, { bytes, together, make }] of Object.entries(UPLOADS))
     assert.ok(Buffer.concat(chunks).equals(body))
     stream.respond({ ':status': 204 }, { endStream: true })
     await until(() => bench.of('http.response').length === 1)
-    assert.ok((bench.of('http.response')[0]?.bytesOut ?? 0) >= bytes)
+    assert.ok((bench.of('http.response')[0]?.bytesOut ?? 0) >= bodies.bytes)
     socket.destroy()
   })
 
@@ -144,7 +159,7 @@ async function unread(bench: Bench): Promise<{ read: () => Promise<Buffer>; clos
   return { read, close: () => session.destroy() }
 }
 
-for (const [name, { bytes, together, make }] of Object.entries(UPLOADS))
+for (const [name, bodies] of Object.entries(BODIES))
   test(`HTTP/2: an answer of ${name} that the agent does not read`, async () => {
     const server = createTlsServer({ ...leaf, ALPNProtocols: ['h2'] })
     const arrived = new Promise<TLSSocket>((resolve) => server.once('secureConnection', resolve))
@@ -158,19 +173,7 @@ for (const [name, { bytes, together, make }] of Object.entries(UPLOADS))
     await read()
     socket.write(frame(HEADERS, END_HEADERS, 1, Buffer.from([0x88])))
     const answer = await asked
-    const body = pattern(bytes)
-    const before = await kept()
-    for (let at = 0; at < bytes; at += together) {
-      const pieces = Array.from({ length: together }, (_, index) =>
-        make(body.subarray(at + index, at + index + 1)),
-      )
-      socket.write(Buffer.concat(pieces))
-      if (at % 20_000 === 0) await read()
-    }
-    await read()
-    const growth = (await kept()) - before
-
-    assert.ok(growth < 8 * MIB, `${growth} bytes more for ${bytes}`)
+    const body = await byteByByte(socket, read, bodies)
     socket.write(frame(DATA, 1, 1, Buffer.alloc(0)))
     assert.ok((await answer.read()).equals(body))
     answer.close()
