@@ -20,7 +20,9 @@ export class Barrier {
 
   /** Resolves when all records written before the call are durable. Rejects with ERR_JOURNAL_FAILED, then for ever. */
   async sync(): Promise<void> {
-    await Promise.all([this.#own.sync(), ...this.#others.map((other) => other.sync())])
+    const grown = this.#others.filter((other) => other.grown)
+    if (grown.length === 0) await this.#own.sync()
+    else await Promise.all([this.#own.sync(), ...grown.map((other) => other.sync())])
   }
 
   /** Closes the descriptors of the other journals; the own journal stays its owner's. */
@@ -39,6 +41,15 @@ class Follower {
 
   constructor(path: string) {
     this.#path = path
+  }
+
+  /** Something in it is not durable. @throws ERR_JOURNAL_FAILED when that cannot be told. */
+  get grown(): boolean {
+    try {
+      return this.#size() > this.#synced
+    } catch (error) {
+      throw this.#die(error)
+    }
   }
 
   async sync(): Promise<void> {

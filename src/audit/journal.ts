@@ -98,10 +98,8 @@ export class Journal {
     const want = this.#written
     this.#alive()
     while (this.#synced < want) {
-      this.#turn ??= this.#flush().finally(() => {
-        this.#turn = undefined
-      })
-      await this.#turn
+      if (this.#turn) await this.#turn
+      else await this.#begin()
     }
     this.#alive()
   }
@@ -138,15 +136,34 @@ export class Journal {
     if (failed !== 0) throw this.#die(systemError(failed))
   }
 
+  /** Whoever waits for a turn that another one began comes after this. */
+  async #begin(): Promise<void> {
+    const turn = this.#flush()
+    this.#turn = turn
+    try {
+      await turn
+    } finally {
+      this.#turn = undefined
+    }
+  }
+
   async #flush(): Promise<void> {
     this.#drain()
     const covered = this.#written
-    const name = this.#named ? [] : [syncDirectory(dirname(this.path))]
-    // Both to their end, whatever becomes of one: the descriptor may be closed after this.
-    for (const done of await Promise.allSettled([fdatasync(this.#fd), ...name]))
-      if (done.status === 'rejected') throw this.#die(done.reason)
-    this.#named = true
+    try {
+      if (this.#named) await fdatasync(this.#fd)
+      else await this.#flushNamed()
+    } catch (error) {
+      throw this.#die(error)
+    }
     this.#synced = covered
+  }
+
+  async #flushNamed(): Promise<void> {
+    // Both to their end, whatever becomes of one: the descriptor may be closed after this.
+    const both = await Promise.allSettled([fdatasync(this.#fd), syncDirectory(dirname(this.path))])
+    for (const done of both) if (done.status === 'rejected') throw done.reason
+    this.#named = true
   }
 
   #die(error: unknown): AmbitError {
