@@ -1,16 +1,18 @@
 /** Rejects with a TimeoutError when `work` takes longer than `ms`; the work's late result has no effect. */
-export async function withDeadline<T>(work: Promise<T>, ms: number): Promise<T> {
-  let timer: NodeJS.Timeout | undefined
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new DOMException('deadline', 'TimeoutError')), ms)
+export function withDeadline<T>(work: Promise<T>, ms: number): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => reject(new DOMException('deadline', 'TimeoutError')), ms)
+    work.then(
+      (value) => {
+        clearTimeout(timer)
+        resolve(value)
+      },
+      (error: Error) => {
+        clearTimeout(timer)
+        reject(error)
+      },
+    )
   })
-  try {
-    return await Promise.race([work, late])
-  } finally {
-    clearTimeout(timer)
-    // The loser of the race must not become an unhandled rejection.
-    work.catch(() => undefined)
-  }
 }
 
 /** Something that ends by itself when nothing happens any more. */

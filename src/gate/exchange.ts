@@ -70,28 +70,30 @@ export class Exchange implements Watched {
   /** Never rejects: what the client made us trip over ends its own exchange, not the session's supervisor. */
   async run(forward: Forward): Promise<void> {
     try {
-      await this.#run(forward)
+      const admitted = this.#begun()
+      if (admitted === null || !(await this.#recorded(admitted)) || this.#over) return
+      this.expectWithin(this.gate.monitor.deadlines.response)
+      try {
+        await forward(this, admitted)
+      } catch (error) {
+        const reason = error instanceof UpstreamError ? error.reason : 'upstream.failed'
+        this.refuse(refusal(reason, admitted.target.rule.id), admitted.inbound)
+      }
     } catch {
       cut(this.response)
       this.finish()
     }
   }
 
-  async #run(forward: Forward): Promise<void> {
-    const admitted =
-      this.gate.watch.size < MOST_EXCHANGES ? this.admit() : this.#refused(refusal('gate.too-many-exchanges'))
-    if (admitted === null) return
-    this.gate.watch.add(this)
+  #begun(): Admitted | null {
+    const { gate } = this
+    if (gate.watch.size >= MOST_EXCHANGES) return this.#refused(refusal('gate.too-many-exchanges'))
+    const admitted = this.admit()
+    if (admitted === null) return null
+    gate.watch.add(this)
     const events: EventEmitter = this.response
-    events.once('close', () => this.finish())
-    if (!(await this.#recorded(admitted)) || this.#over) return
-    this.expectWithin(this.gate.monitor.deadlines.response)
-    try {
-      await forward(this, admitted)
-    } catch (error) {
-      const reason = error instanceof UpstreamError ? error.reason : 'upstream.failed'
-      this.refuse(refusal(reason, admitted.target.rule.id), admitted.inbound)
-    }
+    events.on('close', () => this.finish())
+    return admitted
   }
 
   /** Reads and decides; null when the request has been refused. Touches nothing outside. */

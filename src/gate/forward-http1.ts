@@ -22,8 +22,10 @@ export function forwardHttp1(exchange: Exchange, admitted: Admitted): Promise<vo
 }
 
 async function attempt(exchange: Exchange, admitted: Admitted, mayRetry: boolean): Promise<void> {
+  const { links } = exchange.gate
   const bulk = (admitted.inbound.contentLength ?? 0) > BULK
-  const link = await exchange.gate.links.take(admitted.target, { fresh: !mayRetry, bulk })
+  const kept = mayRetry ? links.kept(admitted.target, bulk) : null
+  const link = kept ?? (await links.open(admitted.target))
   const head = headOf(admitted)
   // Over meanwhile: nothing was sent on it, so another request can have it.
   if (exchange.over) return link.giveBack()

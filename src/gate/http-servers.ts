@@ -1,5 +1,4 @@
 /** The HTTP servers that terminate clients' requests. They listen nowhere: connections are handed to them. */
-import type { EventEmitter } from 'node:events'
 import {
   createServer,
   type IncomingMessage,
@@ -15,7 +14,7 @@ import {
   type ServerHttp2Session,
 } from 'node:http2'
 import type { Socket } from 'node:net'
-import { type Duplex, Readable } from 'node:stream'
+import { type Duplex, Readable, Stream } from 'node:stream'
 import { gather } from './backlog.ts'
 import type { GateContext } from './context.ts'
 import { Exchange, type Forward } from './exchange.ts'
@@ -225,7 +224,8 @@ function exchangeOf(
     response.destroy()
     return null
   }
-  for (const events of [request, response] as readonly EventEmitter[]) events.on('error', () => undefined)
+  // Streams of Node's may break; the inlet's own have no errors.
+  for (const events of [request, response]) if (events instanceof Stream) events.on('error', () => undefined)
   return new Exchange(gate, flow, request, response)
 }
 

@@ -233,7 +233,6 @@ export class Inlet {
       this.#leave(bytes)
       return bytes.subarray(bytes.length)
     }
-    this.#parser.initialize(HTTPParser.REQUEST, {}, MAX_HEAD, HTTPParser.kLenientNone)
     if (!this.#served) this.#socket.setTimeout(this.#rules.idle)
     this.#served = true
     const { method, url, headers, length, agent } = parsed

@@ -151,18 +151,21 @@ export class Monitor {
    */
   commit(): Promise<void> {
     if (this.#next) return this.#next
-    const next = this.#current.then(endOfTurn).then(() => {
-      this.#next = null
-      return this.#durable()
-    })
+    const next = this.#commitAfter(this.#current)
     this.#next = next
-    // The following one starts whether or not this one fails: each says for itself what became of it.
-    this.#current = next.catch(() => undefined)
+    this.#current = next
     return next
   }
 
-  #durable(): Promise<void> {
-    return withDeadline(this.#options.barrier(), this.deadlines.barrier)
+  async #commitAfter(before: Promise<void>): Promise<void> {
+    try {
+      await before
+    } catch {
+      // Each says for itself what became of it.
+    }
+    await endOfTurn()
+    this.#next = null
+    await withDeadline(this.#options.barrier(), this.deadlines.barrier)
   }
 
   flow(): number {

@@ -26,14 +26,16 @@ export class LinkPool {
     this.#dialler = dialler
   }
 
-  /**
-   * A connection to the target; `fresh`: one that nobody has used; `bulk`: much will be sent, which is worth a native
-   * one. @throws UpstreamError
-   */
-  async take(target: Target, { fresh = false, bulk = false } = {}): Promise<Link> {
-    const idle = fresh ? undefined : this.#idle.get(target.key)
+  /** A kept connection to the target, if there is one; `bulk`: much will be sent, which is worth a native one. */
+  kept(target: Target, bulk: boolean): Link | null {
+    const idle = this.#idle.get(target.key)
     const native = bulk && this.#dialler.knows(target)
     for (let link = last(idle, native); link; link = last(idle, native)) if (!link.dead) return link
+    return null
+  }
+
+  /** A connection to the target that nobody has used. @throws UpstreamError */
+  async open(target: Target): Promise<Link> {
     return this.#link(target, await this.#dialler.openHttp1(target))
   }
 

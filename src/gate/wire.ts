@@ -220,12 +220,11 @@ export class WireSocket extends EventEmitter implements Pipe {
     if (this.destroyed || this.#front || !to.writable || to.#corked > 0) return null
     const answer = this.#native.answer(this.id, to.id, told)
     if (answer === UNUSUAL) return null
-    const [status = 0, headBytes = 0, bodyBytes = 0] = told
     this.bytesRead += this.#available
     this.#available = 0
     to.#touch()
     to.#answered(answer)
-    return { status, headBytes, bodyBytes }
+    return { status: told[0] ?? 0, headBytes: told[1] ?? 0, bodyBytes: told[2] ?? 0 }
   }
 
   cork(): void {

@@ -37,9 +37,9 @@ export class LabelWatch {
   poll(): readonly Label[] {
     this.#fd ??= open(this.#path)
     if (this.#fd === null) return NONE
-    const seen = new Set<Label>()
     const end = native().fileSize(this.#fd)
     if (end === this.#offset) return NONE
+    const seen = new Set<Label>()
     const buffer = Buffer.allocUnsafe(Math.min(Math.max(end - this.#offset, 0), 1 << 18))
     while (this.#offset < end) {
       const count = readSync(this.#fd, buffer, 0, buffer.length, this.#offset)
