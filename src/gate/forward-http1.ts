@@ -9,7 +9,7 @@ import { refusal } from './refuse.ts'
 import { Reply } from './reply.ts'
 import { cut, sendHead, sendTrailers } from './respond.ts'
 import { hasBody, type Opener, withoutCoding } from './opener.ts'
-import { BodyScrubber, isPlainTransfer } from './scrub.ts'
+import { BodyScrubber, isPlainTransfer, masked } from './scrub.ts'
 import { UpstreamError } from './upstream.ts'
 
 /** A body beyond this is worth a connection that it can be passed to natively. */
@@ -110,7 +110,6 @@ export function answered(exchange: Exchange, admitted: Admitted, answer: Source)
   exchange.status = answer.statusCode ?? 0
   exchange.scrubbed += head.scrubbed
   exchange.expectWithin(/^text\/event-stream/i.test(field(answer, 'content-type') ?? '') ? streamIdle : idle)
-  const scrubber = BodyScrubber.for(injection)
   let opener: Opener | null = null
   try {
     if (!isPlainTransfer(field(answer, 'transfer-encoding'))) throw new Error('an unknown transfer coding')
@@ -129,15 +128,17 @@ export function answered(exchange: Exchange, admitted: Admitted, answer: Source)
     cut(response)
     return Promise.resolve()
   }
-  const whole = scrubber || opener || !(answer instanceof Answer) ? null : answer.takeWhole()
+  const scrubbed = (): void => void exchange.scrubbed++
+  const whole = opener || !(answer instanceof Answer) ? null : answer.takeWhole()
   if (whole) {
-    for (const chunk of whole) {
+    for (const chunk of masked(whole, injection, scrubbed)) {
       moved(chunk.length)
       response.write(chunk)
     }
     ;(response as { end(): unknown }).end()
     return Promise.resolve()
   }
+  const scrubber = BodyScrubber.for(injection)
   return new Promise((resolve) => {
     answer.on('error', () => undefined)
     answer.on('close', () => {
@@ -145,7 +146,7 @@ export function answered(exchange: Exchange, admitted: Admitted, answer: Source)
       if (!answer.complete) cut(response)
       resolve()
     })
-    if (scrubber) scrubber.on('scrubbed', () => exchange.scrubbed++)
+    scrubber?.on('scrubbed', scrubbed)
     opener?.on('error', () => {
       exchange.refuse(refusal('upstream.failed', admitted.target.rule.id), inbound)
       answer.destroy()

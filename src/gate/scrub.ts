@@ -66,6 +66,17 @@ export class Masker {
   }
 }
 
+/** A whole body's pieces without the secrets in them; `onMasked` is called for each. Masks in place. */
+export function masked(
+  pieces: readonly Buffer[],
+  injection: Injection | null,
+  onMasked: () => void,
+): readonly Buffer[] {
+  if (!injection || injection.needles.length === 0) return pieces
+  const masker = new Masker(injection.needles, onMasked)
+  return [...pieces.map((piece) => masker.feed(piece)), masker.end()]
+}
+
 /** Emits `scrubbed` for each secret it masks. */
 export class BodyScrubber extends Transform {
   readonly #masker: Masker

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import { brotliCompressSync, deflateSync, gzipSync, zstdCompressSync } from 'node:zlib'
-import { BodyScrubber } from '../../src/gate/scrub.ts'
+import { BodyScrubber, masked } from '../../src/gate/scrub.ts'
 import type { CredentialPlan } from '../../src/profile/plan.ts'
 import { startUpstream } from '../fixtures/servers/upstream.ts'
 import { planOf, rule, startBench, testCa, until } from './harness.ts'
@@ -248,9 +248,16 @@ test('X-15: a secret split over chunks is masked, and nothing else is changed or
     const scrubber = BodyScrubber.for(injection) ?? assert.fail()
     let out = ''
     scrubber.on('data', (chunk: Buffer) => (out += chunk.toString()))
-    for (let at = 0; at < text.length; at += size) scrubber.write(text.slice(at, at + size))
+    const pieces: Buffer[] = []
+    for (let at = 0; at < text.length; at += size) pieces.push(Buffer.from(text.slice(at, at + size)))
+    for (const piece of pieces) scrubber.write(Buffer.from(piece))
     await new Promise((resolve) => scrubber.end(resolve))
     await new Promise((resolve) => setImmediate(resolve))
-    assert.equal(out, text.replaceAll(SECRET, '*'.repeat(SECRET.length)), String(size))
+    const clean = text.replaceAll(SECRET, '*'.repeat(SECRET.length))
+    assert.equal(out, clean, String(size))
+    let found = 0
+    const whole = masked(pieces, injection, () => found++)
+    assert.equal(Buffer.concat(whole).toString(), clean, `whole, ${size}`)
+    assert.equal(found, 3)
   }
 })
