@@ -20,7 +20,7 @@ export interface MachineReport {
 const NEEDS: Readonly<Record<RuntimeName, readonly string[]>> = {
   'os-sandbox': [],
   container: ['gVisor'],
-  microvm: ['QEMU', 'tap', 'image'],
+  microvm: ['QEMU', 'tap', 'image', 'swtpm'],
 }
 
 /** Tries each primitive that a runtime needs. Tries, not reads versions: a device that opens may still not work. */
@@ -38,17 +38,24 @@ export async function probeMachine(paths: Paths): Promise<MachineReport> {
     swtpm(),
   ]
   const probes = (await Promise.all(groups)).flat()
-  const lacking = (runtime: RuntimeName): string[] =>
-    probes
-      .filter((probe) => probe.needed || NEEDS[runtime].includes(probe.name))
-      .filter(({ needed, state }) => (needed ? state !== 'fully' : state === 'not'))
-      .map(({ name }) => name)
-  const [own, gvisors, machines] = RUNTIMES.map(lacking) as [string[], string[], string[]]
+  const [own, gvisors, machines] = RUNTIMES.map((runtime) => lackingFor(runtime, probes)) as [
+    string[],
+    string[],
+    string[],
+  ]
   return {
     ready: own.length === 0,
     lacking: { 'os-sandbox': own, container: gvisors, microvm: machines },
     probes,
   }
+}
+
+/** Names of the probes for want of which no session of `runtime` starts. */
+export function lackingFor(runtime: RuntimeName, probes: readonly Probe[]): string[] {
+  return probes
+    .filter((probe) => probe.needed || NEEDS[runtime].includes(probe.name))
+    .filter(({ needed, state }) => (needed ? state !== 'fully' : state === 'not'))
+    .map(({ name }) => name)
 }
 
 async function kernel(): Promise<Probe> {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { probeMachine } from '../../src/runtime/doctor.ts'
+import { lackingFor, probeMachine } from '../../src/runtime/doctor.ts'
 import { imageAndAccelerator } from '../../src/runtime/doctor/machines.ts'
 import { cannotBoot, testImage } from '../support/guest.ts'
 import { findTool } from '../../src/runtime/tools.ts'
@@ -38,6 +38,22 @@ test('every primitive is reported with how it was found, and a remedy where it l
   assert.ok(report.lacking.microvm.includes('image'), 'there is none in this world')
   const image = report.probes.find(({ name }) => name === 'image')
   assert.match(image?.remedy ?? '', /ambit image build/)
+})
+
+test('a machine without swtpm has all for sessions but those of a microVM, which never start unmeasured', () => {
+  const tool = (name: string, state: 'fully' | 'not') => ({
+    name,
+    state,
+    detail: name,
+    remedy: null,
+    needed: false,
+  })
+  const rest = ['gVisor', 'QEMU', 'tap', 'image'].map((name) => tool(name, 'fully'))
+  const without = [...rest, tool('swtpm', 'not')]
+  assert.deepEqual(lackingFor('microvm', without), ['swtpm'])
+  assert.deepEqual(lackingFor('microvm', [...rest, tool('swtpm', 'fully')]), [])
+  for (const runtime of ['os-sandbox', 'container'] as const)
+    assert.deepEqual(lackingFor(runtime, without), [])
 })
 
 test('an image is verified and told with its age, and the accelerator by booting it', {
