@@ -12,7 +12,8 @@ export const command: Command = {
 Says in plain words what a session would be allowed, the risky lines first. Nothing is started.
 Without a command it explains the profile for /bin/sh.
 
-exit status: 0 when such a session could start, 126 when it is refused.
+exit status: 0 when profile and policy admit such a session, 126 when it is refused, 127 when there is no such command,
+125 when the profile cannot be read. Whether this machine can run it says: ambit doctor.
 
 example:
   ambit explain --profile reader --project ~/work/ledger -- codex

@@ -25,7 +25,7 @@ build   makes kernel, initramfs and a read-only root from Debian's packages, by 
         It needs no root: packages are unpacked, not installed. Takes a minute or two; what was fetched is kept.
         Ends with: ambit image warm.
 warm    boots a machine of the size that the profile asks for and keeps what it has become: sessions of that size then
-        start from it, in a second. It lies in the state directory, signed; nobody else's sessions start from it.
+        start from it, in a second or two without KVM. It lies in the state directory, signed; nobody else's sessions start from it.
         To be made anew after another build, or an update of QEMU or Ambit.
 ls      lists images
 verify  checks the signature and every part; each start does the same for what has changed

@@ -259,25 +259,28 @@ export function environmentLines(plan: Plan): SheetLine[] {
   return lines
 }
 
-/** Clipboard, screen and sound, each a risk where allowed. */
+/** Clipboard, screen and sound: a risk where the profile asks for one, although no runtime gives it. */
 export function desktopLines(plan: Plan): SheetLine[] {
-  const says = {
-    clipboard: 'reads and writes your clipboard',
-    display: 'sees and drives your screen',
-    audio: 'hears and plays sound',
+  const names = {
+    clipboard: 'clipboard',
+    display: 'screen',
+    audio: 'sound',
   } as const
-  const allowed = (Object.keys(says) as (keyof typeof says)[]).filter(
+  const allowed = (Object.keys(names) as (keyof typeof names)[]).filter(
     (part) => plan.desktop[part] === 'allow',
   )
   if (allowed.length === 0) return [line('fact', 'desktop', null, 'no clipboard, screen or sound')]
-  return allowed.map((part) => line('risk', 'desktop', null, says[part]))
+  return allowed.map((part) =>
+    line('risk', 'desktop', null, `asks for your ${names[part]}, which no runtime gives yet`),
+  )
 }
 
 /** What a runtime is, for a person. */
 const RUNTIME_WORDS: Readonly<Record<RuntimeName, string>> = {
   'os-sandbox':
     "os-sandbox (on this machine's own kernel, behind namespaces and a filter of what may be asked of it)",
-  container: "container (gVisor: a kernel of its own, so that the host's is out of the agent's reach)",
+  container:
+    "container (gVisor: a program is the agent's kernel, and the host's is asked by that program alone)",
   microvm:
     'microvm (a virtual machine of its own: a flaw in its kernel leads no further than into that machine)',
 }
