@@ -1,7 +1,7 @@
 /** A log that does not fit what was signed: what a person is told, and that the way on in docs/operations.md is one. */
 import assert from 'node:assert/strict'
 import { cpSync, existsSync, mkdirSync, renameSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { test } from 'node:test'
 import { endProcesses, eventually, processesWith } from '../support/processes.ts'
 import { describe, Stage } from '../support/stage.ts'
@@ -34,7 +34,7 @@ test('a refused log is named, can be verified, and is begun anew by moving it an
   assert.ok(await ended())
   const evidence = join(stage.outside, 'evidence')
   mkdirSync(evidence)
-  for (const name of ['log', 'keys']) renameSync(join(state, name), join(evidence, name))
+  for (const name of ['log', 'keys/log.key']) renameSync(join(state, name), join(evidence, basename(name)))
   const again = await stage.session(['/bin/echo', 'it-ran'])
   assert.equal(again.code, 0, describe(again))
   const anew = await stage.ambit(['log', 'verify'])
