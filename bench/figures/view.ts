@@ -44,7 +44,12 @@ export const view: Figure = {
         series: [await countedCalls(places, workload)],
       })
     }
-    const requests: Table = { caption: 'What the view is asked', reference: null, columns: calls }
+    const requests: Table = {
+      caption:
+        'Read calls of the view’s process: requests, pieces of files, and looks for a next request that found none',
+      reference: null,
+      columns: calls,
+    }
     const small: Table = {
       caption: `Tree of ${FILES} small files, warm`,
       reference: NATIVE,
@@ -66,8 +71,8 @@ const LIMITS = [
   "An unchanged tree costs no requests: the kernel keeps names, missing names, attributes and listings for five minutes and opens directories by itself; the view watches the host (inotify) and takes back what changes. `git status` and `find` are then the kernel's own FUSE code. What is left is asked once for each name: the first look at a tree, and a second one after five minutes (bindfs keeps for 60 s, passthrough_hp for a day).",
   '`rg` and `tar` ask twice a file: an open, for which the reader waits, and a release, for which it does not. The open is decided and recorded each time (a handful of system calls, one of them the record); most of it is waking a thread of the view on another processor and then the reader. One thread serves clients that take turns and looks for the next request for up to 60 µs before it sleeps; others join when requests queue, as many as there are processors beside the client’s. With two processors that is none: a second thread took the client’s place and slept where the first would have been awake (paired, quiet: creation 1,323 → 795 ms, `rg` 1,211 → 1,021, `tar` 2,338 → 2,005). What a wake-up costs shows a run with view and client bound to one processor, where none is woken on another: `tar` 930 to 980 ms, `rg` 710 to 810. It is not to be had: bound alone, the view is not faster (2,250; 1,130), since the kernel, which wakes a client without FUSE’s saying that its server is about to sleep, puts it on the other processor; and an agent is not bound to one. Not taken: no opens at all (the kernel would allow it), which would lose the record. Next: FUSE over io_uring, with a queue for each processor, where a system has it switched on.',
   "Creation: five requests a file (the directory's attributes, which the kernel forgets after each creation; lookup, create, write, release), of which the last is not waited for; bindfs and passthrough_hp are asked for a flush too. Two records: create and open are one write, what was written goes on record with the release. A file of a burst is covered by a durable intent for 256 of them when it is made, so its close asks nothing (FOPEN_NOFLUSH); alone, a close waits for one `fdatasync`. A new file opened only to be written does not ask for capabilities before its first write; one opened to be read too still does. Not to be had: the directory's attributes and the lookup, which the kernel asks before every creation; no reply or notice can give them beforehand. Rejected: the digest from what was written, since a host process may write the same file. Half of what the view spent on itself here was comparing names with the rules’ patterns, each with a copy of the name; now it is a look-up by last name and a comparison in place.",
-  "Large reads: the kernel asks in pieces of 128 KiB, its read-ahead limit for FUSE (only root may raise it for a mount): 8,192 requests for 1 GiB, each copied twice more than natively. Pages stay from one open to the next while the file is what they were read from; of a file that changed within 20 ms of its first open, what was read in that moment is read again. Large writes: one request for 1 MiB; a new file opened only to be written goes past the kernel's pages (one paired run: 1.1 × native, before 2.9), any other is first copied into its cache (no write-back cache: it would win over the host's own changes). FUSE passthrough would take both away; it needs CAP_SYS_ADMIN outside all namespaces and would move the bytes past quota, digest and a grant that shrinks. Not for files that existed: a reader that maps one may hold an old page for moments, on which a database may rely. Not tried: pieces spliced from the host's file to the device, one copy less.",
-  '`via: mount`: overlayfs shows other inode numbers than git’s index has (and to root’s agent other owners), so git read each file again, 8 × native; the session’s git now compares size and time (`core.checkStat`): 1.3 × (18,000 files, one paired run, 256 ms before, 42 after, 32 natively). The rest, and `find`, `rg` and `tar`, is overlayfs itself: two lookups and two inodes a name. A plain bind would be native, but the agent could reach sockets beneath it (CASES.md C-42), which Landlock refuses only from ABI 9.',
+  "Large reads: the kernel asks in pieces of 128 KiB, its read-ahead limit for FUSE (only root may raise it for a mount): 8,192 requests for 1 GiB, each copied twice more than natively. Pages stay from one open to the next while the file is what they were read from; of a file that changed within 20 ms of its first open, what was read in that moment is read again. Large writes: one request for 1 MiB; a new file opened only to be written goes past the kernel's pages (when that came, one paired run: 1.1 × native, before 2.9; the table has what this run saw, and native writes to memory differ twofold among themselves), any other is first copied into its cache (no write-back cache: it would win over the host's own changes). FUSE passthrough would take both away; it needs CAP_SYS_ADMIN outside all namespaces and would move the bytes past quota, digest and a grant that shrinks. Not for files that existed: a reader that maps one may hold an old page for moments, on which a database may rely. Not tried: pieces spliced from the host's file to the device, one copy less.",
+  '`via: mount`: overlayfs shows other inode numbers than git’s index has (and to root’s agent other owners), so git read each file again, 8 × native; the session’s git now compares size and time (`core.checkStat`): 1.3 × (18,000 files, one paired run, 256 ms before, 42 after, 32 natively). The rest, and `find`, `rg` and `tar`, is overlayfs itself: two lookups and two inodes a name. A plain bind would be native, but the agent could reach sockets beneath it (C-42), which Landlock refuses only from ABI 9.',
   'Ambit alone records every open for reading and digests what was read and written; that work shares these cores with the reader.',
 ]
 
@@ -106,12 +111,12 @@ async function workloads(): Promise<readonly Workload[]> {
   ]
 }
 
-/** Reads that the view's process makes in one more run: one for each FUSE request, and one for each piece of a file. */
+/** Reads that the view's process makes in one more run: requests, pieces of files, looks that found no request. */
 async function countedCalls(
   places: readonly { name: string; place: Promise<Place> }[],
   workload: Workload,
 ): Promise<Series> {
-  const name = `${VIEW}: read calls of one run`
+  const name = `${VIEW}: one run`
   try {
     const place = await places.find((one) => one.name === VIEW)?.place
     if (place?.server === undefined) throw new Error('there is no such view')
@@ -175,7 +180,7 @@ const contender = (name: string, place: Promise<Place>, workload: Workload): Pro
     return { name, measure: () => workload.run(ready) }
   })
 
-/** Times native that issue 3 asks for: title of the column, aim. */
+/** Times native that are the goal: title of the column, aim. */
 const AIMS: readonly (readonly [string, number])[] = [
   ['git status', 2],
   ['rg -c foo', 4],
