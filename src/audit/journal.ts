@@ -14,7 +14,7 @@ export { readJournal } from './journal-reader.ts'
 
 const { O_RDWR, O_CREAT, O_NOFOLLOW } = fs.constants
 
-/** A session that writes more is a flood: it ends, rather than fill the user's disk (CASES.md A-16). */
+/** A session that writes more is a flood: it ends, rather than fill the user's disk. */
 const MOST_BYTES = 2 ** 30
 
 /** Of a text as bytes, and of what stands around them, at most. */
@@ -25,7 +25,7 @@ const FRAME = 256
  * An append-only journal with one writer process.
  *
  * After the first failed write or sync the journal is dead: every later call throws ERR_JOURNAL_FAILED and its owner
- * must stop. A retried fsync would lie: the kernel reports a lost page once (CASES.md A-05).
+ * must stop. A retried fsync would lie: the kernel reports a lost page once (A-05).
  */
 export class Journal {
   readonly path: string

@@ -38,7 +38,7 @@ import { strayTiles } from './stray-tiles.ts'
 export interface LogOptions {
   readonly dir: string
   readonly signer: Signer
-  /** flock(2) on an open descriptor: freed by death, so that no lock outlives its holder (CASES.md A-19). */
+  /** flock(2) on an open descriptor: freed by death, so that no lock outlives its holder. */
   readonly lock?: (fd: number) => boolean
   readonly files?: LogFiles
 }

@@ -83,7 +83,7 @@ export function parseBundle(bytes: Buffer, width: number): { entries: Buffer[]; 
 export const splitTile = (bytes: Uint8Array): Hash[] =>
   Array.from({ length: Math.floor(bytes.length / HASH) }, (_, i) => bytes.subarray(i * HASH, (i + 1) * HASH))
 
-/** A tile that is not there or not of its size. Never made anew: that would hide the loss (CASES.md A-11). */
+/** A tile that is not there or not of its size. Never made anew: that would hide the loss. */
 export function missingTile(path: string, why: string): AmbitError {
   return new AmbitError(
     'ERR_LOG_INCONSISTENT',

@@ -1,6 +1,6 @@
 /**
  * Verifies a log directory with nothing but its verifier key: the checkpoint's signature, every entry against its leaf
- * hash, every tile against the level below, and the root. Never repairs, never fills in (CASES.md A-10, A-11).
+ * hash, every tile against the level below, and the root. Never repairs, never fills in (A-10, A-11).
  */
 import { join } from 'node:path'
 import { setImmediate as breathe } from 'node:timers/promises'

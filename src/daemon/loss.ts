@@ -18,7 +18,7 @@ export interface Loss {
 }
 
 /**
- * Writes the end of session `id` and the intents that have no outcome (CASES.md A-18), durably. Once: a second call,
+ * Writes the end of session `id` and the intents that have no outcome (A-18), durably. Once: a second call,
  * after a crash in between, finds the end there.
  */
 export async function recordLoss(paths: Paths, id: string, loss: Loss): Promise<void> {

@@ -17,7 +17,7 @@ const MAX_LINKS = 256
 
 /**
  * The right to be the daemon of `paths`, or null when another process has it. Held until this process ends: the lock
- * dies with it, so a stale socket never keeps a new daemon out (CASES.md T-11).
+ * dies with it, so a stale socket never keeps a new daemon out (T-11).
  */
 export function claimDaemon(paths: Paths): number | null {
   claimDir(paths.run)

@@ -6,7 +6,7 @@ export type UploadRefusal = 'upload.per-request' | 'upload.per-minute' | 'upload
 
 const SLOTS = 60
 
-/** Counts bytes before they are sent. Path, query, headers, body and frames all count (CASES.md X-08). */
+/** Counts bytes before they are sent. Path, query, headers, body and frames all count (X-08). */
 export class UploadBudget {
   readonly #limits: UploadLimits
   /** Bytes of each of the last 60 seconds; `#second` is the newest. */

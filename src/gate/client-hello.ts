@@ -2,7 +2,7 @@
  * Reads the server name out of a TLS ClientHello (RFC 8446 §4.1.2, RFC 6066 §3). Every byte is the attacker's.
  *
  * Strict on purpose: a hello that two parsers could read differently is *unreadable*, never *without a name*
- * (CASES.md N-21).
+ * (N-21).
  */
 export interface ClientHello {
   /** As sent; null when there is no server_name extension. */

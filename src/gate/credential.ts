@@ -54,7 +54,7 @@ const CREDENTIAL_PARAMETERS = new Set([
 /** A shorter secret would be found in innocent text. */
 const MIN_SCRUBBED = 6
 
-/** `-`, `_` and `.` are one to CGI-like servers (CASES.md N-29). `lower` is in lower case already. */
+/** `-`, `_` and `.` are one to CGI-like servers (N-29). `lower` is in lower case already. */
 export function canonicalName(lower: string): string {
   return /[_.]/.test(lower) ? lower.replace(/[_.]/g, '-') : lower
 }

@@ -1,4 +1,4 @@
-/** Answers the session's DNS queries out of the name book. No query ever leaves the machine (CASES.md N-03, N-04). */
+/** Answers the session's DNS queries out of the name book. No query ever leaves the machine (N-03, N-04). */
 import { createSocket, type Socket as UdpSocket } from 'node:dgram'
 import { createServer, type Server, type Socket } from 'node:net'
 import { type Host, isAddress, parseHost } from '../lib/host.ts'

@@ -30,7 +30,7 @@ import { Wire } from './wire.ts'
 
 export type { Gate, GateOptions } from './options.ts'
 
-/** Connections open at once, direct and by proxy; slots come back when they close (CASES.md Q-02). */
+/** Connections open at once, direct and by proxy; slots come back when they close. */
 const MOST_CONNECTIONS = 512
 
 /** Makes a session's gate with a fresh CA. It listens once it is given sockets. */

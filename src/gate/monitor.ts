@@ -147,7 +147,7 @@ export class Monitor {
    * Waits until everything recorded before the call is durable. Callers that come while one barrier is on its way
    * share the next: one barrier and one timer for all of them.
    *
-   * @throws when that fails or takes too long; a late success has no effect (CASES.md Q-01).
+   * @throws when that fails or takes too long; a late success has no effect (Q-01).
    */
   commit(): Promise<void> {
     if (this.#next) return this.#next

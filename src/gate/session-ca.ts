@@ -3,7 +3,7 @@ import { createSecureContext, type SecureContext } from 'node:tls'
 import type { Native } from '../lib/native.ts'
 import type { Wire } from './wire.ts'
 
-/** Contexts kept: 10,000 host names must not become 10,000 keys in memory (CASES.md Q-11). */
+/** Contexts kept: 10,000 host names must not become 10,000 keys in memory. */
 const MOST_LEAVES = 256
 const HOUR = 3600
 

@@ -27,7 +27,7 @@ export type ErrorCode =
   | 'ERR_INPUT_INVALID'
   | 'ERR_INTERNAL'
 
-/** How `ambit` ends for an error code, after DESIGN.md: 125 Ambit failed, 126 refused, 127 not found. */
+/** How `ambit` ends for an error code: 125 Ambit failed, 126 refused, 127 not found. */
 const EXIT: Partial<Record<ErrorCode, number>> = {
   ERR_USAGE: 2,
   ERR_POLICY_DENIED: 126,

@@ -5,7 +5,7 @@
  * A list is read like a `.gitignore`: the last match wins, `!` re-admits, and what a directory's match says holds for
  * everything beneath it. Patterns are relative to their root; `*` and `?` stay within a segment, `**` is any number
  * of segments, a trailing `/**` is everything beneath and not the directory itself. Names are compared folded
- * (`foldName`), so that every spelling of a protected name gets one decision (CASES.md F-12).
+ * (`foldName`), so that every spelling of a protected name gets one decision (F-12).
  */
 import { AmbitError } from './errors.ts'
 import { printable } from './printable.ts'

@@ -1,5 +1,5 @@
 /**
- * Host names as policy compares them: one canonical spelling, or nothing (CASES.md N-06 to N-13).
+ * Host names as policy compares them: one canonical spelling, or nothing (N-06 to N-13).
  *
  * What comes off the wire (SNI, Host, :authority, CONNECT target, DNS question) is attacker-controlled. A spelling that
  * resolvers, TLS stacks and HTTP stacks could read differently is refused, never repaired: a repair here and another

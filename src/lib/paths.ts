@@ -48,7 +48,7 @@ export const agentHomesDir = (paths: Paths): string => join(paths.state, 'homes'
 
 /**
  * The installed product: the directory that holds `profiles/`, `policies/` and `.build/`.
- * Found from this module's own place, never from the environment (CASES.md C-48).
+ * Found from this module's own place, never from the environment (C-48).
  */
 export function installRoot(): string {
   let dir = dirname(fileURLToPath(import.meta.url))

@@ -3,7 +3,7 @@
  * Makes attacker-controlled text (file names, host names, arguments, reasons) safe to show to a person.
  *
  * Control characters, C1 bytes, bidi and zero-width characters, tags and lone surrogates become visible escapes,
- * so a name can neither move the cursor nor reorder a line nor imitate another line (CASES.md H-04 to H-08).
+ * so a name can neither move the cursor nor reorder a line nor imitate another line (H-04 to H-08).
  */
 const UNSAFE =
   /[\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\uffff]|[\u{e0000}-\u{e0fff}]|\p{Cs}/gu

@@ -3,7 +3,7 @@ import * as fs from 'node:fs'
 import { AmbitError, messageOf } from './errors.ts'
 import { makeDir } from './make-dir.ts'
 
-/** Makes `dir` (0700) if it is missing and checks that it is ours alone. Throws ERR_DAEMON_PEER (CASES.md T-11). */
+/** Makes `dir` (0700) if it is missing and checks that it is ours alone. Throws ERR_DAEMON_PEER (T-11). */
 export function claimDir(dir: string): void {
   try {
     makeDir(dir)

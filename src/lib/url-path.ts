@@ -3,7 +3,7 @@
  * part of the match.
  *
  * Paths are attacker-controlled and matched as they are spelled on the wire. Servers disagree on what `%2f`, `..;` or
- * `//` mean, so a rule that limits paths refuses such spellings altogether (CASES.md N-32).
+ * `//` mean, so a rule that limits paths refuses such spellings altogether (N-32).
  */
 
 /** The path of a request target, without its query. */

@@ -1,4 +1,4 @@
-/** What enforcement points ask and what they are answered. See DESIGN.md, "One door". */
+/** What enforcement points ask and what they are answered. The plan answers first, Rego what it leaves open. */
 import type { Label } from '../profile/plan.ts'
 
 /** One thing the agent tries. Hosts, methods and paths are attacker-controlled, already parsed to canonical form. */

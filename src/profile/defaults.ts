@@ -2,7 +2,7 @@
  * What a profile means where it says nothing. Values stand in the profile's own notation, so that `extends` compares
  * like with like.
  *
- * The lists of names follow CASES.md 1.3 ("files that later run on the host"); each family says which.
+ * The lists of names are of files that later run on the host (cases P-01 to P-13); each family says which.
  */
 import type { Label } from './plan.ts'
 import type { ProfileSpec } from './schema.ts'

@@ -1,6 +1,6 @@
 /**
  * What git runs or obeys although it does not bear git's usual names: a `.git` file instead of a directory,
- * `core.hooksPath`, `core.fsmonitor`, `include.path`, and scripts that filters, drivers and helpers name (CASES.md F-14).
+ * `core.hooksPath`, `core.fsmonitor`, `include.path`, and scripts that filters, drivers and helpers name (F-14).
  * Found once, when the session starts; the files that could set such a redirection are protected by name.
  */
 import { spawnSync } from 'node:child_process'

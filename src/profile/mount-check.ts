@@ -1,4 +1,4 @@
-/** `via: mount` shows a directory as it is, so nothing may lie in it that the view would hide (DESIGN.md, "View"). */
+/** `via: mount` shows a directory as it is, so nothing may lie in it that the view would hide. */
 import { type Dirent, readdirSync } from 'node:fs'
 import { join, relative } from 'node:path'
 import { AmbitError, messageOf } from '../lib/errors.ts'

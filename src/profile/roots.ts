@@ -135,7 +135,7 @@ function requireDirectory(path: string, place: string): void {
     throw forbidden(`${place} (${printable(path)})`, 'is not a directory', 'name the directory that holds it')
 }
 
-/** A link could be turned towards more than the sheet said; the user names what they mean (CASES.md F-05). */
+/** A link could be turned towards more than the sheet said; the user names what they mean (F-05). */
 function refuseLinked(path: string, place: string): void {
   const real = realOf(path)
   if (real === path) return

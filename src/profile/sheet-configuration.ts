@@ -1,4 +1,4 @@
-/** The sheet's lines about agent and editor configuration that the project brings (CASES.md P-12). */
+/** The sheet's lines about agent and editor configuration that the project brings (P-12). */
 import type { SheetLine } from './sheet.ts'
 
 export interface ConfigurationFile {

@@ -1,6 +1,6 @@
 /**
  * Ambit's own places: configuration, state, sockets, policy and built programs. No session may see them under any
- * name, or it could change the bounds of the next one (DESIGN.md, "Files"; CASES.md F-24, C-48).
+ * name, or it could change the bounds of the next one (F-24, C-48).
  */
 import { readFileSync, readlinkSync, realpathSync, statSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'

@@ -1,4 +1,4 @@
-/** Hidden names that git holds: the view hides the file, the repository still has its content (DESIGN.md, "Hidden"). */
+/** Hidden names that git holds: the view hides the file, the repository still has its content. */
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'

@@ -40,7 +40,7 @@ export function expandPath(text: string, values: Readonly<Record<VariableName, s
     return `there is no variable \${${name}}; there are ${VARIABLES.join(', ')}`
   if (rest.split('/').some((part) => part === '..' || part === '.'))
     return 'has . or .. in it: write the directory itself'
-  // Not a pattern: `/tmp/x/**` must never come to mean more than a directory (CASES.md F-06).
+  // Not a pattern: `/tmp/x/**` must never come to mean more than a directory (F-06).
   if (/[*?]/.test(rest)) return 'is a pattern: name a directory, and narrow it with hide'
   if (name !== undefined && rest !== '' && !rest.startsWith('/')) return `has no / after \${${name}}`
   const path = name === undefined ? rest : values[name] + rest

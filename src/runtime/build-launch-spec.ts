@@ -134,7 +134,7 @@ function placeholderVariables(plan: Plan, placeholders: ReadonlyMap<string, stri
   return Object.fromEntries(pairs)
 }
 
-/** The caller's directory where it is visible inside, else the project, else the home (CASES.md C-37). */
+/** The caller's directory where it is visible inside, else the project, else the home (C-37). */
 function startDirectory({ plan, cwd, home }: LaunchInput): string {
   const path = posix.resolve('/', cwd)
   if (plan.roots.some((root) => isWithin(path, root.path))) return path

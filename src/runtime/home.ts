@@ -112,7 +112,7 @@ function ownAll(path: string, owner: HomeRequest['owner']): void {
 
 /**
  * Makes the directory or empty file that a mount will cover. The tree was the agent's in earlier sessions: a link or
- * whatever else stands in the way is moved aside, never followed (CASES.md C-39, F-04). Nothing else writes here
+ * whatever else stands in the way is moved aside, never followed (C-39, F-04). Nothing else writes here
  * meanwhile: the home is locked.
  */
 function prepareMountpoint(home: string, { path, file }: Mountpoint, owner: HomeRequest['owner']): void {

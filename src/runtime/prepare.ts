@@ -133,7 +133,7 @@ function placeForEtc({ run, session }: LaunchRequest): string {
   return join((isMemory(run) ? null : makeMemoryDir(session)) ?? run, 'etc')
 }
 
-/** A plain mount would let the agent connect to what listens under it; the view would not (CASES.md C-42). */
+/** A plain mount would let the agent connect to what listens under it; the view would not (C-42). */
 function refuseSockets(plan: Plan): void {
   const plain = plan.roots.filter((root) => root.via === 'mount')
   const sockets = plain.length > 0 ? boundSockets() : []

@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs'
 import { AmbitError } from '../lib/errors.ts'
 
-/** The caller's PATH is not asked: who sets it would choose the program that confines him (CASES.md C-48). */
+/** The caller's PATH is not asked: who sets it would choose the program that confines him (C-48). */
 const TOOL_DIRS = ['/usr/bin', '/usr/sbin', '/bin', '/sbin', '/usr/local/bin', '/usr/local/sbin']
 
 /** Absolute path of a host program, or null. */

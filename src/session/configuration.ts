@@ -1,7 +1,7 @@
 /**
  * Agent and editor configuration that a project brings: servers, hooks, tasks, instructions. A yes to a grant is a yes
  * to what these files say today, by content and not by folder: when one differs from what was accepted, the sheet says
- * which and asks again (CASES.md P-12). Looked for where tools read it unasked: at the top of each root and on the
+ * which and asks again (P-12). Looked for where tools read it unasked: at the top of each root and on the
  * way to the working directory. The project's authors wrote these names and bytes.
  */
 import { createHash, randomBytes } from 'node:crypto'

@@ -15,7 +15,7 @@ const ANY = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_'
 
 /**
  * A worthless value of the same shape as `secret`: its public prefix, its length, its alphabet; the rest is random
- * for each session (CASES.md K-01). It tells the length of the secret and nothing else.
+ * for each session (K-01). It tells the length of the secret and nothing else.
  */
 export function placeholderFor(secret: string): string {
   const prefix = PREFIX.exec(secret)?.[0] ?? ''

@@ -1,6 +1,6 @@
 /**
  * Files that some tool outside the session runs or obeys without being asked: a change to them is a change of
- * programs (CASES.md P-01 to P-13). Shown first in a review.
+ * programs (P-01 to P-13). Shown first in a review.
  */
 import { compileGlobs } from '../lib/glob.ts'
 import { DEFAULT_PROTECT, DEFAULT_REVIEW, INSTALLED_FREE } from '../profile/defaults.ts'
@@ -59,7 +59,7 @@ const DEEP = /(?:\/[^/]*){200}/
 
 /**
  * True for a path, relative to its root, whose file other programs run or obey, and for a very deep one. A `.git` that
- * is no directory points to another one, with hooks and configuration of its own (CASES.md F-14).
+ * is no directory points to another one, with hooks and configuration of its own (F-14).
  */
 export const isExecutableConfig = (relativePath: string, type: string): boolean =>
   DEEP.test(relativePath) || listed(relativePath) || (type !== 'dir' && /(^|\/)\.git$/i.test(relativePath))

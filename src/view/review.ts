@@ -1,6 +1,6 @@
 /**
  * What a session changed under review: listing, diff, apply, drop. `ambit-view review` does the reading and writing:
- * the upper layer is the agent's, and Node cannot open beneath a directory without following links (CASES.md F-04).
+ * the upper layer is the agent's, and Node cannot open beneath a directory without following links (F-04).
  *
  * Paths are relative to their root and carry the agent's bytes as text: `\xNN` for what is not UTF-8, `\\` for a
  * backslash. They go through `printable` before a person sees them.

@@ -1,5 +1,5 @@
 /**
- * DESIGN.md, "Semantics (decided once, tested from one table)": each row quotes its sentence. Rows about what a
+ * Semantics, decided once and tested from one table: each row has the sentence of the design that it tests. Rows about what a
  * running view, gate or session does are tested with those; here is what a profile means.
  */
 import assert from 'node:assert/strict'
@@ -142,7 +142,7 @@ const FILES: readonly Row[] = [
     },
   ],
   [
-    'Protected ... Default in ${project}: families P-01..07 and P-09 of CASES.md',
+    'Protected ... Default in ${project}: families P-01..07 and P-09',
     (world) => {
       const [root] = world.plan('  files: [{ path: "${project}", access: write }]\n').roots
       const shielded = compileGlobs(root?.protect ?? [])

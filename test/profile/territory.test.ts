@@ -1,4 +1,4 @@
-/** CASES.md F-05, F-06, F-14, F-24, K-..: roots that would come to mean more than the sheet says. */
+/** F-05, F-06, F-14, F-24, K-..: roots that would come to mean more than the sheet says. */
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, renameSync, symlinkSync, writeFileSync } from 'node:fs'

@@ -1,4 +1,4 @@
-/** Cases of shared/CASES.md against the view alone; test/cases runs them through the built command. */
+/** Attack cases against the view alone; test/cases runs them through the built command. */
 import assert from 'node:assert/strict'
 import { existsSync, linkSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'

@@ -1,6 +1,6 @@
 /**
  * Not in every run: a view killed while it has the kernel forget a name leaves callers in the kernel
- * (docs/threat-model.md). A view that is killed: whatever of the session's work is on the disk is on record (CASES.md A-18).
+ * (docs/threat-model.md). A view that is killed: whatever of the session's work is on the disk is on record (A-18).
  */
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'

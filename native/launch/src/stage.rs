@@ -65,7 +65,7 @@ impl Stage {
     }
 
     /// Puts an overlay without an upper layer over each plain root: its sockets and FIFOs are then the overlay's own,
-    /// and whoever listens on the host's, now or later, is not reached (CASES.md C-42). Where the kernel cannot lay one
+    /// and whoever listens on the host's, now or later, is not reached (C-42). Where the kernel cannot lay one
     /// over that file system, or something is mounted beneath the root, the session does not start.
     pub fn seal(mut self, privileged: bool) -> Result<Self> {
         let empty = self.base.join(EMPTY);

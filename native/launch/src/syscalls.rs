@@ -1,5 +1,5 @@
 //! The system calls that an agent may make, by name. Kept as one table so that a reader can review it in a minute;
-//! calls whose arguments matter are in seccomp.rs.
+//! calls whose arguments matter are in rules.rs.
 //!
 //! Starting points: what node, python, the JVM, go, rust, gcc, git and shells use; minus everything that widens the
 //! kernel's surface without need (io_uring, bpf, perf, keys, ptrace, mounts, modules, userfaultfd).

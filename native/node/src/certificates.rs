@@ -1,4 +1,4 @@
-//! The session's certificate authority. Its key lives in the gate's memory only (DESIGN.md, "Network").
+//! The session's certificate authority. Its key lives in the gate's memory only.
 
 use napi::Result;
 use napi_derive::napi;

@@ -3,7 +3,7 @@
 //! A list is read like a `.gitignore`: the last match wins, `!` re-admits, and what a directory's match says holds for
 //! everything beneath it. Patterns are relative to their root; `*` and `?` stay within a segment, `**` is any number
 //! of segments, a trailing `/**` is everything beneath and not the directory itself. Names are compared folded
-//! (`fold_name`), so that every spelling of a protected name gets one decision (CASES.md F-12).
+//! (`fold_name`), so that every spelling of a protected name gets one decision (F-12).
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
@@ -284,7 +284,7 @@ impl Globs {
     }
 
     /// The directories that must exist before a name of this list can: each named prefix of each pattern.
-    /// A link, file or fresh directory there would decide what the names beneath mean (CASES.md F-09, F-10, F-14).
+    /// A link, file or fresh directory there would decide what the names beneath mean (F-09, F-10, F-14).
     pub fn parents(&self) -> Globs {
         let mut parents = Vec::new();
         for rule in self.rules.iter().filter(|rule| !rule.negated) {

@@ -13,13 +13,13 @@ use serde::Serialize;
 pub const MAGIC: &[u8; 8] = b"AMBITJ1\n";
 /// Longest payload, bytes.
 pub const MAX_PAYLOAD: usize = 1 << 20;
-/// A session that writes more is a flood: it ends, rather than fill the user's disk (CASES.md A-16).
+/// A session that writes more is a flood: it ends, rather than fill the user's disk.
 pub const MOST_BYTES: u64 = 1 << 30;
 
 /// An append-only journal. One writer process; several threads may append.
 ///
 /// After the first failed write or sync the journal is dead: every later call fails, and its owner must stop
-/// (fail closed; a retried fsync would lie, CASES.md A-05).
+/// (fail closed; a retried fsync would lie, A-05).
 pub struct Journal {
     file: Mutex<File>,
     written: AtomicU64,

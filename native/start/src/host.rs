@@ -20,7 +20,7 @@ pub fn run(root: &Path, words: &[OsString]) -> Option<i32> {
     client::run(root, &request, host)
 }
 
-/// The directory is private to us, or whoever stands at the socket could be anybody (CASES.md T-11).
+/// The directory is private to us, or whoever stands at the socket could be anybody (T-11).
 fn connect(dir: &Path) -> Option<UnixStream> {
     let found = std::fs::symlink_metadata(dir).ok()?;
     let private = found.is_dir() && found.st_uid() == sys::uid() && found.st_mode() & 0o077 == 0;

@@ -32,7 +32,7 @@ fn installation() -> Option<PathBuf> {
     Some(std::fs::read_link("/proc/self/exe").ok()?.parent()?.parent()?.parent()?.to_path_buf())
 }
 
-/// What would load somebody's code, configuration or trust into the program that confines (CASES.md C-48).
+/// What would load somebody's code, configuration or trust into the program that confines (C-48).
 const LOADING: [&str; 8] = [
     "NODE_OPTIONS",
     "NODE_PATH",

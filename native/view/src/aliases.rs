@@ -1,5 +1,5 @@
 //! Links that stand where protected names belong (`.codex -> config/codex`): what they lead to is protected alike, and
-//! the link itself stays (CASES.md F-09).
+//! the link itself stays (F-09).
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{self, FileType};

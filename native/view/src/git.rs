@@ -1,5 +1,5 @@
 //! Repositories that a root holds beside its own: what git runs or obeys in them is protected wherever it lies
-//! (CASES.md F-14). A `.git` file names a store anywhere in the project; any directory with HEAD, objects and refs is
+//! (F-14). A `.git` file names a store anywhere in the project; any directory with HEAD, objects and refs is
 //! a repository to git, whatever its name. The root's own `.git` is src/profile/git-redirects.ts's, which has git's
 //! own parser; here the parser errs towards protecting.
 use std::io::Read;

@@ -1,5 +1,5 @@
 //! Hard links: a file with several names is used only when all its names are known, visible and of one rule
-//! (DESIGN.md, "Hard links"; CASES.md F-07).
+//! (F-07).
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Mutex;

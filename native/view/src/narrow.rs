@@ -1,4 +1,4 @@
-//! A grant that shrinks in mid-session (CASES.md F-11, F-17). Names follow at once; a handle that is open keeps its
+//! A grant that shrinks in mid-session (F-11, F-17). Names follow at once; a handle that is open keeps its
 //! number and loses what the new rules take.
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;

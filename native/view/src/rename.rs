@@ -1,5 +1,5 @@
 //! Renames. A move may not carry a protected or hidden name along, nor make one, and does not silently take a file
-//! across a rule's border (CASES.md F-08, F-09, F-14, F-16).
+//! across a rule's border (F-08, F-09, F-14, F-16).
 use std::io;
 
 use rustix::fs::{self, AtFlags, FileType, RenameFlags};

@@ -1,6 +1,6 @@
 //! `ambit-view review SPEC` (`-`: standard input): what the agent changed under review, and its way onto the host. Runs outside, as the
 //! user; everything in the upper layer was written by the agent, so no link is ever followed and no path resolved but
-//! beneath held directories (CASES.md F-04). Three-way: a file that no longer is what the agent started from is a
+//! beneath held directories (F-04). Three-way: a file that no longer is what the agent started from is a
 //! conflict and stays as it is.
 mod apply;
 mod list;

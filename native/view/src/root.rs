@@ -24,7 +24,7 @@ impl Root {
     pub fn open(spec: &RootSpec) -> Result<Self, String> {
         let say = |what: &str| format!("root {} ({}): {what}", spec.index, spec.path.display());
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        // A link on the way to a root would let whoever may replace it choose what the session sees (CASES.md F-05).
+        // A link on the way to a root would let whoever may replace it choose what the session sees (F-05).
         let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         let fd = fs::openat2(fs::CWD, &spec.path, flags, Mode::empty(), resolve)
             .map_err(|e| say(&e.to_string()))?;

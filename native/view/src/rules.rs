@@ -1,4 +1,4 @@
-//! What a root's rules say of a path: hide > protect > review > read/write (DESIGN.md, "Semantics").
+//! What a root's rules say of a path: hide > protect > review > read/write.
 use ambit_shared::glob::{BadGlob, Globs, fold_name};
 use rustix::fs::FileType;
 
@@ -172,7 +172,7 @@ impl Rules {
         self.narrowed.store(true, Ordering::Release);
     }
 
-    /// Takes note of a link at `path` to `target` (relative to the root): CASES.md F-09.
+    /// Takes note of a link at `path` to `target` (relative to the root): F-09.
     pub fn add_alias(&self, path: &[u8], target: &[u8]) {
         let fold =
             |path: &[u8]| path.split(|b| *b == b'/').map(|n| fold_name(n).into_owned()).collect::<Vec<_>>();

@@ -1,6 +1,6 @@
 //! What the roots hold that is protected by what it is, not by its name: links at protected names (aliases.rs) and
 //! repositories (git.rs). One walk when the view starts; the first change waits until it is through, so there is no
-//! depth and no moment at which these lie open (CASES.md F-13, F-14).
+//! depth and no moment at which these lie open (F-13, F-14).
 use std::io;
 
 use rustix::fs::FileType;

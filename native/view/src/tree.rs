@@ -1,5 +1,5 @@
 //! The inodes that the kernel knows. A node is a name in a directory, bound to the host object it had when looked up;
-//! nothing is ever resolved again by path (CASES.md F-15).
+//! nothing is ever resolved again by path (F-15).
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

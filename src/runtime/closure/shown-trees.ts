@@ -52,7 +52,7 @@ function realPath(path: string): string {
   }
 }
 
-/** A read-only mount does not keep anybody from connecting to a socket under it (CASES.md C-42). */
+/** A read-only mount does not keep anybody from connecting to a socket under it (C-42). */
 function socketIn(path: string): string | null {
   return boundSockets().some((socket) => isWithin(socket, path))
     ? 'a program listens on a socket in it'

@@ -73,7 +73,7 @@ fn stand() -> Result<(libc::pid_t, OwnedFd)> {
     }
 }
 
-/// The Sentry's own, a way to file systems of its making (CASES.md C-32): nobody inside can make it anew. Not
+/// The Sentry's own, a way to file systems of its making (C-32): nobody inside can make it anew. Not
 /// covered, because newer versions mount no directory over a device.
 fn remove_fuse() -> io::Result<()> {
     match fs::remove_file("/dev/fuse") {

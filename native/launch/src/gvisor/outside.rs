@@ -1,5 +1,5 @@
 //! Waits for the guest, and looks at it from outside: what its own kernel says of itself, and what the host's kernel
-//! says of the Sentry and the Gofer (CASES.md C-49).
+//! says of the Sentry and the Gofer (C-49).
 use std::fs;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
