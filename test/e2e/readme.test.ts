@@ -50,10 +50,7 @@ for (const as of ['user', 'root'] as const)
 
 /** What a person would type for the placeholders; nobody is at a terminal, so `--yes`. */
 function asTyped(line: string, session: string): string {
-  return line
-    .replace(/\bID\b/, session)
-    .replace('run --profile', 'run --yes --profile')
-    .replace(/^\.\/ambit explain/, 'ambit=$PWD/ambit && cd ~/work/ledger && $ambit explain')
+  return line.replace(/\bID\b/, session).replace('run --profile', 'run --yes --profile')
 }
 
 /** `doctor` may say that something is missing here; everything else ends with 0, the session with its command's 1. */
