@@ -30,6 +30,7 @@ exit status: 0 when sessions of the runtime os-sandbox can run here, 1 when they
       return report.ready ? 0 : 1
     }
     for (const item of repaired) context.out(`repaired: ${printable(item)}`)
+    if (flag(args, 'repair') && repaired.length === 0) context.out('nothing was left to repair')
     for (const probe of report.probes) {
       context.out(`${MARK[probe.state]} ${probe.name.padEnd(22)} ${printable(probe.detail)}`)
       if (probe.remedy) context.out(`  ${' '.repeat(22)} ${probe.remedy}`)

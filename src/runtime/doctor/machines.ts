@@ -42,7 +42,7 @@ export async function gvisor(): Promise<Probe> {
     const run = PLATFORMS.filter((_, index) => tried[index])
     const flags = await tryRun(path, ['flags'])
     const used = /^ {2}-platform .*\n.*\(default "([a-z]+)"\)$/m.exec(flags.errors)?.[1] ?? 'its own choice'
-    const detail = `${path}: ${version.out.split('\n')[0]}; of its platforms ${run.join(', ') || 'none'} really run, sessions take ${used}`
+    const detail = `${path}: ${version.out.split('\n')[0]}; platforms that really run: ${run.join(', ') || 'none'}; sessions take ${used}`
     if (own) return works(name, detail, false)
     return lacks(name, detail, 'install a newer runsc: gvisor.dev/docs/user_guide/install', false)
   } finally {
