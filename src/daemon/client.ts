@@ -15,6 +15,7 @@ import { checkPeer } from '../lib/peer.ts'
 import { checkDir, claimDir, withAddress } from '../lib/socket-dir.ts'
 
 export type * from './messages.ts'
+export { REVIEW } from './messages.ts'
 export { ownBirth } from './records.ts'
 
 export type { Order } from './messages.ts'

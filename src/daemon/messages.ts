@@ -5,6 +5,9 @@ import { malformed } from './frames.ts'
 /** Version of the protocol; peers of another one part at once. */
 export const PROTOCOL = 1
 
+/** What stands as the agent in the record of a review, which has an id and a place of its own and is no session. */
+export const REVIEW = 'ambit review'
+
 /** A session id is also a directory name. */
 export const sessionId = z.string().regex(/^[a-z0-9][a-z0-9-]{2,63}$/)
 const text = z.string().max(4096)

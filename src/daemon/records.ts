@@ -6,7 +6,7 @@ import { readJournal } from '../audit/journal.ts'
 import { logFailed, replaceFile } from '../audit/log-files.ts'
 import { errnoOf } from '../lib/errors.ts'
 import { type Paths, journalDir, sessionDir, sessionsDir } from '../lib/paths.ts'
-import { SESSION_STATES, type SessionInfo, sessionId } from './messages.ts'
+import { REVIEW, SESSION_STATES, type SessionInfo, sessionId } from './messages.ts'
 
 const NAME = 'registration.json'
 
@@ -48,12 +48,16 @@ export function loadRecord(paths: Paths, id: string): SessionRecord | null {
 
 /** The session that began last, or null. Ids sort by the second; within one, their records say more. */
 export function lastSession(paths: Paths): string | null {
-  const ids = listSessions(paths)
-  const second = ids.at(-1)?.split('-')[0]
+  const isReview = (id: string): boolean => {
+    const record = loadRecord(paths, id)
+    return record?.agent === REVIEW && record.runtime === 'none' && record.state !== 'refused'
+  }
+  const all = listSessions(paths)
+  const second = all.findLast((id) => !isReview(id))?.split('-')[0]
   const begun = (id: string): number => loadRecord(paths, id)?.startedAt ?? 0
   return (
-    ids
-      .filter((id) => id.split('-')[0] === second)
+    all
+      .filter((id) => id.split('-')[0] === second && !isReview(id))
       .toSorted((a, b) => begun(a) - begun(b))
       .at(-1) ?? null
   )

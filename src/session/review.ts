@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Journal } from '../audit/journal.ts'
-import { connectDaemon } from '../daemon/client.ts'
+import { connectDaemon, REVIEW } from '../daemon/client.ts'
 import { AmbitError, errnoOf } from '../lib/errors.ts'
 import { type Paths, sessionDir } from '../lib/paths.ts'
 import {
@@ -80,7 +80,7 @@ async function recorded<T>(paths: Paths, id: SessionId, work: (journal: Journal)
   const told = JSON.parse(readFileSync(join(sessionDir(paths, id), 'session.json'), 'utf8')) as Told
   return withRecord(
     paths,
-    { profile: told.profile, agent: 'ambit review', project: told.project },
+    { profile: told.profile, agent: REVIEW, project: told.project },
     async (journal) => {
       const review = {
         k: 'decision',

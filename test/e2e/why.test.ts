@@ -67,3 +67,18 @@ test('why names the place and the change; --observe drafts a profile that allows
   const allowed = await show(amended)
   assert.equal(allowed.stdout, 'SECRET=outside-only\n', describe(allowed))
 })
+
+test('why asks about the last session, not about a review of it', {
+  skip: unavailable('user') ?? false,
+}, async () => {
+  const spec = { files: [{ path: '${project}', access: 'review' }] }
+  const stage = new Stage('user', { files: { 'a.txt': 'a\n', '.git/hooks/': '' }, spec })
+  const script = 'echo b > a.txt; echo evil > .git/hooks/post-checkout; true'
+  const ran = await stage.session(['/bin/sh', '-c', script])
+  const refused = /post-checkout: create: protected/
+  assert.match((await stage.ambit(['why'])).stdout, refused, `control: ${describe(ran)}`)
+  const applied = await stage.ambit(['review', ran.summary.session, 'apply'])
+  assert.equal(applied.code, 0, describe(applied))
+  const asked = await stage.ambit(['why'])
+  assert.match(asked.stdout, refused, describe(asked))
+})
