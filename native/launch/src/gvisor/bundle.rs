@@ -151,7 +151,7 @@ fn guest_mounts(spec: &LaunchSpec, mounts: &[Mount]) -> Vec<Value> {
 pub fn trace() -> Value {
     let point = |name: &str, fields: &[&str]| json!({ "name": name, "context_fields": fields });
     let mut points = vec![
-        point("sentry/execve", &["group_id", "cwd"]),
+        point("sentry/execve", &["group_id", "thread_id", "cwd"]),
         point("sentry/clone", &["group_id"]),
         point("sentry/exit_notify_parent", &["group_id"]),
     ];
@@ -159,7 +159,8 @@ pub fn trace() -> Value {
     // of 2022 gives the end of a call the fields that its beginning asks for, so both are asked.
     for call in super::trace::EXEC_CALLS {
         points.extend(
-            ["enter", "exit"].map(|end| point(&format!("syscall/sysno/{call}/{end}"), &["group_id"])),
+            ["enter", "exit"]
+                .map(|end| point(&format!("syscall/sysno/{call}/{end}"), &["group_id", "thread_id"])),
         );
     }
     let start = format!("syscall/sysno/{}/enter", super::trace::START_CALL);

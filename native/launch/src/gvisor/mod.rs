@@ -3,6 +3,7 @@
 pub mod bundle;
 pub mod guest;
 mod look;
+mod order;
 pub mod outside;
 mod proto;
 pub mod report;

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use ambit_shared::journal::Journal;
 use ambit_shared::redact::redact;
 
+use super::order::{Caller, Launches};
 use super::proto::{Fields, Value, bytes, field, number};
 use crate::alarm::{Alarm, Bell};
 use crate::control::Ending;
@@ -85,9 +86,7 @@ impl Trace {
             guest: Arc::clone(&guest),
             parents: HashMap::new(),
             launched: HashSet::new(),
-            reported: HashSet::new(),
-            order: None,
-            returned: HashSet::new(),
+            launches: Launches::default(),
         };
         let thread = std::thread::spawn(move || {
             if let Err(failure) = follower.run(listener, &stopped) {
@@ -144,6 +143,14 @@ fn seqpacket(path: &Path) -> std::io::Result<UnixListener> {
     }
 }
 
+/// As many as there can be.
+fn possible(processes: usize) -> Result<()> {
+    match processes > MOST_PROCESSES {
+        true => Err(Failure::new(WHAT, "it tells of more processes than there can be")),
+        false => Ok(()),
+    }
+}
+
 struct Follower {
     bell: Bell,
     journal: Arc<Journal>,
@@ -154,21 +161,7 @@ struct Follower {
     parents: HashMap<i32, i32>,
     /// Processes whose launch is recorded and whose end is not.
     launched: HashSet<i32>,
-    /// Processes whose launch was reported and whose call has not returned yet.
-    reported: HashSet<i32>,
-    /// Once a launch has shown it.
-    order: Option<Order>,
-    /// Processes whose call has returned without error and whose launch was not reported.
-    returned: HashSet<i32>,
-}
-
-/// What comes first when a program is launched.
-#[derive(PartialEq)]
-enum Order {
-    /// In 2022: the launch's report. A return without error is a launch.
-    Report,
-    /// Since: the call's return, before the program is even looked for. Whether there is one shows when it starts.
-    Return,
+    launches: Launches,
 }
 
 impl Follower {
@@ -202,30 +195,30 @@ impl Follower {
         let Some((header, _)) = message.split_at_checked(HEADER) else { return Ok(()) };
         let word = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
         let Some(payload) = message.get(usize::from(word(0))..) else { return Ok(()) };
-        let pid = number(bytes(payload, 1), 4) as i32;
+        let context = bytes(payload, 1);
+        let pid = number(context, 4) as i32;
+        let caller = Caller { process: pid, thread: number(context, 2) as i32 };
         match word(2) {
             kind::CLONE => {
                 let (thread, process) = (number(payload, 3) as i32, number(payload, 4) as i32);
                 if thread == process {
                     self.parents.insert(process, pid);
                 }
-                match self.parents.len() > MOST_PROCESSES {
-                    true => Err(Failure::new(WHAT, "it tells of more processes than there can be")),
-                    false => Ok(()),
-                }
+                possible(self.parents.len())
             }
-            kind::EXEC => self.note_launch(pid, payload),
-            // Without a result it is the call's beginning.
-            kind::RAW_CALL => match field(payload, 2) {
-                Some(exit) => self.note_return(pid, exit),
-                None => self.note_call(pid, number(payload, 4)),
-            },
+            kind::EXEC => self.note_launch(caller, payload),
+            kind::RAW_CALL => {
+                let unreported = self.note_call(caller, payload);
+                possible(self.launches.waiting())?;
+                if unreported { self.note_unreported(pid) } else { Ok(()) }
+            }
             kind::EXIT => self.note_exit(pid, number(payload, 2) as i32),
             _ => Ok(()),
         }
     }
 
-    fn note_launch(&mut self, pid: i32, payload: &[u8]) -> Result<()> {
+    fn note_launch(&mut self, caller: Caller, payload: &[u8]) -> Result<()> {
+        let pid = caller.process;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let cwd = text(bytes(bytes(payload, 1), 8));
         let path: PathBuf = Path::new(&cwd).join(text(bytes(payload, 2))).components().collect();
@@ -241,11 +234,8 @@ impl Follower {
         let file = self.guest.get().and_then(|guest| open_in_root(&guest.root, &path, 0).ok());
         let path = path.to_string_lossy().into_owned();
         let digest = file.and_then(|file| self.digests.of(&file, &path));
-        if self.returned.remove(&pid) {
-            self.order = Some(Order::Return);
-        } else {
-            self.reported.insert(pid);
-        }
+        self.launches.is_reported(caller);
+        possible(self.launches.waiting())?;
         self.append_launch(Fact::Launch {
             pid,
             ppid: self.parents.get(&pid).copied().unwrap_or(0),
@@ -257,27 +247,17 @@ impl Follower {
         })
     }
 
-    /// `exit`: result and errno of the call.
-    fn note_return(&mut self, pid: i32, exit: &[u8]) -> Result<()> {
-        if self.reported.remove(&pid) {
-            self.order = Some(Order::Report);
-            return Ok(());
+    /// True when it shows a launch that was not reported.
+    fn note_call(&mut self, caller: Caller, payload: &[u8]) -> bool {
+        match field(payload, 2) {
+            // Result and errno.
+            Some(exit) => self.launches.returns(caller, number(exit, 2)),
+            None if number(payload, 4) == START_CALL as u64 => self.launches.starts(caller.process),
+            None => {
+                self.launches.begins(caller);
+                false
+            }
         }
-        if number(exit, 2) != 0 {
-            return Ok(());
-        }
-        if self.order == Some(Order::Report) {
-            return self.note_unreported(pid);
-        }
-        self.returned.insert(pid);
-        Ok(())
-    }
-
-    /// The beginning of a call.
-    fn note_call(&mut self, pid: i32, call: u64) -> Result<()> {
-        // One that begins another launch has found no program for the one before.
-        let launched = self.returned.remove(&pid) && call == START_CALL as u64;
-        if launched { self.note_unreported(pid) } else { Ok(()) }
     }
 
     fn note_unreported(&mut self, pid: i32) -> Result<()> {
@@ -306,8 +286,7 @@ impl Follower {
             false => Ending::Code(libc::WEXITSTATUS(status)),
         };
         self.parents.remove(&pid);
-        self.reported.remove(&pid);
-        self.returned.remove(&pid);
+        self.launches.ends(pid);
         if !self.launched.remove(&pid) {
             return Ok(());
         }
@@ -357,9 +336,7 @@ mod tests {
             guest: Arc::default(),
             parents: HashMap::new(),
             launched: HashSet::new(),
-            reported: HashSet::new(),
-            order: None,
-            returned: HashSet::new(),
+            launches: Launches::default(),
         };
         (follower, path)
     }
@@ -382,16 +359,20 @@ mod tests {
         [&8u16.to_ne_bytes()[..], &kind.to_ne_bytes(), &[0; 4], payload].concat()
     }
 
+    fn context(process: i64, thread: i64) -> Vec<u8> {
+        [&[2 << 3][..], &varint(thread as u64), &[4 << 3], &varint(process as u64)].concat()
+    }
+
     fn exec(pid: i64, path: &str, argv: &[&str]) -> Vec<u8> {
-        let context = [&[4 << 3][..], &varint(pid as u64), &text(8, b"/")].concat();
+        let context = [context(pid, pid), text(8, b"/")].concat();
         let argv: Vec<u8> = argv.iter().flat_map(|word| text(3, word.as_bytes())).collect();
         message(kind::EXEC, &[text(1, &context), text(2, path.as_bytes()), argv].concat())
     }
 
-    fn raw(pid: u8, call: libc::c_long, exit: Option<&[u8]>) -> Vec<u8> {
+    fn raw(process: i64, thread: i64, call: libc::c_long, exit: Option<&[u8]>) -> Vec<u8> {
         let call = [&[4 << 3][..], &varint(call as u64)].concat();
         let exit = exit.map(|exit| text(2, exit)).unwrap_or_default();
-        message(kind::RAW_CALL, &[text(1, &[4 << 3, pid]), exit, call].concat())
+        message(kind::RAW_CALL, &[text(1, &context(process, thread)), exit, call].concat())
     }
 
     /// Records of launches, `true` for one without its words.
@@ -403,44 +384,27 @@ mod tests {
 
     const DONE: Option<&[u8]> = Some(&[]);
     const REFUSED: Option<&[u8]> = Some(&[2 << 3, 2]);
+    const EXECVE: libc::c_long = libc::SYS_execve;
 
     #[test]
-    fn a_launch_without_words_is_recorded_where_the_report_comes_first() {
+    fn launches_are_on_record_with_and_without_their_words() {
         let (mut follower, path) = follower();
         for told in [
-            raw(5, libc::SYS_execve, None),
-            exec(5, "/usr/bin/id", &["id"]),
-            raw(5, libc::SYS_execve, DONE),
-            raw(5, START_CALL, None),
-            raw(5, libc::SYS_execve, None),
-            raw(5, libc::SYS_execve, REFUSED),
-            raw(5, libc::SYS_execve, None),
-            raw(5, libc::SYS_execve, DONE),
-        ] {
-            follower.note(&told).unwrap();
-        }
-        assert_eq!(launches(&path), [false, true]);
-        std::fs::remove_file(&path).unwrap();
-    }
-
-    #[test]
-    fn a_launch_without_words_is_recorded_where_the_return_comes_first() {
-        let (mut follower, path) = follower();
-        for told in [
-            // Before the order is known, too; a shell looks in each place of its PATH.
-            raw(4, libc::SYS_execve, None),
-            raw(4, libc::SYS_execve, DONE),
-            raw(4, libc::SYS_execveat, None),
-            raw(4, libc::SYS_execveat, DONE),
-            raw(4, START_CALL, None),
-            raw(5, libc::SYS_execve, DONE),
-            exec(5, "/usr/bin/id", &["id"]),
-            raw(5, START_CALL, None),
-            raw(5, libc::SYS_execve, None),
-            raw(5, libc::SYS_execve, DONE),
-            message(kind::EXIT, &text(1, &[4 << 3, 5])),
-            raw(6, libc::SYS_execve, DONE),
-            raw(6, START_CALL, None),
+            raw(5, 5, EXECVE, None),
+            raw(5, 5, EXECVE, DONE),
+            // By another thread, before the report.
+            raw(5, 6, START_CALL, None),
+            exec(5, "/bin/sh", &["sh"]),
+            raw(5, 5, START_CALL, None),
+            raw(5, 5, EXECVE, None),
+            raw(5, 5, EXECVE, REFUSED),
+            raw(5, 7, EXECVE, None),
+            raw(5, 7, EXECVE, DONE),
+            raw(5, 6, libc::SYS_execveat, None),
+            raw(5, 5, START_CALL, None),
+            raw(5, 5, EXECVE, DONE),
+            message(kind::EXIT, &text(1, &context(5, 5))),
+            raw(5, 5, START_CALL, None),
         ] {
             follower.note(&told).unwrap();
         }
@@ -464,6 +428,8 @@ mod tests {
             follower.note(&message(kind::CLONE, &ids))
         });
         assert!(many.is_err());
+        let many = (1..=MOST_PROCESSES as i64 + 1).map(|thread| raw(7, thread, EXECVE, DONE));
+        assert!(many.map(|told| follower.note(&told)).any(|noted| noted.is_err()));
         std::fs::remove_file(&path).unwrap();
     }
 }
