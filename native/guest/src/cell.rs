@@ -13,6 +13,8 @@ use ambit_launch::{cell, sys};
 use crate::mounts;
 use crate::spec::Shape;
 
+/// What the waiting process says once it is one.
+const MADE: &[u8] = b"made";
 const LAST_CAPABILITY: libc::c_ulong = 63;
 
 /// The process that becomes PID 1 of the cell, before it knows of what session: started with the machine, and in its
@@ -36,9 +38,19 @@ pub fn prepare() -> Result<Waiting> {
         });
     }
     let child = in_new_pid_namespace(command).context(what)?;
-    // A snapshot holds all that it has made.
-    sys::receive(order.as_fd()).context(what)?;
-    Ok(Waiting { child, order })
+    Ok(Waiting { child: once_made(child, &order)?, order })
+}
+
+/// A snapshot holds all that it has made, and none is taken without.
+fn once_made(child: Child, order: &OwnedFd) -> Result<Child> {
+    let what = "preparing the cell";
+    if sys::receive(order.as_fd()).context(what)?.bytes == MADE {
+        return Ok(child);
+    }
+    // It has closed its end, and ends.
+    let said = child.wait_with_output().context(what)?.stderr;
+    let said = String::from_utf8_lossy(&said);
+    Err(Failure::new(what, if said.trim().is_empty() { "it ended without a word" } else { said.trim() }))
 }
 
 impl Waiting {
@@ -88,7 +100,7 @@ fn make(order: &str) -> Result<OwnedFd> {
     let order = sys::owned(order.parse().map_err(|error| Failure::new(what, error))?);
     unshare(libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS)?;
     mounts::prepare()?;
-    sys::send_with_fds(order.as_fd(), b"made", &[]).context(what)?;
+    sys::send_with_fds(order.as_fd(), MADE, &[]).context(what)?;
     Ok(order)
 }
 
@@ -157,4 +169,26 @@ fn drop_capabilities() -> std::io::Result<()> {
     let (header, none) = ([VERSION, 0], [0u32; 6]);
     // SAFETY: both are the structures of this version; capset reads them.
     sys::check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) }).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(script: &str, said: &[u8]) -> Result<Child> {
+        let (order, theirs) = sys::socketpair(libc::SOCK_SEQPACKET).unwrap();
+        sys::send_with_fds(theirs.as_fd(), said, &[]).unwrap();
+        drop(theirs);
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]).stderr(Stdio::piped());
+        once_made(command.spawn().unwrap(), &order)
+    }
+
+    #[test]
+    fn a_cell_that_died_while_it_was_prepared_says_why() {
+        let mut made = waiting("exit 0", MADE).expect("control");
+        made.wait().unwrap();
+        let failure = waiting("echo 'mounting /proc: no' >&2; exit 125", b"").expect_err("it is dead");
+        assert_eq!(failure.why, "mounting /proc: no");
+    }
 }
