@@ -144,10 +144,16 @@ fn find(processes: &Path, name: &str) -> Result<PathBuf> {
         .ok_or_else(|| Failure::new(WHAT, format!("no process is named {name}")))
 }
 
+/// Empty when it cannot be read.
 fn namespace(process: &Path, kind: &str) -> String {
     fs::read_link(process.join("ns").join(kind))
         .map(|link| link.to_string_lossy().into_owned())
         .unwrap_or_default()
+}
+
+/// Two namespaces, each of which is known.
+fn differ(one: &str, other: &str) -> bool {
+    !one.is_empty() && !other.is_empty() && one != other
 }
 
 fn status(process: &Path) -> String {
@@ -176,7 +182,7 @@ fn sentry_confined(sentry: &Path, others: &[PathBuf]) -> ControlState {
             .all(|entry| ["proc", "etc", "runsc", "dev"].iter().any(|known| entry.file_name() == *known))
     });
     let own = namespace(sentry, "user");
-    let apart = others.iter().all(|other| !own.is_empty() && namespace(other, "user") != own);
+    let apart = others.iter().all(|other| differ(&own, &namespace(other, "user")));
     let detail = format!(
         "seccomp on {} threads: {filtered}; bare root: {bare}; a user namespace of its own: {apart}, and capabilities over nobody else: {powerless}",
         threads.len()
@@ -191,10 +197,36 @@ const OVER_NOBODY: u64 = 1 << 10 | 1 << 12 | 1 << 19 | 1 << 31;
 
 fn gofer_confined(gofer: &Path, sentry: &Path) -> ControlState {
     let filtered = field(&status(gofer), "Seccomp") == "2";
-    let apart = ["mnt", "net", "pid"].iter().all(|kind| {
-        let theirs = namespace(gofer, kind);
-        !theirs.is_empty() && theirs != namespace(sentry, kind)
-    });
+    let apart =
+        ["mnt", "net", "pid"].iter().all(|kind| differ(&namespace(gofer, kind), &namespace(sentry, kind)));
     let detail = format!("a process of its own under seccomp: {filtered}; without a network: {apart}");
     seen("gofer-confined", filtered && apart, &detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::State;
+
+    /// What /proc would hold of a confined process in these namespaces.
+    fn process(name: &str, namespaces: &[(&str, &str)]) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("ambit-outside-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(path.join("ns")).unwrap();
+        fs::write(path.join("status"), "Seccomp:\t2\n").unwrap();
+        for (kind, which) in namespaces {
+            std::os::unix::fs::symlink(format!("{kind}:[{which}]"), path.join("ns").join(kind)).unwrap();
+        }
+        path
+    }
+
+    #[test]
+    fn a_namespace_that_cannot_be_read_is_not_apart() {
+        let gofer = process("gofer", &[("mnt", "1"), ("net", "1"), ("pid", "1")]);
+        let sentry = process("sentry", &[("mnt", "2"), ("net", "2"), ("pid", "2")]);
+        assert!(gofer_confined(&gofer, &sentry).state == State::Fully, "control");
+        fs::remove_file(sentry.join("ns/net")).unwrap();
+        assert!(gofer_confined(&gofer, &sentry).state == State::Not);
+        [gofer, sentry].iter().for_each(|path| fs::remove_dir_all(path).unwrap());
+    }
 }
