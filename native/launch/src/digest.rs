@@ -1,4 +1,4 @@
-//! SHA-256 of what runs, cached by the file's identity where its times tell of every change. Small files are hashed
+//! SHA-256 of what runs, remembered by the file's identity where its times tell of every change. Small files are hashed
 //! before the process goes on; a large one (a 100 MB runtime costs 100 ms) goes on at once and its digest follows as a
 //! `file.hash` fact.
 use std::collections::HashMap;
@@ -31,6 +31,18 @@ const WAITING: usize = 8;
 type Key = (u64, u64, u64, i64, i64, i64, i64);
 type Cache = Arc<Mutex<HashMap<Key, Option<String>>>>;
 
+const FUSE: libc::c_long = 0x6573_5546;
+
+/// Where a change to come gives the file another key. Not on an agent's own files of other file systems: writing
+/// through a mapping leaves the times as they are (tmpfs), or changes them but once for all that is written until the
+/// page is clean (ext4). That such a mapping makes execve fail does not help, for it is asked about before that.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Lasting {
+    ReadOnly,
+    /// And on the view: the kernel writes what a mapping changed, at the latest when the mapping goes.
+    View,
+}
+
 struct Large {
     key: Key,
     file: File,
@@ -43,6 +55,7 @@ struct Large {
 }
 
 pub struct Digests {
+    where_lasting: Lasting,
     cache: Cache,
     queue: Option<SyncSender<Large>>,
     worker: Option<JoinHandle<()>>,
@@ -50,7 +63,7 @@ pub struct Digests {
 }
 
 impl Digests {
-    pub fn new(journal: Arc<Journal>, bell: Bell) -> Self {
+    pub fn new(journal: Arc<Journal>, bell: Bell, where_lasting: Lasting) -> Self {
         let (queue, waiting) = sync_channel::<Large>(WAITING);
         let cache = Cache::default();
         let known = cache.clone();
@@ -63,7 +76,7 @@ impl Digests {
                 }
             }
         });
-        Self { cache, queue: Some(queue), worker: Some(worker), ending }
+        Self { where_lasting, cache, queue: Some(queue), worker: Some(worker), ending }
     }
 
     /// `None` = unknown for now (large) or for ever (no regular file, unreadable).
@@ -73,7 +86,7 @@ impl Digests {
         if let Some(known) = self.cache.lock().ok()?.get(&key) {
             return known.clone();
         }
-        let lasting = tells_changes(path_only, &metadata);
+        let lasting = tells_changes(path_only, &metadata, self.where_lasting);
         let file = reopen(path_only).ok()?;
         let digest = if metadata.len() <= INLINE {
             Some(hash(&file, metadata.len(), &|| false).ok()?)
@@ -98,9 +111,8 @@ impl Digests {
     }
 }
 
-/// Whether a change to come gives the file another key. Not of one that was changed a moment ago; and not on memory
-/// file systems that the agent writes to, where writing through a mapping leaves the times as they are.
-fn tells_changes(file: &File, metadata: &fs::Metadata) -> bool {
+/// Whether a change to come gives the file another key. Not of one that was changed a moment ago.
+fn tells_changes(file: &File, metadata: &fs::Metadata, lasting: Lasting) -> bool {
     let changed = Duration::new(metadata.ctime().max(0) as u64, metadata.ctime_nsec() as u32);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let rests = now.checked_sub(changed).is_some_and(|age| age > TICK);
@@ -113,7 +125,8 @@ fn tells_changes(file: &File, metadata: &fs::Metadata) -> bool {
         }
         (mount, system)
     };
-    rests && (mount.f_flag & libc::ST_RDONLY != 0 || system.f_type != libc::TMPFS_MAGIC)
+    let view = lasting == Lasting::View && system.f_type == FUSE;
+    rests && (mount.f_flag & libc::ST_RDONLY != 0 || view)
 }
 
 fn has_key(file: &File, known: &Key) -> bool {

@@ -14,7 +14,7 @@ use ambit_shared::redact::redact;
 use serde::{Deserialize, Serialize};
 
 use crate::alarm::{Alarm, Bell};
-use crate::digest::Digests;
+use crate::digest::{Digests, Lasting};
 use crate::failure::Failure;
 use crate::pidfd::{self, Watched};
 use crate::process_memory::{Asked, Launch, read_launch};
@@ -112,7 +112,7 @@ pub struct Journaled {
 
 impl Journaled {
     pub fn new(journal: Arc<Journal>, bell: Bell) -> Self {
-        Self { digests: Digests::new(journal.clone(), bell), journal }
+        Self { digests: Digests::new(journal.clone(), bell, Lasting::View), journal }
     }
 }
 

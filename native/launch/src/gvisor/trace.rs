@@ -21,7 +21,7 @@ use super::order::{Caller, Launches};
 use super::proto::{Fields, Value, bytes, field, number};
 use crate::alarm::{Alarm, Bell};
 use crate::control::Ending;
-use crate::digest::Digests;
+use crate::digest::{Digests, Lasting};
 use crate::failure::{Context, Failure, Result};
 use crate::process_memory::{Bounded, open_in_root};
 use crate::sensor::Fact;
@@ -80,7 +80,7 @@ impl Trace {
         let (ended, guest) = (Arc::default(), Arc::default());
         let mut follower = Follower {
             bell: bell.clone(),
-            digests: Digests::new(journal.clone(), bell.clone()),
+            digests: Digests::new(journal.clone(), bell.clone(), Lasting::ReadOnly),
             journal,
             ended: Arc::clone(&ended),
             guest: Arc::clone(&guest),
@@ -329,7 +329,7 @@ mod tests {
         let journal = Arc::new(Journal::open(&path).unwrap());
         let (bell, _) = alarm::alarms().unwrap();
         let follower = Follower {
-            digests: Digests::new(journal.clone(), bell.clone()),
+            digests: Digests::new(journal.clone(), bell.clone(), Lasting::ReadOnly),
             bell,
             journal,
             ended: Arc::default(),
