@@ -49,6 +49,9 @@ WAYS = {
     "descriptor": lambda: execveat(8, b"", AT_EMPTY_PATH),
     "own-link": lambda: execveat(-100, b"/proc/thread-self/fd/8", 0),
     "process-link": lambda: execveat(-100, b"/proc/self/fd/8", 0),
+    "dotted-link": lambda: execveat(-100, b"/proc/./self/fd/8", 0),
+    "number-link": lambda: execveat(-100, b"/proc/%d/fd/8" % os.getpid(), 0),
+    "parent-link": lambda: execveat(-100, b"/proc/%d/fd/8" % os.getppid(), 0),
 }
 
 def place(name):
@@ -66,15 +69,17 @@ def run():
     print("not run:", os.strerror(ctypes.get_errno()), flush=True)
     os._exit(1)
 
+place(".")
 if os.fork() == 0:
-    place(".")
     threading.Thread(target=run).start()
     while True:
         threading.Event().wait()
 os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
 `
 
-const WAYS = ['relative', 'directory', 'descriptor', 'own-link', 'process-link', 'undumpable']
+/** By a link of a process, which is its first thread's. */
+const PROCESS_WAYS = ['process-link', 'dotted-link', 'number-link', 'parent-link']
+const WAYS = ['relative', 'directory', 'descriptor', 'own-link', ...PROCESS_WAYS, 'undumpable']
 
 asBoth('knows what a thread runs that has a directory and descriptors of its own', async (as) => {
   const stage = stageOf(as)
@@ -82,8 +87,8 @@ asBoth('knows what a thread runs that has a directory and descriptors of its own
     WAYS.map((way) => `${PYTHON} threads.py ${way} ${own} || exit 9`).join('; ')
   const ran = await stage.session(['/bin/sh', '-c', `${each('own')}; ${each('shared')}`])
   assert.equal(ran.code, 0, describe(ran))
-  // What ran has the word: the link of the process is its first thread's, and leads to the silent one.
-  const own = WAYS.filter((way) => way !== 'process-link')
+  // What ran has the word: the links of a process lead to the silent one.
+  const own = WAYS.filter((way) => !PROCESS_WAYS.includes(way))
   assert.equal(ran.stdout, own.map((way) => `${way}\n`).join(''), describe(ran))
   const launched = (await stage.events())
     .filter((event) => event.ambit.kind === 'process.launch' && event.process.cmd_line.startsWith('prog '))
@@ -92,7 +97,7 @@ asBoth('knows what a thread runs that has a directory and descriptors of its own
   const speaking = join(stage.project, 'own/prog')
   const record = (way: string, path: string): string[] => [`prog ${way}`, path, sha256(path)]
   assert.deepEqual(launched, [
-    ...WAYS.map((way) => record(way, way === 'process-link' ? silent : speaking)),
+    ...WAYS.map((way) => record(way, PROCESS_WAYS.includes(way) ? silent : speaking)),
     ...WAYS.map((way) => record(way, silent)),
   ])
 })
@@ -132,5 +137,43 @@ asBoth('has the digest of what runs, however it was changed', async (as) => {
     .map(({ process }) => process.file.hashes?.[0]?.value)
   const expected = ran.stdout.trim().split('\n')
   assert.equal(new Set(expected).size, 3, 'control: three programs')
+  assert.deepEqual(digests, expected)
+})
+
+/** Keeps a mapping over a start that fails for it, and changes the program by it once more before the next. */
+const KEPT = `
+import errno, hashlib, mmap, os, shutil, subprocess, sys, time
+
+path = sys.argv[1] + "/kept"
+shutil.copy("/usr/bin/echo", path)
+place = os.path.getsize(path) - 1
+
+def run():
+    print(hashlib.sha256(open(path, "rb").read()).hexdigest(), flush=True)
+    subprocess.run([path], stdout=subprocess.DEVNULL, check=True)
+
+with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as content:
+    content[place] ^= 1
+    time.sleep(0.3)
+    try:
+        run()
+    except OSError as error:
+        assert error.errno == errno.ETXTBSY
+    content[place] ^= 2
+run()
+run()
+`
+
+asBoth('has the digest of what runs, changed by a mapping that was kept over a start', async (as) => {
+  const stage = new Stage(as, { files: { 'kept.py': KEPT } })
+  const places = ['/tmp', '$HOME', '.']
+  const each = places.map((place) => `${PYTHON} kept.py "${place}"`).join(' && ')
+  const ran = await stage.session(['/bin/sh', '-c', each])
+  assert.equal(ran.code, 0, describe(ran))
+  const digests = (await stage.events())
+    .filter(({ ambit, process }) => ambit.kind === 'process.launch' && process.file.path.endsWith('/kept'))
+    .map(({ process }) => process.file.hashes?.[0]?.value)
+  const expected = ran.stdout.trim().split('\n')
+  assert.equal(new Set(expected).size, 2, 'control: two programs')
   assert.deepEqual(digests, expected)
 })

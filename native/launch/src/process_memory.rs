@@ -59,7 +59,8 @@ pub fn read_launch(notification: &Notification) -> Asked {
     };
     // The thread's own: it may have a directory and descriptors of its own, by unshare(2).
     let cwd = fs::read_link(format!("/proc/{thread}/cwd")).unwrap_or_default();
-    let place = Place { outer_pid, thread, cwd: &cwd, directory };
+    let numbers = (inner(&status, "NStgid"), inner(&status, "NSpid"));
+    let place = Place { outer_pid, thread, numbers, cwd: &cwd, directory };
     let file = match place.open(&path) {
         Ok(file) => Some(file),
         Err(error) => match error.raw_os_error() {
@@ -74,7 +75,7 @@ pub fn read_launch(notification: &Notification) -> Asked {
     };
     let (argv, truncated) = memory.arguments(argv);
     Asked::Launch(Launch {
-        pid: inner(&status).unwrap_or(outer_pid),
+        pid: numbers.0.unwrap_or(outer_pid),
         ppid: parent(&status),
         outer_pid,
         path: place.name(&path, file.as_ref()),
@@ -93,30 +94,38 @@ fn number(status: &str, name: &str) -> Option<i32> {
     field(status, name)?.trim().parse().ok()
 }
 
-/// The thread group's number in the innermost pid namespace.
-fn inner(status: &str) -> Option<i32> {
-    field(status, "NStgid")?.split_whitespace().last()?.parse().ok()
+/// The number of the thread group (`NStgid`) or thread (`NSpid`) in the innermost pid namespace.
+fn inner(status: &str, name: &str) -> Option<i32> {
+    field(status, name)?.split_whitespace().last()?.parse().ok()
 }
 
 fn parent(status: &str) -> i32 {
     let outer = number(status, "PPid").unwrap_or(0);
-    fs::read_to_string(format!("/proc/{outer}/status")).ok().and_then(|status| inner(&status)).unwrap_or(0)
+    fs::read_to_string(format!("/proc/{outer}/status"))
+        .ok()
+        .and_then(|status| inner(&status, "NStgid"))
+        .unwrap_or(0)
 }
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+#[derive(Debug, PartialEq)]
 enum Magic {
     Executable,
     /// Of a task: the thread, or the process' first one.
     Descriptor(i32, RawFd),
+    /// Of a task that is not the caller's, as its /proc names it, and a link there.
+    Others(i32, String),
 }
 
 /// Where a path starts from.
 struct Place<'a> {
     outer_pid: i32,
     thread: i32,
+    /// Of process and thread, as the sandbox counts.
+    numbers: (Option<i32>, Option<i32>),
     cwd: &'a Path,
     directory: Option<RawFd>,
 }
@@ -126,28 +135,46 @@ impl Place<'_> {
         match self.magic(path) {
             Some(Magic::Executable) => open_path(Path::new(&format!("/proc/{}/exe", self.outer_pid))),
             Some(Magic::Descriptor(task, fd)) => self.descriptor(task, fd),
+            Some(Magic::Others(task, link)) => self.others(task, &link),
             None => self.open_in_root(&self.absolute(path)?, 0),
         }
     }
 
-    /// The links that every process has to itself, and the empty path that means a descriptor. `/proc/self` is the
-    /// process, whose descriptors are its first thread's, whichever thread asks.
+    /// The links that lead where no name does, however the way to them is spelled, and the empty path that means a
+    /// descriptor. `/proc/self` is the process, whose descriptors are its first thread's, whichever thread asks.
     fn magic(&self, path: &[u8]) -> Option<Magic> {
-        let path = std::str::from_utf8(path).ok()?;
         if path.is_empty() {
             return self.directory.map(|fd| Magic::Descriptor(self.thread, fd));
         }
-        if path == "/proc/self/exe" {
-            return Some(Magic::Executable);
+        let path = self.absolute(path).ok()?;
+        let path = path.to_str()?;
+        let rest = match path.strip_prefix("/dev/fd/") {
+            Some(fd) => format!("self/fd/{fd}"),
+            None => path.strip_prefix("/proc/")?.into(),
+        };
+        let words: Vec<&str> = rest.split('/').collect();
+        let (task, fd) = match words[..] {
+            [_, "task", task, "fd", fd] | [task, "fd", fd] => (task, Some(fd.parse().ok()?)),
+            [_, "task", task, "exe"] | [task, "exe"] => (task, None),
+            _ => return None,
+        };
+        Some(match (self.task(task), fd) {
+            (Some(task), Some(fd)) => Magic::Descriptor(task, fd),
+            (Some(_), None) => Magic::Executable,
+            (None, fd) => Magic::Others(task.parse().ok()?, fd.map_or("exe".into(), |fd| format!("fd/{fd}"))),
+        })
+    }
+
+    /// One of the caller's own, as its /proc names it.
+    fn task(&self, name: &str) -> Option<i32> {
+        let number = name.parse::<i32>().ok();
+        match name {
+            "self" => Some(self.outer_pid),
+            "thread-self" => Some(self.thread),
+            _ if number.is_some() && number == self.numbers.0 => Some(self.outer_pid),
+            _ if number.is_some() && number == self.numbers.1 => Some(self.thread),
+            _ => None,
         }
-        let tables = [
-            ("/proc/self/fd/", self.outer_pid),
-            ("/dev/fd/", self.outer_pid),
-            ("/proc/thread-self/fd/", self.thread),
-        ];
-        tables
-            .into_iter()
-            .find_map(|(table, task)| Some(Magic::Descriptor(task, path.strip_prefix(table)?.parse().ok()?)))
     }
 
     /// Through a pidfd: /proc/PID/fd of a process that made itself undumpable is shut even to us. Before Linux 6.9
@@ -166,6 +193,21 @@ impl Place<'_> {
         // SAFETY: plain numbers; a new descriptor comes back.
         let fd = sys::check(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) })?;
         Ok(File::from(sys::owned(fd as RawFd)))
+    }
+
+    /// Not where that directory is something else: a link of the caller's own would lead out of its root.
+    fn others(&self, task: i32, link: &str) -> io::Result<File> {
+        let directory = self.open_in_root(Path::new(&format!("/proc/{task}")), libc::O_DIRECTORY)?;
+        // SAFETY: a zeroed structure is valid, and the kernel fills it.
+        let system = unsafe {
+            let mut system: libc::statfs = std::mem::zeroed();
+            sys::check(libc::fstatfs(directory.as_raw_fd(), &mut system))?;
+            system
+        };
+        match system.f_type == libc::PROC_SUPER_MAGIC {
+            true => open_path(&link_of(&directory).join(link)),
+            false => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     /// True when a link on the way leads to something that exists only for the caller (/proc/self): from here it
@@ -198,7 +240,7 @@ impl Place<'_> {
     }
 
     fn open_in_root(&self, path: &Path, flags: i32) -> io::Result<File> {
-        open_in_root(&open_path(Path::new(&format!("/proc/{}/root", self.outer_pid)))?, path, flags)
+        open_in_root(&open_path(Path::new(&format!("/proc/{}/root", self.thread)))?, path, flags)
     }
 
     /// The spelled path, or what a descriptor stands for.
@@ -319,5 +361,69 @@ impl Memory {
             argv.push(&argument);
         }
         (argv.finish().0, true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(directory: Option<RawFd>) -> Place<'static> {
+        let cwd = Path::new("/proc");
+        Place { outer_pid: 500, thread: 501, numbers: (Some(5), Some(6)), cwd, directory }
+    }
+
+    #[test]
+    fn a_magic_link_is_known_however_it_is_spelled() {
+        let place = place(None);
+        let process = Some(Magic::Descriptor(500, 8));
+        for path in [
+            "/proc/self/fd/8",
+            "/proc/./self/fd/8",
+            "//proc//self/fd/8",
+            "self/fd/8",
+            "./5/fd/8",
+            "/dev/./fd/8",
+            "/proc/self/task/5/fd/8",
+        ] {
+            assert_eq!(place.magic(path.as_bytes()), process, "{path}");
+        }
+        for path in ["/proc/thread-self/fd/8", "/proc/6/./fd/8", "/proc/self/task/6/fd/8"] {
+            assert_eq!(place.magic(path.as_bytes()), Some(Magic::Descriptor(501, 8)), "{path}");
+        }
+        for path in ["/proc/self/exe", "/proc/./self/exe", "/proc/5/exe"] {
+            assert_eq!(place.magic(path.as_bytes()), Some(Magic::Executable), "{path}");
+        }
+        assert_eq!(place.magic(b"/proc/7/fd/8"), Some(Magic::Others(7, "fd/8".into())));
+        for path in
+            ["/proc/self/fd", "/proc/self/fd/x", "/proc/x/fd/8", "/proc/self/fd/8/x", "/usr/proc/self/exe"]
+        {
+            assert_eq!(place.magic(path.as_bytes()), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_a_thread_means_is_below_a_root_of_its_own() {
+        let directory = std::env::temp_dir().join(format!("ambit-root-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("prog"), "in its root").unwrap();
+        let own_root = sys::cpath(&directory).unwrap();
+        let (tell, hear) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            // SAFETY: plain flags, and a valid string. Of this thread alone.
+            let made = unsafe { libc::unshare(libc::CLONE_FS) == 0 && libc::chroot(own_root.as_ptr()) == 0 };
+            tell.send(made.then(|| unsafe { libc::gettid() })).unwrap();
+            std::thread::park();
+        });
+        // Only root may.
+        if let Some(own) = hear.recv().unwrap() {
+            let leader = std::process::id() as i32;
+            let of = |thread| Place { outer_pid: leader, thread, ..place(None) };
+            assert!(of(own).open(b"/prog").is_ok());
+            assert!(of(leader).open(b"/prog").is_err(), "control: another root");
+        }
+        thread.thread().unpark();
+        thread.join().unwrap();
+        fs::remove_dir_all(&directory).unwrap();
     }
 }
