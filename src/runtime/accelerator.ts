@@ -4,13 +4,12 @@
  * something of what it depends on changes.
  */
 import { createHash } from 'node:crypto'
-import { closeSync, openSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { closeSync, openSync, readFileSync, statSync } from 'node:fs'
 import { z } from 'zod'
-import { makeDir } from '../lib/make-dir.ts'
 import { errnoOf, messageOf } from '../lib/errors.ts'
 import type { Paths } from '../lib/paths.ts'
 import { type Boot, bootsGuest, type Bootable } from './accelerator/boot.ts'
+import { remembered } from './remembered.ts'
 
 export const ACCELERATORS = ['kvm', 'tcg'] as const
 export type Accelerator = (typeof ACCELERATORS)[number]
@@ -31,35 +30,33 @@ export interface Host {
 
 export const thisHost = (uid: number): Host => ({ device: '/dev/kvm', boot: bootsGuest, uid })
 
-const answer = z.strictObject({
-  key: z.string(),
-  accelerator: z.enum(ACCELERATORS),
-  why: z.string().max(1000),
-})
+const answer = remembered(
+  'accelerator',
+  z.strictObject({ accelerator: z.enum(ACCELERATORS), why: z.string().max(1000) }),
+)
 
 /** Looks the answer up, or boots a guest to find it. */
 export async function chooseAccelerator(bootable: Bootable, paths: Paths, host: Host): Promise<Choice> {
   const refusal = refusalOf(host)
   if (refusal) return { accelerator: 'tcg', why: refusal }
   const key = keyOf(bootable, host)
-  const known = remembered(paths)
-  if (known?.key === key) return { accelerator: known.accelerator, why: known.why }
+  const known = answer.recall(paths, key)
+  if (known) return known
   const why = await host.boot(bootable, 'kvm', host.uid).catch(messageOf)
   const choice: Choice =
     why === null
       ? { accelerator: 'kvm', why: 'a guest booted with it' }
       : { accelerator: 'tcg', why: `${host.device} opens, but no guest boots with it: ${why}` }
-  remember(paths, key, choice)
-  return choice
+  return answer.keep(paths, key, choice)
 }
 
 /** The next one who asks boots a guest again. */
-export const forgetAccelerator = (paths: Paths): void => rmSync(placeOf(paths), { force: true })
+export const forgetAccelerator = (paths: Paths): void => answer.forget(paths)
 
 /** A session's machine did not come up with KVM: the next one does without, until something changes. */
 export function distrustKvm(bootable: Bootable, paths: Paths, host: Host, why: string): void {
   const choice = { accelerator: 'tcg', why: `a machine did not start with KVM: ${why}` } as const
-  remember(paths, keyOf(bootable, host), choice)
+  answer.keep(paths, keyOf(bootable, host), choice)
 }
 
 function refusalOf({ device }: Host): string | null {
@@ -85,21 +82,3 @@ function keyOf({ qemu, image }: Bootable, { device, uid }: Host): string {
 }
 
 const textOf = (path: string): string => readFileSync(path, 'utf8').trim()
-
-const placeOf = (paths: Paths): string => join(paths.state, 'cache', 'accelerator.json')
-
-function remembered(paths: Paths): z.infer<typeof answer> | null {
-  try {
-    return answer.safeParse(JSON.parse(textOf(placeOf(paths)))).data ?? null
-  } catch {
-    return null // not asked yet, or torn: asked again
-  }
-}
-
-function remember(paths: Paths, key: string, choice: Choice): void {
-  const place = placeOf(paths)
-  makeDir(dirname(place))
-  const aside = `${place}.${process.pid}`
-  writeFileSync(aside, JSON.stringify({ key, ...choice }), { mode: 0o600 })
-  renameSync(aside, place)
-}

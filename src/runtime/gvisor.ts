@@ -2,13 +2,13 @@
  * The `runsc` of this machine, and what it knows that others do not: found out by trying, since a build of one's own has
  * no version's name, and kept until the program changes.
  */
-import { existsSync, readFileSync, realpathSync, renameSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, realpathSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { z } from 'zod'
 import { AmbitError } from '../lib/errors.ts'
-import { makeDir } from '../lib/make-dir.ts'
 import type { Paths } from '../lib/paths.ts'
 import { tryRun } from './doctor/probe.ts'
+import { remembered } from './remembered.ts'
 import { installHint, lookForTool } from './tools.ts'
 
 /** gVisor as a session starts it. */
@@ -35,48 +35,39 @@ export async function inspectGvisor(paths: Paths): Promise<Gvisor> {
     throw new AmbitError('ERR_RUNTIME_MISSING', RUNTIME, 'runsc is not installed', installHint('runsc'))
   const path = realpathSync(found)
   const helpers = join(dirname(path), 'gvisor-bin')
-  const directfs = recall(paths, path) ?? remember(paths, path, await knowsDirectfs(path))
+  const key = keyOf(path)
+  const directfs = answer.recall(paths, key) ?? answer.keep(paths, key, await knowsDirectfs(path))
   return { runsc: path, helpers: existsSync(helpers) ? helpers : null, directfs }
 }
 
 const RUNTIME = 'runtime container'
 
-const answer = z.strictObject({ key: z.string(), directfs: z.boolean() })
+/** Whether it knows the flag. */
+const answer = remembered('gvisor', z.boolean())
 
 /** For an answer of milliseconds, on a machine that has none to spare: no session starts without it. */
 const PATIENCE_MS = 30_000
 
-/** A flag that a version does not know ends it. */
-async function knowsDirectfs(path: string): Promise<boolean> {
+/**
+ * Only a version that says that it knows no such flag has none: one that fails for another reason might have it, and
+ * would let the Sentry open the host's files.
+ */
+export async function knowsDirectfs(path: string): Promise<boolean> {
   const told = await tryRun(path, ['--directfs=false', '--version'], PATIENCE_MS)
   if (told.ok) return true
-  const plain = await tryRun(path, ['--version'], PATIENCE_MS)
-  if (plain.ok && told.status !== null) return false
-  const why = plain.ok ? told.why : plain.why
-  throw new AmbitError('ERR_RUNTIME_FAILED', RUNTIME, `${path} does not run: ${why}`, 'run: ambit doctor')
+  if (UNKNOWN.test(told.errors)) return false
+  throw new AmbitError(
+    'ERR_RUNTIME_FAILED',
+    RUNTIME,
+    `${path} does not run: ${told.why}`,
+    'run: ambit doctor',
+  )
 }
+
+/** What Go's `flag` says. */
+const UNKNOWN = /^flag provided but not defined: -directfs$/m
 
 function keyOf(path: string): string {
   const { ino, size, mtimeMs, ctimeMs } = statSync(path)
   return [path, ino, size, mtimeMs, ctimeMs].join(' ')
-}
-
-const placeOf = (paths: Paths): string => join(paths.state, 'cache', 'gvisor.json')
-
-function recall(paths: Paths, path: string): boolean | null {
-  try {
-    const { key, directfs } = answer.parse(JSON.parse(readFileSync(placeOf(paths), 'utf8')))
-    return key === keyOf(path) ? directfs : null
-  } catch {
-    return null // not asked yet, or torn: asked again
-  }
-}
-
-function remember(paths: Paths, path: string, directfs: boolean): boolean {
-  const place = placeOf(paths)
-  makeDir(dirname(place))
-  const aside = `${place}.${process.pid}`
-  writeFileSync(aside, JSON.stringify({ key: keyOf(path), directfs }), { mode: 0o600 })
-  renameSync(aside, place)
-  return directfs
 }
