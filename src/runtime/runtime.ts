@@ -25,7 +25,7 @@ export interface GateSockets {
 /** A session's world, in the order of its life. */
 export interface World {
   readonly sockets: GateSockets
-  /** `/dev/fuse` fd of the view's mount; the caller owns it. */
+  /** What the view is served on: `/dev/fuse` of its mount, or its end of a machine's stream; the caller owns it. */
   readonly fuse: number
   /** Makes the cell (the view must serve by now). Resolves with what is enforced; the command waits. */
   build(): Promise<readonly Control[]>

@@ -28,8 +28,8 @@ pub const GUEST_COMPAT: &str = "/.ambit/compat.so";
 /// What is preloaded there: compat/lib.rs.
 pub const COMPAT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/compat.so"));
 
-/// Capabilities in the cell's user namespace, which owns no network: runsc makes mounts and roots with them, the Gofer
-/// keeps those that concern files, the Sentry none.
+/// Capabilities in the cell's user namespace, which owns no network: runsc makes mounts, roots and namespaces with
+/// them. Sentry and Gofer end up in user namespaces of their own, where what they keep concerns nobody else (outside.rs).
 pub const CAPABILITIES: [&str; 12] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
