@@ -9,6 +9,7 @@ pub mod command;
 pub mod control;
 pub mod digest;
 pub mod disk;
+pub mod exec_path;
 pub mod failure;
 pub mod freeze;
 pub mod fuse;

@@ -22,8 +22,9 @@ use super::proto::{Fields, Value, bytes, field, number};
 use crate::alarm::{Alarm, Bell};
 use crate::control::Ending;
 use crate::digest::{Digests, Lasting};
+use crate::exec_path::open_in_root;
 use crate::failure::{Context, Failure, Result};
-use crate::process_memory::{Bounded, open_in_root};
+use crate::process_memory::Bounded;
 use crate::sensor::Fact;
 use crate::sys;
 
