@@ -19,7 +19,9 @@ const line = (weight: Weight, section: string, rule: string | null, text: string
 export function agentLines(plan: Plan, context: SheetContext): SheetLine[] {
   const { agent, argv } = context
   const version = agent.version === null ? '' : ` ${agent.version}`
-  const lines = [line('fact', 'agent', null, `runs ${agent.name}${version}: ${argv.join(' ')}`)]
+  const words = argv.join(' ')
+  const more = words === agent.name ? '' : `: ${words}`
+  const lines = [line('fact', 'agent', null, `runs ${agent.name}${version}${more}`)]
   if (agent.digest === null)
     lines.push(
       line(

@@ -167,6 +167,16 @@ test('the sheet names the runtime, what it means, and which rule raised it', () 
   assert.match(about({ runtime: 'container', raised: ['agent.unknown'] }), /no list.*\(agent\.unknown\)/)
 })
 
+test('the command is said once where it is but the name, and the desktop as what nobody gives', () => {
+  using world = new World()
+  const plan = world.plan('  desktop: { clipboard: allow }\n')
+  const said = (argv: readonly string[]): string =>
+    renderSheet(plan, { ...CONTEXT, agent: { ...CONTEXT.agent, name: 'ls', version: null }, argv }).text
+  assert.match(said(['ls']), /runs ls$/m)
+  assert.match(said(['ls', '-l']), /runs ls: ls -l$/m)
+  assert.match(said(['ls']), /asks for your clipboard, which no runtime gives yet$/m)
+})
+
 test('nothing that others wrote reaches the terminal unescaped', () => {
   using world = new World()
   const plan = world.plan('  environment: { set: { NOTE: "x\u202ey\u200b" } }\n')
