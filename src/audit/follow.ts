@@ -84,7 +84,7 @@ export class Follower {
    * journal is dead: nothing behind a gap can be trusted to follow it.
    */
   next(): Followed | null {
-    const record = this.#records?.next()
+    const record = this.#read((records) => records.next())
     if (!record || 'why' in record) {
       const gap = record ? this.#gapAt(record) : this.#gap
       this.#records = null
@@ -99,8 +99,21 @@ export class Follower {
 
   /** The bytes at hand of the records that come next and where they lie; null where the next one is not whole. */
   ahead(): Ahead | null {
-    const bytes = this.#records?.ahead()
-    return this.#records && bytes?.length ? { bytes, offset: this.#records.offset } : null
+    const bytes = this.#read((records) => records.ahead())
+    if (!this.#records || !Buffer.isBuffer(bytes) || bytes.length === 0) return null
+    return { bytes, offset: this.#records.offset }
+  }
+
+  /** Where the disk does not give the journal back, it ends: it must not hold up the others. */
+  #read<T>(read: (records: RecordReader) => T): T | JournalEnd | null {
+    if (!this.#records) return null
+    try {
+      return read(this.#records)
+    } catch (error) {
+      const errno = errnoOf(error)
+      if (errno === undefined || PASSING.includes(errno)) throw error
+      return { offset: this.#passed.offset, why: 'unreadable' }
+    }
   }
 
   /** Passes `bytes` of `ahead`, whose last fact has `clocks`. */
@@ -141,12 +154,13 @@ export class Follower {
 
   #lossAt({ offset, why }: JournalEnd): string | null {
     const final = this.#final
-    const wrong = why === 'corrupt' || why === 'foreign'
+    const wrong = why === 'corrupt' || why === 'foreign' || why === 'unreadable'
     if (!wrong) this.#suspect = { offset: -1, since: 0 }
     else if (this.#suspect.offset !== offset) this.#suspect = { offset, since: performance.now() }
     const known = wrong && performance.now() - this.#suspect.since >= DOUBT_MS
     if (why === 'foreign') return final || known ? 'not a journal' : null
     if (why === 'corrupt') return final || known ? `corrupt at byte ${offset}` : null
+    if (why === 'unreadable') return final || known ? `cannot be read at byte ${offset}` : null
     if (why === 'torn' && final) return `unfinished record at byte ${offset}`
     // Read through our descriptor to its end; the name is gone, so nobody else will ever read it.
     const gone = this.#fd !== undefined && fs.fstatSync(this.#fd).nlink === 0

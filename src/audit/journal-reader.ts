@@ -33,7 +33,7 @@ export interface JournalRecord extends Omit<RawRecord, 'payload'> {
  */
 export interface JournalEnd {
   readonly offset: number
-  readonly why: 'end' | 'torn' | 'corrupt' | 'foreign'
+  readonly why: 'end' | 'torn' | 'corrupt' | 'foreign' | 'unreadable'
 }
 
 /** Reads whole records of an open journal, one after the other. */

@@ -98,6 +98,8 @@ export class Journal {
     const want = this.#written
     this.#alive()
     while (this.#synced < want) {
+      // Closed meanwhile, perhaps: the descriptor may be another file's by now.
+      this.#alive()
       if (this.#turn) await this.#turn
       else await this.#begin()
     }

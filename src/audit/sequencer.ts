@@ -56,7 +56,7 @@ export class Sequencer {
 
   /**
    * Sequences all that journals hold now; signs a checkpoint if anything was new. Rejects with ERR_LOG_FAILED, or with
-   * the system's error where a journal cannot be opened at the moment: nothing is lost, and the next call reads on.
+   * the system's error where a journal cannot be read at the moment: nothing is lost, and the next call reads on.
    */
   sequence(): Promise<Head> {
     return this.#urgently(() => this.#sequenceAll(AT_ONCE))

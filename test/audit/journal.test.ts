@@ -250,3 +250,19 @@ test('writes queued facts at once and in order: with the next append, with a syn
   journal.close()
   assert.deepEqual(kinds(), ['1', '2', '3', '4', '5', '6'])
 })
+
+test('a journal that is closed while two syncs wait has not failed', async (t) => {
+  const journal = Journal.open(join(tempDir(t), 'run.wal'))
+  let failures = 0
+  journal.onFailure(() => failures++)
+  journal.append({ k: 'file.delete', path: '/1' })
+  const first = journal.sync()
+  journal.append({ k: 'file.delete', path: '/1' })
+  const second = journal.sync()
+  journal.close()
+  const [one, two] = await Promise.allSettled([first, second])
+  await new Promise((resolve) => setTimeout(resolve, 50))
+  assert.equal(one.status, 'rejected')
+  assert.match(String(two.status === 'rejected' && two.reason), /closed/)
+  assert.equal(failures, 0)
+})

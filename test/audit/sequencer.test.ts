@@ -290,6 +290,29 @@ for (const [name, harm, reason] of [
   })
 }
 
+test('a journal that cannot be read makes one gap event, and others go on', async (t) => {
+  const w = world(t)
+  const run = w.journal('s-a', 'run')
+  run.append(remove('/1'))
+  // What the kernel opens and does not read.
+  fs.mkdirSync(w.wal('s-a', 'view'))
+  const { log, sequencer } = await w.open()
+  sequencer.follow('s-a')
+  await sequencer.sequence()
+  run.append(remove('/2'))
+  await sequencer.finish('s-a')
+  log.close()
+  const [gaps, others] = [w.events().filter(({ gap }) => gap), w.events().filter(({ gap }) => !gap)]
+  assert.deepEqual(
+    gaps.map(({ gap }) => gap?.reason),
+    ['cannot be read at byte 0'],
+  )
+  assert.deepEqual(
+    others.map(({ path }) => path),
+    ['/1', '/2'],
+  )
+})
+
 test('a journal that vanished while no daemon ran makes one gap event', async (t) => {
   const w = world(t)
   w.journal('s-a', 'view').append(remove('/1'))
