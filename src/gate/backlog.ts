@@ -61,34 +61,67 @@ export class Backlog {
 const GATHERED = Symbol('gathered')
 /** Large pieces that may wait as they came: a stream that stopped at the first one would pass bulk more slowly. */
 const MOST_PIECES = 8
+/** What all gathered streams of a gate may keep together, while those that should read them do not. */
+const MOST_WAITING = 128 << 20
+let waitingBytes = 0
 
 /**
  * Has a stream that somebody else fills by `push` keep what comes while nobody reads as a backlog. Its source is told to
- * stop; what still comes is what was under way: a window of HTTP/2, a read of a socket.
+ * stop; what still comes is what was under way: a window of HTTP/2, a read of a socket. The stream with which all of
+ * them would keep more than `MOST_WAITING` gives no more: `crowded` is called and breaks off what it is part of.
  */
-export function gather(stream: Readable & { [GATHERED]?: true }): void {
+export function gather(
+  stream: Readable & { [GATHERED]?: true },
+  crowded: () => unknown = () => stream.destroy(),
+): void {
   if (stream[GATHERED]) return
   stream[GATHERED] = true
   const push = stream.push.bind(stream)
   const waiting = new Backlog()
   let pieces = 0
+  let counted = 0
+  let broken = false
+  const count = (bytes: number): void => {
+    waitingBytes += bytes - counted
+    counted = bytes
+  }
+  const countAll = (): void => count(stream.readableLength + waiting.length)
   const give = (): void => {
     if (waiting.length > 0) for (const piece of waiting.take()) push(piece)
+  }
+  const breakOff = (): void => {
+    broken = true
+    // Not inside its own push.
+    setImmediate(crowded)
   }
   stream.push = (chunk: Buffer | null): boolean => {
     if (chunk === null) {
       give()
       return push(null)
     }
+    // An empty piece says that a read has ended: Node asks for no other before it.
+    if (chunk.length === 0) return push(chunk)
+    if (broken || stream.destroyed) return true
     if (stream.readableLength === 0) pieces = 0
     const passes = stream.readableFlowing || (keepsLittle(chunk) && pieces++ < MOST_PIECES)
-    if (waiting.length === 0 && passes) return push(chunk)
-    waiting.add(chunk)
-    return false
+    const direct = waiting.length === 0 && passes
+    if (!direct) waiting.add(chunk)
+    const room = direct && push(chunk)
+    if (stream.readableLength + waiting.length + counted > 0) countAll()
+    if (counted > 0 && waitingBytes > MOST_WAITING) breakOff()
+    return room
   }
-  // Before anything flows again.
-  stream.on('resume', give)
-  stream.once('close', () => waiting.take())
+  // Before anything flows again; what it still holds goes at once.
+  stream.on('resume', () => {
+    give()
+    count(0)
+  })
+  stream.on('pause', countAll)
+  stream.once('close', () => {
+    waiting.take()
+    broken = true
+    count(0)
+  })
 }
 
 /** Called once, when bytes are out of a sink's hands: sent, dropped, or with the error that kept them. */

@@ -59,8 +59,9 @@ export class Exchange implements Watched {
     this.request = request
     this.response = response
     this.meter = new UploadMeter(gate.budget)
-    if ('stream' in request) gather(request.stream)
-    if (request instanceof Readable) gather(request)
+    const crowded = (): void => this.crowded()
+    if ('stream' in request) gather(request.stream, crowded)
+    if (request instanceof Readable) gather(request, crowded)
   }
 
   get over(): boolean {
@@ -234,6 +235,14 @@ export class Exchange implements Watched {
       this.refuse(refusal(this.gate.monitor.stopped ? 'session.stopped' : 'upstream.timeout'))
     else cut(this.response)
     this.finish()
+  }
+
+  /** More waits in this gate than may: ends the client's connection with all its requests, as it is what holds most. */
+  crowded(): void {
+    this.refuse(refusal('gate.too-much-waits'))
+    if ('stream' in this.request) this.request.stream.session?.destroy()
+    else if (this.request instanceof Readable) this.request.destroy()
+    else cut(this.response)
   }
 
   /** Answers with a refusal, stops the upstream half and records it. */

@@ -104,7 +104,7 @@ function field({ rawHeaders: raw }: Source, name: string): string | undefined {
 export function answered(exchange: Exchange, admitted: Admitted, answer: Source): Promise<void> {
   const { injection, inbound } = admitted
   const { response, gate } = exchange
-  if (!(answer instanceof Answer)) gather(answer)
+  if (!(answer instanceof Answer)) gather(answer, () => exchange.crowded())
   const head = inboundHead(answer.rawHeaders, injection)
   const { idle, streamIdle } = gate.monitor.deadlines
   exchange.status = answer.statusCode ?? 0

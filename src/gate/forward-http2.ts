@@ -21,7 +21,7 @@ export async function forwardHttp2(exchange: Exchange, admitted: Admitted): Prom
   const { dialler, http2 } = exchange.gate
   exchange.opened(dialler.factsOf(http2.socketOf(session)), admitted.target.rule.id)
   const stream = session.request(headersOf(admitted), { endStream: !admitted.inbound.hasBody })
-  gather(stream)
+  gather(stream, () => exchange.crowded())
   // Not `close(CANCEL)`: Node would first end the stream, and a body cut short would arrive as a whole one.
   exchange.abort = () => stream.destroy(new UpstreamError('upstream.failed'))
   upload(exchange, admitted, stream)

@@ -30,13 +30,18 @@ export class FrameScrubber extends Transform {
     try {
       for (let rest = chunk; rest.length > 0; )
         rest = this.#left === 0 ? this.#readHead(rest) : this.#readPayload(rest)
-      // In one piece: a frame may be two bytes, and each piece costs hundreds.
-      const out = this.#out
-      this.#out = []
-      done(null, out.length === 1 ? out[0] : Buffer.concat(out))
     } catch (error) {
-      done(error as Error)
+      this.push(this.#take())
+      return done(error as Error)
     }
+    done(null, this.#take())
+  }
+
+  /** In one piece: a frame may be two bytes, and each piece costs hundreds. */
+  #take(): Buffer {
+    const out = Buffer.concat(this.#out)
+    this.#out = []
+    return out
   }
 
   /** Returns what follows the head, or nothing while the head is not whole. */

@@ -229,6 +229,7 @@ export class Inlet {
     this.#parsed = null
     const end = this.#parser.execute(bytes)
     const parsed = this.#parsed as Parsed | null
+    // A number alone says little: of a connection that is used again llhttp tells errors so, too.
     if (typeof end !== 'number' || parsed === null) {
       this.#leave(bytes)
       return bytes.subarray(bytes.length)

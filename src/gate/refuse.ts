@@ -14,6 +14,7 @@ const STATUS: Readonly<Record<string, number>> = {
   'session.stopped': 503,
   'gate.unrecordable': 503,
   'gate.too-many-exchanges': 503,
+  'gate.too-much-waits': 503,
   'http.malformed': 400,
   'http.absolute-form': 400,
   'http.head-too-large': 431,
@@ -67,6 +68,9 @@ const DETAIL: Readonly<Record<string, string>> = {
     'Too many or too strange names under the wildcard that covers %. A person can name the host in a rule of its own.',
   'session.stopped': 'The session is stopped, so nothing goes out. Try again when it has been resumed.',
   'gate.unrecordable': 'The request could not be recorded, so it was not sent.',
+  'gate.too-many-exchanges': 'Too many requests of this session are under way. Try again when some are done.',
+  'gate.too-much-waits':
+    'Requests under way hold too many bytes that nobody reads. Read the answers, or send fewer at once.',
   'http.misdirected': 'The request names another host than the connection to %.',
   'http.dns-over-https': 'DNS over HTTPS is refused; names resolve through the system resolver.',
   'http.bodyless-method-body': 'A body on a method that has none is refused; use POST.',

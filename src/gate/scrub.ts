@@ -74,7 +74,7 @@ export function masked(
 ): readonly Buffer[] {
   if (!injection || injection.needles.length === 0) return pieces
   const masker = new Masker(injection.needles, onMasked)
-  return [...pieces.map((piece) => masker.feed(piece)), masker.end()]
+  return [...pieces.map((piece) => masker.feed(piece)), masker.end()].filter(({ length }) => length > 0)
 }
 
 /** Emits `scrubbed` for each secret it masks. */

@@ -3,6 +3,7 @@
  * pieces or of the network reads in which they came, and arrives whole once it is read.
  */
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { connect as connectHttp2, createSecureServer, type ServerHttp2Stream } from 'node:http2'
 import {
   type AddressInfo,
@@ -13,6 +14,7 @@ import {
 } from 'node:net'
 import { duplexPair, Writable } from 'node:stream'
 import { after, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { createServer as createTlsServer, type TLSSocket } from 'node:tls'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
@@ -394,7 +396,53 @@ test('a stream that is read late, paused, read and ended gives all in order', as
   assert.ok(Buffer.concat(seen).equals(body))
 })
 
-test('frames without a payload go on together', () => {
+test('uploads that no server reads keep 128 MiB together, and the next one is refused', async () => {
+  const server = createSecureServer({
+    ...leaf,
+    settings: { initialWindowSize: 0, maxConcurrentStreams: 1000 },
+  })
+  server.on('stream', (stream, { ':method': method }) => {
+    stream.on('error', () => undefined)
+    if (method === 'GET') stream.respond({ ':status': 204 }, { endStream: true })
+  })
+  const bench = await benchTo(await listen(server))
+  const sessions = await Promise.all(
+    Array.from({ length: 12 }, async () => {
+      const socket = await agent(bench, 'h2')
+      return connectHttp2(`https://${HOST}`, { createConnection: () => socket })
+    }),
+  )
+  const piece = Buffer.alloc(256 << 10)
+  const refused = (): number =>
+    bench.of('http.denied').filter(({ reason }) => reason === 'gate.too-much-waits').length
+  const upload = (count: number): void => {
+    const stream = sessions[count % 12]?.request({ ':path': '/', ':method': 'POST' }, { endStream: false })
+    stream?.on('error', () => undefined)
+    stream?.write(piece)
+  }
+  for (let count = 0; count < 500; count++) upload(count)
+  await until(() => bench.of('http.request').length === 500, 20_000)
+  await new Promise((resolve) => setTimeout(resolve, 1000))
+  assert.equal(refused(), 0, 'some 90 MiB may wait')
+  for (let count = 0; count < 500; count++) upload(count)
+  await until(() => refused() > 0, 20_000)
+  await until(() => bench.of('http.request').length === 1000, 20_000)
+  assert.ok(refused() < 500, `${refused()} of 1000`)
+  for (const session of sessions) session.destroy()
+  await until(() => bench.of('http.response').length === 1000, 20_000)
+  // Another connection to the server: a thousand resets have closed that one.
+  const end = performance.now() + 20_000
+  for (let status = 0; status !== 204; await sleep(100)) {
+    assert.ok(performance.now() < end, `${status}`)
+    const socket = await agent(bench, 'h2')
+    const session = connectHttp2(`https://${HOST}`, { createConnection: () => socket })
+    const [head] = (await once(session.request({ ':path': '/' }), 'response')) as [{ ':status': number }]
+    status = head[':status']
+    session.destroy()
+  }
+})
+
+test('frames without a payload go on together', async () => {
   const injection = { needles: ['a secret of some length'] } as unknown as Injection
   const scrubber = FrameScrubber.for(injection)
   assert.ok(scrubber)
@@ -410,6 +458,13 @@ test('frames without a payload go on together', () => {
   scrubber.write(frames)
   assert.equal(pieces, 1)
   assert.ok(Buffer.concat(bytes).equals(frames))
+  // Nor is one lost that came together with one that cannot be read.
+  const other = FrameScrubber.for(injection)
+  const whole: Buffer[] = []
+  other?.on('data', (chunk: Buffer) => whole.push(chunk))
+  other?.write(Buffer.from([0x81, 2, 0x68, 0x69, 0xc1, 0]))
+  await assert.rejects(once(other as FrameScrubber, 'end'), /a frame of an extension/)
+  assert.equal(Buffer.concat(whole).toString('latin1', 2), 'hi')
 })
 
 test('whoever writes to an exchange that is over is told that the bytes are out of hand', () => {
