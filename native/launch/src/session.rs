@@ -45,14 +45,12 @@ pub fn run(world: World, control: &Control) -> Result<()> {
     }
     let Built { mut cell, stdio, evidence } = cell_end::build(&world, control, &mut orders)?;
     let evidence = Recording::start(evidence, &world)?;
-    let watchdog = Watchdog::new(&world.spec.mounts, world.spec.limits, &world.spec.cell, cell.init_pid)
-        .context("starting the watchdog")?;
-    let bell = world.bell.clone();
-    std::thread::spawn(move || watchdog.run(&bell));
     cell.controls.extend(limits::controls(world.spec.limits, world.group.as_ref().map_err(String::as_str)));
     cell.controls.push(evidence.control());
     control.emit(&Event::Ready { controls: &cell.controls });
-    let ended = match wait_for(Order::Exec, &world, control, &mut orders) {
+    // While the supervisor puts that on record. Without it the session fails, and nothing has run.
+    let watched = watch_limits(&world, &cell);
+    let ended = match watched.and_then(|()| wait_for(Order::Exec, &world, control, &mut orders)) {
         Ok(true) => live(&world, control, &mut orders, &cell, stdio, &evidence),
         Ok(false) => Ok(End::Killed),
         Err(failure) => Err(failure),
@@ -61,6 +59,14 @@ pub fn run(world: World, control: &Control) -> Result<()> {
     cell.bury(|| fuse::abort(&world.stage.fuse()));
     evidence.finish();
     announce(control, &world, ended)
+}
+
+fn watch_limits(world: &World, cell: &Cell) -> Result<()> {
+    let watchdog = Watchdog::new(&world.spec.mounts, world.spec.limits, &world.spec.cell, cell.init_pid)
+        .context("starting the watchdog")?;
+    let bell = world.bell.clone();
+    std::thread::spawn(move || watchdog.run(&bell));
+    Ok(())
 }
 
 /// The thread that records what runs.
