@@ -15,30 +15,56 @@ pub fn run() -> i32 {
     0
 }
 
-#[cfg(target_arch = "x86_64")]
 pub fn kilohertz() -> Option<u128> {
-    let (ticks, time) = reading();
-    std::thread::sleep(MEASURED);
-    let (later_ticks, later_time) = reading();
-    let microseconds = later_time.duration_since(time).as_nanos() / 1000;
-    Some(u128::from(later_ticks - ticks) * 1000 / microseconds.max(1))
+    Counting::begin()?.finish()
+}
+
+/// A first reading. What is done until the second is asked for need not be waited for.
+pub struct Counting {
+    ticks: u64,
+    time: Instant,
+}
+
+impl Counting {
+    pub fn begin() -> Option<Self> {
+        let (ticks, time) = reading()?;
+        Some(Self { ticks, time })
+    }
+
+    pub fn finish(self) -> Option<u128> {
+        std::thread::sleep(MEASURED.saturating_sub(self.time.elapsed()));
+        let (ticks, time) = reading()?;
+        let microseconds = time.duration_since(self.time).as_nanos() / 1000;
+        Some(u128::from(ticks - self.ticks) * 1000 / microseconds.max(1))
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
-fn reading() -> (u64, Instant) {
+fn reading() -> Option<(u64, Instant)> {
     // SAFETY: reads a counter.
     let ticks = || unsafe { std::arch::x86_64::_rdtsc() };
     let tries = (0..READINGS).map(|_| {
         let (before, time, after) = (ticks(), Instant::now(), ticks());
         (after.wrapping_sub(before), before, time)
     });
-    tries
-        .min_by_key(|(width, ..)| *width)
-        .map_or_else(|| (ticks(), Instant::now()), |(_, at, time)| (at, time))
+    tries.min_by_key(|(width, ..)| *width).map(|(_, at, time)| (at, time))
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-pub fn kilohertz() -> Option<u128> {
-    let _ = (MEASURED, READINGS, Instant::now());
+fn reading() -> Option<(u64, Instant)> {
+    let _ = READINGS;
     None
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_long_it_counts_it_finds_the_same() {
+        let long = Counting::begin().unwrap();
+        std::thread::sleep(5 * MEASURED);
+        let (long, short) = (long.finish().unwrap(), kilohertz().unwrap());
+        assert!(long.abs_diff(short) * 100 < long, "{long} and {short}");
+    }
 }

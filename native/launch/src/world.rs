@@ -13,6 +13,7 @@ use crate::net::GateSockets;
 use crate::spec::LaunchSpec;
 use crate::stage::{Stage, Tools};
 use crate::tap::Tap;
+use crate::tsc::Counting;
 use crate::{fuse, namespaces, net, relay, rlimits, session, stage, sys, vm};
 
 /// Of the protocol with `ambit run`.
@@ -32,6 +33,8 @@ pub struct World {
     pub alarms: Alarms,
     /// Where the agent's kernel is a machine's.
     pub machine: Option<Wires>,
+    /// For such a kernel, which is told how fast the counter runs.
+    pub counting: Option<Counting>,
 }
 
 /// What a machine is connected by.
@@ -40,7 +43,7 @@ pub struct Wires {
     /// Its end of the view's stream.
     pub view: OwnedFd,
     /// What it is to be written to, or goes on from.
-    pub snapshot: Option<OwnedFd>,
+    pub snapshot: vm::snapshot::Prepared,
 }
 
 pub fn run(path: &Path) -> i32 {
@@ -70,6 +73,7 @@ fn open(path: &Path, control: &Control) -> Result<World> {
     // Blocked from here on in every thread; children get fresh masks at exec.
     let signals = sys::signal_fd(&session::SIGNALS).context("taking signals")?;
     let spec = LaunchSpec::read(path)?;
+    let counting = spec.cell.machine().and_then(|_| Counting::begin());
     let journal = Arc::new(Journal::open(&spec.journal).context("opening the launch journal")?);
     let group = cgroup::make(&spec);
     let tools = stage::open_tools(&spec, group.as_ref().ok())?;
@@ -82,7 +86,9 @@ fn open(path: &Path, control: &Control) -> Result<World> {
     let stage = staged.map_or_else(|| stage::as_user(&spec), Ok)?.seal(privileged)?;
     let (sockets, fuse, machine) = match spec.cell.machine() {
         None => (net::wire(spec.ports)?, mount_view(&stage, &spec)?, None),
-        Some(_) => {
+        Some(machine) => {
+            // A thread, which earlier would have kept the namespaces from being made.
+            let snapshot = vm::snapshot::prepare(machine, snapshot)?;
             let (sockets, tap) = net::wire_machine(spec.ports)?;
             let (outside, view) = sys::socketpair(libc::SOCK_STREAM).context("making the view's stream")?;
             (sockets, outside, Some(Wires { tap, view, snapshot }))
@@ -92,7 +98,7 @@ fn open(path: &Path, control: &Control) -> Result<World> {
     sys::prctl(libc::PR_SET_DUMPABLE, 0).context("making the launcher undumpable")?;
     hand_out(control, &sockets, &fuse)?;
     let (bell, alarms) = alarms()?;
-    Ok(World { spec, group, tools, stage, journal, signals, bell, alarms, machine })
+    Ok(World { spec, group, tools, stage, journal, signals, bell, alarms, machine, counting })
 }
 
 fn mount_view(stage: &Stage, spec: &LaunchSpec) -> Result<OwnedFd> {

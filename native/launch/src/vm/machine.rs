@@ -13,11 +13,12 @@ use crate::failure::{Failure, Result};
 use crate::sensor::{Fact, Records};
 use crate::spec::{Accelerator, Limits, Machine, Mount, Snapshot};
 use crate::tpm::swtpm::Swtpm;
+use crate::tsc::Counting;
 use crate::vm::guest::Ends;
 use crate::vm::guest::words;
 use crate::vm::loaded::Copying;
 use crate::world::{Wires, World};
-use crate::{limits, tap, tsc};
+use crate::{limits, tap};
 
 /// Where the image's files stand in QEMU's cell; no mount of a session may lie there.
 const PLACE: &str = "/.ambit/machine";
@@ -154,8 +155,9 @@ pub fn device(machine: Option<&Machine>) -> Option<&'static Path> {
 
 /// What the guest's kernel is told: the image's line, and what only the host knows. The machine's ACPI tables have no
 /// `TPM2`, without which the kernel asks no TPM that is not forced on it.
-pub fn kernel_line(machine: &Machine) -> Result<String> {
-    let kilohertz = tsc::kilohertz()
+pub fn kernel_line(machine: &Machine, counting: Option<Counting>) -> Result<String> {
+    let kilohertz = counting
+        .and_then(Counting::finish)
         .ok_or_else(|| Failure::new("starting the machine", "it needs an x86-64 processor"))?;
     let own = format!("tsc_early_khz={kilohertz}{}", mitigations(machine.accelerator));
     Ok(format!("{} {own} tpm_tis.force=1 tpm_tis.interrupts=0", machine.command_line))

@@ -15,9 +15,9 @@ use crate::tpm::port;
 use crate::tpm::swtpm::Swtpm;
 use crate::vm::guest::{Ends, Guest};
 use crate::vm::loaded::Copying;
+use crate::vm::machine;
 use crate::vm::running::Running;
 use crate::vm::snapshot::Warm;
-use crate::vm::{machine, snapshot};
 use crate::world::World;
 
 pub fn run(mut world: World, control: &Control, mut orders: Orders) -> Result<()> {
@@ -27,8 +27,9 @@ pub fn run(mut world: World, control: &Control, mut orders: Orders) -> Result<()
     let Some(machine) = world.spec.cell.machine().cloned() else {
         return Err(Failure::new("building the machine", "the session has none"));
     };
-    let line = machine::kernel_line(&machine)?;
-    let (snapshot, warm) = snapshot::prepare(&mut world, machine.memory)?;
+    let line = machine::kernel_line(&machine, world.counting.take())?;
+    let wires = world.machine.as_mut();
+    let (snapshot, warm) = wires.map(|wires| std::mem::take(&mut wires.snapshot)).unwrap_or_default();
     let copying = Copying::begin(&world.stage, &machine)?;
     // Both cells side by side: each takes some 30 ms.
     let swtpm = Swtpm::begin(&world)?;

@@ -12,12 +12,11 @@ use serde_json::{Value, json};
 
 use crate::alarm::{Alarm, Bell};
 use crate::failure::{Context, Failure, Result};
-use crate::spec::Snapshot;
+use crate::spec::{Machine, Snapshot};
 use crate::sys;
 use crate::tpm::measure::identity;
 use crate::vm::guest::words;
 use crate::vm::memory::{self, Filling};
-use crate::world::World;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(10);
@@ -73,16 +72,17 @@ pub struct Resuming {
     identity: String,
 }
 
-/// What QEMU gets, and what is done here. `size`: bytes of the machine's memory.
-pub fn prepare(world: &mut World, size: u64) -> Result<(Vec<OwnedFd>, Option<Warm>)> {
-    let Some(file) = world.machine.as_mut().and_then(|wires| wires.snapshot.take()) else {
-        return Ok((Vec::new(), None));
-    };
+/// What QEMU gets, and what is done here.
+pub type Prepared = (Vec<OwnedFd>, Option<Warm>);
+
+/// Memory begins to be filled, if there is any to fill it with.
+pub fn prepare(machine: &Machine, file: Option<OwnedFd>) -> Result<Prepared> {
+    let Some(file) = file else { return Ok((Vec::new(), None)) };
     let (monitor, theirs) = sys::socketpair(libc::SOCK_STREAM).context("making QEMU's monitor")?;
+    let size = machine.memory;
     let memory = memory::empty(size)?;
     let mapped = memory.try_clone().context("making the machine's memory")?;
-    let snapshot = world.spec.cell.machine().and_then(|machine| machine.snapshot.as_ref());
-    let Some(Snapshot::Resume { verified, .. }) = snapshot else {
+    let Some(Snapshot::Resume { verified, .. }) = &machine.snapshot else {
         return Ok((vec![theirs, mapped], Some(Warm::Take(Taking { monitor, memory, file }))));
     };
     let own = || file.try_clone().map(File::from).context("opening the snapshot");
