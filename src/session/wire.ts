@@ -47,6 +47,9 @@ export interface Wired {
 export async function wireSession(session: Registered, front: Front): Promise<Wired> {
   const runtime = runtimeNamed(session.runtime)
   const cell = await cellFor(session, runtime)
+  // What starts, which it may have noted.
+  const noted = session.journal.sync()
+  noted.catch(() => undefined)
   const state = new LiveState()
   // Reads of a plain mount pass no view and raise no label: what it holds counts as read.
   for (const root of session.plan.roots) if (root.via === 'mount') state.raiseLabel(root.label)
@@ -60,12 +63,10 @@ export async function wireSession(session: Registered, front: Front): Promise<Wi
   let viewing: Promise<View> | null = null
   try {
     gate = await openGate(session, secrets, state, barrier, labels)
-    const [world, daemon] = await Promise.all([opening, session.recorded])
-    if (cell.kind === 'vm') {
-      // What starts is on record before its first instruction; a machine's /etc is copied, not mounted.
-      await session.journal.sync()
-      fillEtc(gate.caPem)
-    }
+    // A machine's /etc is copied, not mounted.
+    if (cell.kind === 'vm') fillEtc(gate.caPem)
+    // What starts is on record before its first instruction.
+    const [world, daemon] = await Promise.all([opening, session.recorded, noted])
     // Its mounts wait in the kernel for the view's first answer, its command for all of this.
     const building = world.build()
     building.catch(() => undefined)
