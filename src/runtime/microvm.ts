@@ -1,10 +1,11 @@
 import { availableParallelism, cpus, totalmem } from 'node:os'
-import { join } from 'node:path'
+import { join, relative } from 'node:path'
 import { createHash } from 'node:crypto'
 import { AmbitError } from '../lib/errors.ts'
 import { imagesDir, nativeBinary, type Paths } from '../lib/paths.ts'
 import type { Plan } from '../profile/plan.ts'
 import { chooseAccelerator, distrustKvm, thisHost } from './accelerator.ts'
+import { CA_BUNDLE } from './environment.ts'
 import type { LaunchCell, LaunchMount, LaunchSpec } from './launch-spec.ts'
 import { Digests } from './microvm-image/digests.ts'
 import { findSnapshot, type FoundSnapshot, hasSnapshots, type Shape } from './microvm-image/snapshot.ts'
@@ -148,17 +149,22 @@ export interface ShownPlace {
 
 /**
  * The spec as a machine can follow it: what is a bind or plain mount elsewhere is one more root of the view, from
- * `first` on. The session's own small /etc stays a bind, which `ambit-launch` copies.
+ * `first` on. The session's own small /etc stays a bind, which `ambit-launch` copies, but for the bundle of roots: a
+ * guest without KVM would spend a tenth of a second on taking it in before anybody asks for it.
  */
 export function throughView(spec: LaunchSpec, first: number): { spec: LaunchSpec; shown: ShownPlace[] } {
   const shown: ShownPlace[] = []
-  const mounts = spec.mounts.map((mount): LaunchMount => {
-    const isPlace = mount.kind === 'plain' || (mount.kind === 'bind' && mount.target !== '/etc')
-    if (!isPlace) return mount
-    const { source, target } = mount
+  const show = (source: string, target: string, write: boolean): LaunchMount => {
     const index = first + shown.length
-    shown.push({ index, source, target, write: mount.kind === 'bind' && mount.write })
+    shown.push({ index, source, target, write })
     return { kind: 'view', root: index, target }
+  }
+  const mounts = spec.mounts.flatMap((mount): readonly LaunchMount[] => {
+    if (mount.kind === 'plain') return [show(mount.source, mount.target, false)]
+    if (mount.kind !== 'bind') return [mount]
+    const { source, target, write } = mount
+    if (target !== '/etc') return [show(source, target, write)]
+    return [mount, show(join(source, relative('/etc', CA_BUNDLE)), CA_BUNDLE, false)]
   })
   return { spec: { ...spec, mounts }, shown }
 }

@@ -50,10 +50,13 @@ pub const NET: Net = Net { address: tap::GUEST, prefix: tap::PREFIX, gateway: ta
 /// `mounts`: the session's, as staged.
 pub fn describe<'a>(spec: &'a LaunchSpec, mounts: &[Mount]) -> Result<Start<'a>> {
     let mut all = Vec::new();
+    let shown: Vec<&Path> =
+        mounts.iter().filter(|mount| matches!(mount, Mount::View { .. })).map(Mount::target).collect();
     for mount in mounts {
         match mount {
             Mount::Bind { source, target, write: false } => {
-                copy(source, target, DEEPEST, &mut all).context(&format!("reading {}", target.display()))?;
+                copy(source, target, DEEPEST, &shown, &mut all)
+                    .context(&format!("reading {}", target.display()))?;
             }
             Mount::Bind { target, .. } | Mount::Plain { target, .. } => {
                 let why = format!("{} would have to come through the view", target.display());
@@ -91,8 +94,11 @@ fn entropy() -> io::Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// A small tree as mounts of its files and links.
-fn copy(source: &Path, target: &Path, depth: usize, all: &mut Vec<Mount>) -> io::Result<()> {
+/// A small tree as mounts of its files and links, without what of it the view shows.
+fn copy(source: &Path, target: &Path, depth: usize, shown: &[&Path], all: &mut Vec<Mount>) -> io::Result<()> {
+    if shown.contains(&target) {
+        return Ok(());
+    }
     let found = fs::symlink_metadata(source)?;
     if all.len() > MOST_FILES || depth == 0 || found.len() > MOST_BYTES {
         return Err(io::Error::other("too much for a machine"));
@@ -106,8 +112,30 @@ fn copy(source: &Path, target: &Path, depth: usize, all: &mut Vec<Mount>) -> io:
         let mut entries = fs::read_dir(source)?.collect::<io::Result<Vec<_>>>()?;
         entries.sort_by_key(fs::DirEntry::file_name);
         for entry in entries {
-            copy(&entry.path(), &target.join(entry.file_name()), depth - 1, all)?;
+            copy(&entry.path(), &target.join(entry.file_name()), depth - 1, shown, all)?;
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_view_shows_is_not_copied() {
+        let dir = std::env::temp_dir().join(format!("ambit-start-{}", std::process::id()));
+        fs::create_dir_all(dir.join("ssl")).unwrap();
+        fs::write(dir.join("ssl/roots.pem"), "many").unwrap();
+        fs::write(dir.join("ssl/one.pem"), "one").unwrap();
+        let copied = |shown: &[&Path]| {
+            let mut all = Vec::new();
+            copy(&dir, Path::new("/etc"), DEEPEST, shown, &mut all).unwrap();
+            all.iter().map(|mount| mount.target().display().to_string()).collect::<Vec<_>>()
+        };
+        let (whole, shown) = (copied(&[]), copied(&[Path::new("/etc/ssl/roots.pem")]));
+        fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(whole, ["/etc/ssl/one.pem", "/etc/ssl/roots.pem"]);
+        assert_eq!(shown, ["/etc/ssl/one.pem"]);
+    }
 }
