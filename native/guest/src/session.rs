@@ -40,7 +40,8 @@ fn live(channel: &Channel, (streams, view): (File, File)) -> Result<()> {
     let (start, warm) = await_start(channel)?;
     seed::clock(start.time)?;
     seed::random(&start.entropy)?;
-    let processors = std::thread::spawn(processors::start);
+    // A snapshot has them.
+    let processors = warm.is_none().then(|| std::thread::spawn(processors::start));
     let registers = std::thread::spawn(tpm::registers); // it mostly waits for the TPM
     if warm != Some(start.net) {
         network::raise(start.net)?;
@@ -52,20 +53,23 @@ fn live(channel: &Channel, (streams, view): (File, File)) -> Result<()> {
     let records = Told { channel: channel.clone(), launches: 0 };
     let sensor = Sensor::new(listener, records, bell.clone()).context("starting the exec sensor")?;
     let sensor = std::thread::spawn(move || sensor.run());
-    watch_limits(&start, &cell, &bell)?;
     cell.controls.extend(controls(&start));
-    processors.join().map_err(|_| Failure::new("starting the processors", "it broke off"))??;
+    if let Some(processors) = processors {
+        processors.join().map_err(|_| Failure::new("starting the processors", "it broke off"))??;
+    }
     let registers = registers.join().map_err(|_| Failure::new("reading the TPM", "it broke off"))?;
     channel.tell(&Event::Ready { controls: &cell.controls, registers });
+    // While the host puts that on record.
+    watch_limits(&start, &cell, &bell)?;
+    for pid in [cell.init_pid, cell.main_pid, std::process::id().cast_signed()] {
+        processors::allow_all(pid).context("giving the command its processors")?;
+    }
     match channel.wait()? {
         Order::Exec => {}
         order => return Err(out_of_turn(&order)),
     }
     let terminal = master(&stdio, start.window)?;
     let streams = Streams::start(streams, stdio).context("starting the streams")?;
-    for pid in [cell.init_pid, cell.main_pid, std::process::id().cast_signed()] {
-        processors::allow_all(pid).context("giving the command its processors")?;
-    }
     cell.exec()?;
     channel.tell(&Event::Running { pid: cell.main_pid });
     let end = watch(channel, &alarms, &cell, terminal.as_ref());
