@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{PermissionsExt, chown, lchown};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Component, Path, PathBuf};
 
 use ambit_launch::failure::{Context, Result};
@@ -44,8 +44,9 @@ pub fn lay(shape: &Shape) -> Result<()> {
     sys::mount(None, Path::new("/"), None, libc::MS_REC | libc::MS_PRIVATE, None)
         .context("keeping mounts")?;
     shared_memory(shape.shared_memory).context("making /dev/shm")?;
+    let mut places = Places::default();
     for mount in &shape.mounts {
-        add(mount, shape).context(&format!("mounting {}", mount.target().display()))?;
+        places.add(mount, shape).context(&format!("mounting {}", mount.target().display()))?;
     }
     let read_only = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY | PLAIN;
     sys::mount(None, Path::new(ROOT), None, read_only, None).context("making / read-only")?;
@@ -100,37 +101,93 @@ fn proc() -> io::Result<()> {
     Ok(())
 }
 
-fn add(mount: &Mount, shape: &Shape) -> io::Result<()> {
-    let target = mount.target();
-    match mount {
-        Mount::View { root, .. } => {
-            let source = Path::new(view::PLACE).join(root.to_string());
-            let place = place(target, fs::metadata(&source)?.is_dir())?;
-            bind(&source, &place, 0)
+/// Where mounts go. Most of them lie beside the one before, whose directory is kept until one is mounted.
+#[derive(Default)]
+struct Places {
+    parent: Option<(PathBuf, OwnedFd)>,
+}
+
+impl Places {
+    fn add(&mut self, mount: &Mount, shape: &Shape) -> io::Result<()> {
+        let target = mount.target();
+        match mount {
+            Mount::View { root, .. } => {
+                let source = Path::new(view::PLACE).join(root.to_string());
+                let place = self.place(target, fs::metadata(&source)?.is_dir())?;
+                bind(&source, &place, 0)?;
+            }
+            Mount::Tmpfs { size, mode, .. } => {
+                let (uid, gid) = (shape.uid, shape.gid);
+                let options = format!("mode={mode:o},size={size},uid={uid},gid={gid}");
+                let place = self.place(target, true)?;
+                sys::mount(None, &through(&place), Some("tmpfs"), PLAIN, Some(&options))?;
+            }
+            Mount::Dir { mode, .. } => {
+                let held = self.place(target, true)?;
+                let place = through(&held);
+                fs::set_permissions(&place, fs::Permissions::from_mode(*mode))?;
+                chown(&place, Some(shape.uid), Some(shape.gid))?;
+            }
+            Mount::Symlink { link, .. } => return self.symlink(target, link),
+            Mount::File { content, mode, .. } => return self.file(target, content, *mode),
+            Mount::Bind { .. } | Mount::Plain { .. } => {
+                return Err(io::Error::other("the host's own files come through the view"));
+            }
         }
-        Mount::Tmpfs { size, mode, .. } => {
-            let (uid, gid) = (shape.uid, shape.gid);
-            let options = format!("mode={mode:o},size={size},uid={uid},gid={gid}");
-            sys::mount(None, &through(&place(target, true)?), Some("tmpfs"), PLAIN, Some(&options))
+        self.parent = None;
+        Ok(())
+    }
+
+    fn file(&mut self, target: &Path, content: &str, mode: u32) -> io::Result<()> {
+        let files = Path::new(LAYER).join("files");
+        let source = files.join(fs::read_dir(&files)?.count().to_string());
+        fs::write(&source, content)?;
+        fs::set_permissions(&source, fs::Permissions::from_mode(mode))?;
+        bind(&source, &self.place(target, false)?, libc::MS_RDONLY)
+    }
+
+    fn symlink(&mut self, target: &Path, link: &str) -> io::Result<()> {
+        let (parent, name) = self.parent(target)?;
+        match symlink_at(link, parent, &name) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => return made,
         }
-        Mount::Dir { mode, .. } => {
-            let held = place(target, true)?;
-            let place = through(&held);
-            fs::set_permissions(&place, fs::Permissions::from_mode(*mode))?;
-            chown(&place, Some(shape.uid), Some(shape.gid))
+        let path = through(parent).join(std::ffi::OsStr::from_bytes(name.to_bytes()));
+        match fs::read_link(&path) {
+            Ok(there) if there.as_os_str().as_bytes() == link.as_bytes() => return Ok(()),
+            Ok(_) => fs::remove_file(&path)?,
+            // An empty directory of the image makes room; anything else is in the way.
+            Err(_) => drop(fs::remove_dir(&path)),
         }
-        Mount::Symlink { link, .. } => symlink(target, link),
-        Mount::File { content, mode, .. } => {
-            let source = Path::new(LAYER)
-                .join("files")
-                .join(fs::read_dir(Path::new(LAYER).join("files"))?.count().to_string());
-            fs::write(&source, content)?;
-            fs::set_permissions(&source, fs::Permissions::from_mode(*mode))?;
-            bind(&source, &place(target, false)?, libc::MS_RDONLY)
+        symlink_at(link, parent, &name)
+    }
+
+    /// The mount point at `target`, made where it is missing.
+    fn place(&mut self, target: &Path, is_dir: bool) -> io::Result<OwnedFd> {
+        let (parent, name) = self.parent(target)?;
+        if let Some(found) = open(parent.as_fd(), &name, 0)? {
+            let kind = File::from(found.try_clone()?).metadata()?.file_type();
+            if kind.is_dir() == is_dir && !kind.is_symlink() {
+                return Ok(found);
+            }
+            if !kind.is_symlink() {
+                return Err(in_the_way(&name));
+            }
+            // SAFETY: a descriptor and a C string.
+            sys::check(unsafe { libc::unlinkat(parent.as_raw_fd(), name.as_ptr(), 0) })?;
         }
-        Mount::Bind { .. } | Mount::Plain { .. } => {
-            Err(io::Error::other("the host's own files come through the view"))
-        }
+        make(parent.as_fd(), &name, is_dir)?;
+        open(parent.as_fd(), &name, libc::O_NOFOLLOW)?.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// The directory that `target` lies in, made where it is missing, and its name there.
+    fn parent(&mut self, target: &Path) -> io::Result<(&OwnedFd, CString)> {
+        let (Some(above), Some(name)) = (target.parent(), target.file_name()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let kept = self.parent.take().filter(|(path, _)| path == above);
+        let kept = kept.map_or_else(|| open_all(above).map(|found| (above.to_path_buf(), found)), Ok)?;
+        Ok((&self.parent.insert(kept).1, CString::new(name.as_bytes())?))
     }
 }
 
@@ -146,41 +203,24 @@ fn through(place: &OwnedFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", place.as_raw_fd()))
 }
 
-/// The mount point at `target`, made where it is missing.
-fn place(target: &Path, is_dir: bool) -> io::Result<OwnedFd> {
-    let (parent, name) = parent(target)?;
-    if let Some(found) = open(parent.as_fd(), &name, 0)? {
-        let kind = File::from(found.try_clone()?).metadata()?.file_type();
-        if kind.is_dir() == is_dir && !kind.is_symlink() {
-            return Ok(found);
-        }
-        if !kind.is_symlink() {
-            return Err(in_the_way(&name));
-        }
-        // SAFETY: a descriptor and a C string.
-        sys::check(unsafe { libc::unlinkat(parent.as_raw_fd(), name.as_ptr(), 0) })?;
+/// A directory of the cell's, made where it is missing.
+fn open_all(path: &Path) -> io::Result<OwnedFd> {
+    let opened = |at: BorrowedFd, name: &CStr| open(at, name, libc::O_DIRECTORY);
+    let mut at =
+        opened(File::open("/")?.as_fd(), &sys::cpath(Path::new(ROOT))?)?.ok_or(io::ErrorKind::NotFound)?;
+    for part in path.components() {
+        let Component::Normal(name) = part else { continue };
+        let name = CString::new(name.as_bytes())?;
+        let found = match opened(at.as_fd(), &name)? {
+            Some(found) => found,
+            None => {
+                make(at.as_fd(), &name, true)?;
+                opened(at.as_fd(), &name)?.ok_or(io::ErrorKind::NotFound)?
+            }
+        };
+        at = found;
     }
-    make(parent.as_fd(), &name, is_dir)?;
-    open(parent.as_fd(), &name, libc::O_NOFOLLOW)?.ok_or_else(|| io::ErrorKind::NotFound.into())
-}
-
-/// The directory that `target` lies in, made where it is missing, and its name there.
-fn parent(target: &Path) -> io::Result<(OwnedFd, CString)> {
-    let names = target.components().filter_map(|part| match part {
-        Component::Normal(name) => Some(CString::new(name.as_bytes()).map_err(io::Error::other)),
-        _ => None,
-    });
-    let mut names = names.collect::<io::Result<Vec<_>>>()?;
-    let last = names.pop().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut at = open(File::open("/")?.as_fd(), &sys::cpath(Path::new(ROOT))?, libc::O_DIRECTORY)?
-        .ok_or(io::ErrorKind::NotFound)?;
-    for name in names {
-        if open(at.as_fd(), &name, 0)?.is_none() {
-            make(at.as_fd(), &name, true)?;
-        }
-        at = open(at.as_fd(), &name, libc::O_DIRECTORY)?.ok_or(io::ErrorKind::NotFound)?;
-    }
-    Ok((at, last))
+    Ok(at)
 }
 
 /// `None` when there is nothing of that name. A link is opened as such, and is no directory.
@@ -212,17 +252,10 @@ fn make(parent: BorrowedFd, name: &CStr, is_dir: bool) -> io::Result<()> {
     }
 }
 
-fn symlink(target: &Path, link: &str) -> io::Result<()> {
-    let (parent, name) = parent(target)?;
-    let path = through(&parent).join(std::ffi::OsStr::from_bytes(name.to_bytes()));
-    match fs::read_link(&path) {
-        Ok(there) if there.as_os_str().as_bytes() == link.as_bytes() => return Ok(()),
-        Ok(_) => fs::remove_file(&path)?,
-        // An empty directory of the image makes room; anything else is in the way.
-        Err(_) => drop(fs::remove_dir(&path)),
-    }
-    std::os::unix::fs::symlink(link, &path)?;
-    lchown(&path, Some(0), Some(0))
+fn symlink_at(link: &str, parent: &OwnedFd, name: &CStr) -> io::Result<()> {
+    let link = CString::new(link)?;
+    // SAFETY: C strings and a descriptor.
+    sys::check(unsafe { libc::symlinkat(link.as_ptr(), parent.as_raw_fd(), name.as_ptr()) }).map(drop)
 }
 
 /// The new root takes the old one's place; nothing that lies beneath has a path any more.
