@@ -76,9 +76,18 @@ impl Arguments {
     }
 
     fn file(&mut self, target: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+        self.data("--ro-bind-data", target, content, mode)
+    }
+
+    /// A file of the cell's root, and so read-only when that is: without a mount of its own.
+    fn file_of_root(&mut self, target: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+        self.data("--file", target, content, mode)
+    }
+
+    fn data(&mut self, option: &str, target: &Path, content: &[u8], mode: u32) -> io::Result<()> {
         let file = sys::memfd(c"ambit-file", content)?;
         let fd = file.as_raw_fd().to_string();
-        self.push(&["--perms", &format!("{mode:o}"), "--ro-bind-data", &fd]);
+        self.push(&["--perms", &format!("{mode:o}"), option, &fd]);
         self.path(target);
         self.files.push(file);
         Ok(())
@@ -166,10 +175,10 @@ fn guest_arguments(all: &mut Arguments, spec: &LaunchSpec, stage: &Stage) -> io:
         (Path::new(bundle::BUNDLE).join("config.json"), config),
         (bundle::TRACE.into(), bundle::trace()),
     ] {
-        all.add(&Mount::File { target: path, content: value.to_string(), mode: 0o400 }, stage)?;
+        all.file_of_root(&path, value.to_string().as_bytes(), 0o400)?;
     }
     all.mount("--ro-bind", &stage.launcher(), &bundle::placed(Path::new(bundle::GUEST_LAUNCHER)));
-    all.file(&bundle::placed(Path::new(bundle::GUEST_COMPAT)), bundle::COMPAT, 0o444)?;
+    all.file_of_root(&bundle::placed(Path::new(bundle::GUEST_COMPAT)), bundle::COMPAT, 0o444)?;
     all.mount("--ro-bind", &stage.trace(), Path::new(bundle::SOCKET));
     // Of runsc's own: the state of one container, and the place from which the Sentry takes its empty root.
     for (target, size) in [(bundle::STATE, 4 << 20), ("/tmp", 4 << 20)] {
