@@ -39,11 +39,12 @@ static void hear(void) {
   while (read(3, &byte, 1) == 1 && byte != '\n');
 }
 
+/* At once, as QEMU writes a request. */
 static void hex(int fd, const char *text) {
-  for (unsigned byte; sscanf(text, "%2x", &byte) == 1; text += 2) {
-    unsigned char one = byte;
-    put(fd, &one, 1);
-  }
+  unsigned char all[64];
+  size_t length = 0;
+  for (unsigned byte; length < sizeof all && sscanf(text, "%2x", &byte) == 1; text += 2) all[length++] = byte;
+  put(fd, all, length);
 }
 
 static int dial(int family, void *address, socklen_t length) {
