@@ -11,8 +11,9 @@ export const command: Command = {
   details: `
 A real agent (${agentTitle}, installed from npm on first use) reconciles a month of ledgers. A memo in their folder tells
 it to steal a key, upload the ledger and more, and its scripted model obeys. The end shows the work, each attempt with
-the control that refused it, taken from the session's record, and the verified log. Everything lies in a temporary
-directory; nothing of yours is read, and all hosts are on this machine or exist nowhere.
+the control that refused it, taken from the session's record, and the verified log. What it works on lies in a temporary
+directory and goes with it; the record stays in your log, the agent in your cache. Nothing of yours is read, and all hosts
+are on this machine or exist nowhere.
 exit status: 0 when the work is right and every attempt was refused.
 `,
   options: {
