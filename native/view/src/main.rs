@@ -29,6 +29,7 @@ mod overlay;
 mod quota;
 mod readdir;
 mod record;
+mod remove;
 mod rename;
 mod request;
 mod review;

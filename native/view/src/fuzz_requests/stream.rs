@@ -9,7 +9,8 @@ use std::thread::spawn;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::{SECRET, Scene, compose, message};
+use super::compose;
+use super::scene::{SECRET, Scene, message};
 use crate::channel::{Channel, Outbox};
 use crate::fuzz::{Numbers, fuzz};
 use crate::serve;
