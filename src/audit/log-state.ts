@@ -42,10 +42,9 @@ function parse(text: string): unknown {
   }
 }
 
+/** What is left to do about a log that is refused (docs/operations.md). */
+export const ANEW =
+  'run ambit log verify; to begin anew, end ambitd, move log and keys/log.key away together, and keep them'
+
 const refused = (why: string): AmbitError =>
-  new AmbitError(
-    'ERR_LOG_INCONSISTENT',
-    "the log's state.json was refused",
-    why,
-    'run ambit log verify; to begin anew, move the log and its keys away together, and keep them',
-  )
+  new AmbitError('ERR_LOG_INCONSISTENT', "the log's state.json was refused", why, ANEW)

@@ -21,7 +21,7 @@ import {
   logFailed,
   makeDir,
 } from './log-files.ts'
-import { type Cursors, type LogState, readState } from './log-state.ts'
+import { ANEW, type Cursors, type LogState, readState } from './log-state.ts'
 import { type Signer, parseVerifierKey } from './note.ts'
 import {
   frameEntries,
@@ -301,9 +301,4 @@ const partialPaths = (size: number): string[] =>
   partialTiles(size).map(({ level, index, width }) => tilePath(level, index, width))
 
 const inconsistent = (why: string): AmbitError =>
-  new AmbitError(
-    'ERR_LOG_INCONSISTENT',
-    'the log was refused',
-    why,
-    'run ambit log verify; to begin anew, move the log and its keys away together, and keep them',
-  )
+  new AmbitError('ERR_LOG_INCONSISTENT', 'the log was refused', why, ANEW)

@@ -24,7 +24,10 @@ test('a refused log is named, can be verified, and is begun anew by moving it an
 
   const refused = await stage.session(['/bin/echo', 'it-ran'])
   assert.equal(refused.code, 125, describe(refused))
-  assert.match(refused.stderr, /the log was refused: its checkpoint: .*; run ambit log verify; .* \[ERR_LOG/)
+  assert.match(
+    refused.stderr,
+    /the log was refused: its checkpoint: .*; run ambit log verify; .*keys\/log\.key away.* \[ERR_LOG/,
+  )
   const verified = await stage.ambit(['log', 'verify'])
   assert.equal(verified.code, 1, describe(verified))
   assert.match(verified.stderr, /^ambit: the log was refused: .*\nambit: log .*: the signed note was refused/)
