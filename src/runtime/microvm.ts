@@ -149,8 +149,8 @@ export interface ShownPlace {
 
 /**
  * The spec as a machine can follow it: what is a bind or plain mount elsewhere is one more root of the view, from
- * `first` on. The session's own small /etc stays a bind, which `ambit-launch` copies, but for the bundle of roots: a
- * guest without KVM would spend a tenth of a second on taking it in before anybody asks for it.
+ * `first` on. The session's own small /etc stays a bind, which `ambit-launch` copies, but for the bundle of roots, most
+ * of its bytes: a guest without KVM is slow to take them in, and many a command never asks.
  */
 export function throughView(spec: LaunchSpec, first: number): { spec: LaunchSpec; shown: ShownPlace[] } {
   const shown: ShownPlace[] = []
