@@ -16,14 +16,20 @@ import { IN_CI } from './cases/runtimes.ts'
 import { caseTable, missingCases } from './support/case-table.ts'
 import { OBSERVED, type Observation } from './support/case.ts'
 import { cannotBoot, testImage } from './support/guest.ts'
+import { product } from './support/product.ts'
 import { watch, type Outcome } from './support/results.ts'
 import { caseOf, notRun, type RanOn, runtimeTable } from './support/runtime-table.ts'
 import { parseRuntime, RUNTIME_VARIABLE } from './support/runtime.ts'
+import { disturbed, settle } from './support/second-look.ts'
+import { removeLeftStages, STAGES } from './support/left-stages.ts'
 import { type Chosen, type Suite, suites } from './support/suites.ts'
-import { openDevices, parseAs } from './support/users.ts'
+import { account, openDevices, parseAs } from './support/users.ts'
 
-/** Files with failures that a busy machine may explain: more of them are broken, not disturbed. */
-const DISTURBED = 4
+/** A program that hangs is a failure with a name, not a run that somebody else ends. */
+const STEP_MS = 1_800_000
+/** Files whose tests boot a machine. */
+const BOOTS =
+  /\/([a-z-]*microvm[a-z-]*|guest|image|equivalence|attest|accelerator|cgroup|doctor)(\.all)?\.test\.ts$/
 
 const root = join(import.meta.dirname, '..')
 const { all, chosen, as, patterns } = argumentsOf()
@@ -32,11 +38,15 @@ const whole = patterns.length === 0 && chosen === null
 const scratch = mkdtempSync(join(tmpdir(), 'ambit-test-'))
 const observed = join(scratch, 'observed')
 process.env[OBSERVED] = observed
+process.env[STAGES] = join(scratch, 'stages')
 
 const started = performance.now()
 const complaints: string[] = []
 const note = openDevices()
 if (note) console.log(`· ${note}`)
+// Another user reads what a test puts down.
+process.umask(0o022)
+shareAtOnce()
 
 if (whole) {
   step('lint', process.execPath, ['test/lint.ts'], root)
@@ -80,7 +90,7 @@ if (whole)
     for (const entry of notRun(ran, on, entries)) complaints.push(`case ${entry} did not run on ${on}`)
 if (outcomes.length === 0) complaints.push('no test ran')
 if (unsteady.length) {
-  console.log('\nunsteady: failed beside another file, passed when their file ran again alone:')
+  console.log('\nunsteady: failed once, passed when their file ran a second time, alone, or before it did:')
   for (const { file, name } of unsteady) console.log(`  ${file}: ${name}`)
 }
 const failed = ran.filter(({ outcome }) => outcome.state === 'failed')
@@ -90,6 +100,7 @@ for (const complaint of complaints) console.log(`✗ ${complaint}`)
 
 const count = (state: Outcome['state']): number => outcomes.filter((one) => one.state === state).length
 const failures = failed.length + complaints.length
+removeLeftStages()
 rmSync(scratch, { recursive: true, force: true })
 console.log(`\n${Math.round((performance.now() - started) / 1000)} s`)
 console.log(`${count('passed')} passed, ${failures} failed, ${skipped.length} skipped`)
@@ -115,7 +126,7 @@ function argumentsOf(): Omit<Chosen, 'runtime'> & { readonly chosen: RuntimeName
 
 /** The image of a microVM comes from the network, which a test in a network of its own does not have. */
 async function prepareImage({ runtime: on, files }: Suite): Promise<void> {
-  const wanted = on === 'microvm' || files.some((file) => /(microvm|guest|equivalence)\.test\.ts$/.test(file))
+  const wanted = on === 'microvm' || files.some((file) => BOOTS.test(file))
   if (cannotBoot || !wanted) return
   await testImage().catch((error: unknown) => complaints.push(`no image for microVMs: ${String(error)}`))
 }
@@ -124,8 +135,9 @@ async function prepareImage({ runtime: on, files }: Suite): Promise<void> {
 async function runTests(suite: Suite, files: readonly string[], most: number): Promise<readonly Outcome[]> {
   if (files.length === 0) return []
   process.env[RUNTIME_VARIABLE] = suite.runtime
-  // An hour (test/life/hour.all.test.ts) has a beginning and an end, too; machines start slowly.
-  const timeout = all ? 5_400_000 : suite.runtime === 'os-sandbox' ? 300_000 : 2_400_000
+  // For one test that names none, and beyond what its commands may take together. An hour
+  // (test/life/hour.all.test.ts) has a beginning and an end, too; machines start slowly.
+  const timeout = all ? 5_400_000 : suite.runtime === 'os-sandbox' ? 1_200_000 : 2_400_000
   return await watch(
     run({
       files: files.map((file) => join(root, file)),
@@ -136,33 +148,29 @@ async function runTests(suite: Suite, files: readonly string[], most: number): P
       ...(suite.names && { testNamePatterns: [suite.names] }),
     }),
     root,
+    timeout / 3,
   )
 }
 
 /**
  * Files that failed run once more, alone. A test that waits for a real program may come too late while another file
- * holds the processors; what is wrong fails again. What passed only then is listed by name, never silent.
+ * holds the processors; what is wrong fails again. What passed only once is listed by name, never silent.
  */
 async function secondLook(
   suite: Suite,
   outcomes: readonly Outcome[],
 ): Promise<{ outcomes: readonly Outcome[]; unsteady: readonly Outcome[] }> {
-  const failed = outcomes.filter((outcome) => outcome.state === 'failed')
-  const files = [...new Set(failed.map((outcome) => outcome.file))]
-  if (files.length === 0 || files.length > DISTURBED) return { outcomes, unsteady: [] }
+  const files = disturbed(outcomes)
+  if (files.length === 0) return { outcomes, unsteady: [] }
   console.log(`— once more, alone: ${files.join(', ')}`)
-  const again = await runTests(suite, files, 1)
-  const stillFailed = new Set(again.filter((one) => one.state === 'failed').map((one) => one.file))
-  return {
-    outcomes: [...outcomes.filter((one) => !files.includes(one.file)), ...again],
-    unsteady: failed.filter((one) => !stillFailed.has(one.file)),
-  }
+  removeLeftStages()
+  return settle(outcomes, await runTests(suite, files, 1))
 }
 
 /** Runs one program whose exit status is its verdict. */
 function step(name: string, program: string, argv: readonly string[], cwd: string): void {
   console.log(`— ${name}`)
-  const { status, error } = spawnSync(program, [...argv], { cwd, stdio: 'inherit' })
+  const { status, error } = spawnSync(program, [...argv], { cwd, stdio: 'inherit', timeout: STEP_MS })
   if (status !== 0) complaints.push(`${name} failed${error ? `: ${error.message}` : ''}`)
 }
 
@@ -170,6 +178,18 @@ function regoTests(): void {
   if (globSync('policies/**/*_test.rego', { cwd: root }).length === 0) return
   if (!existsSync(join(root, '.build/ambit.cjs'))) complaints.push('the product is not built: no Rego tests')
   else step('Rego tests', join(root, 'ambit'), ['policy', 'test'], root)
+}
+
+/**
+ * What all files share is made before two of them make it at once. Why that fails is for the tests to say that need it.
+ */
+function shareAtOnce(): void {
+  try {
+    account('user')
+    product()
+  } catch {
+    // No useradd, or nothing built.
+  }
 }
 
 function readObservations(): readonly Observation[] {

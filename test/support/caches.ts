@@ -96,6 +96,12 @@ export function installShared(source: string | Error): string {
   if (existsSync(target)) return target
   const aside = install(source, `${target}.${process.pid}`)
   execFileSync('chmod', ['-R', 'a+rX', aside])
-  renameSync(aside, target)
+  try {
+    renameSync(aside, target)
+  } catch (error) {
+    // Of two processes that copy at once, one wins.
+    rmSync(aside, { recursive: true, force: true })
+    if (!existsSync(target)) throw error
+  }
   return target
 }

@@ -24,7 +24,9 @@ else if (!labMissing) build()
 /** Starts this very test file again inside new network and mount namespaces, and ends with its status. */
 function enter(): never {
   const argv = [process.execPath, ...process.execArgv, ...process.argv.slice(1)]
-  const { status } = spawnSync('unshare', ['--net', '--mount', '--propagation', 'private', ...argv], {
+  const unshare = ['unshare', '--net', '--mount', '--propagation', 'private']
+  // Waiting, this process hears no signal: who ends it must end the other, too.
+  const { status } = spawnSync('setpriv', ['--pdeathsig', 'TERM', ...unshare, ...argv], {
     stdio: 'inherit',
     env: { ...process.env, [INSIDE]: '1' },
   })

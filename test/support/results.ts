@@ -26,8 +26,12 @@ interface Result {
   }
 }
 
-/** Resolves when the run is over. Suites are not counted, only tests; a file that dies counts as a failed test. */
-export async function watch(stream: ReturnType<typeof run>, root: string): Promise<readonly Outcome[]> {
+/** Resolves when the run is over; names files that took longer than `slowMs`. Suites are not counted, only tests; a file that dies counts as a failed test. */
+export async function watch(
+  stream: ReturnType<typeof run>,
+  root: string,
+  slowMs: number,
+): Promise<readonly Outcome[]> {
   const outcomes: Outcome[] = []
   const told = new Map<string, string>()
   const add = (result: Result, passed: boolean): void => {
@@ -43,7 +47,9 @@ export async function watch(stream: ReturnType<typeof run>, root: string): Promi
   stream.on('test:stderr', ({ message }) => process.stderr.write(message))
   stream.on('test:stdout', ({ message }) => process.stdout.write(message))
   stream.on('test:summary', ({ file, duration_ms, success }) => {
-    if (file) printFile(relative(root, file), duration_ms, success, outcomes)
+    if (!file) return
+    printFile(relative(root, file), duration_ms, success, outcomes)
+    if (duration_ms > slowMs) console.log(`slow: ${relative(root, file)}`)
   })
   stream.resume()
   await new Promise<void>((resolve, reject) => stream.once('end', resolve).once('error', reject))

@@ -5,10 +5,10 @@
 import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { chmodSync, chownSync, cpSync, existsSync, lchownSync, lstatSync, mkdirSync } from 'node:fs'
-import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import type { Summary } from '../../src/session/end.ts'
-import { endProcesses } from './processes.ts'
+import { noteStage, removeStage } from './left-stages.ts'
 import { placeImage } from './place-image.ts'
 import { placeSnapshot } from './place-snapshot.ts'
 import { type Product, product } from './product.ts'
@@ -79,8 +79,10 @@ const SPEC = {
   network: [],
 }
 
-// Every stage of a file cleans up when its process ends.
+// Every stage of a file cleans up when its process ends, also when somebody ends the run.
 process.setMaxListeners(0)
+// It may be told twice: by whoever ends all, and as the child of one that ended.
+process.on('SIGTERM', () => process.exit(143))
 
 export class Stage {
   readonly as: As
@@ -113,6 +115,7 @@ export class Stage {
     this.outside = join(this.root, 'outside')
     this.ambitHome = join(this.root, 'ambit')
     this.spec = { ...SPEC, ...options.spec }
+    noteStage(this.root)
     for (const dir of [this.root, this.project, this.home, this.outside, this.ambitHome]) mkdirSync(dir)
     chmodSync(this.ambitHome, 0o700)
     this.put(this.project, options.files ?? {})
@@ -277,14 +280,7 @@ export class Stage {
 
   /** Ends what still runs for this stage and removes it. */
   dispose(): void {
-    endProcesses(this.root)
-    try {
-      // What was just killed may still be writing.
-      rmSync(this.root, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 })
-    } catch (error) {
-      // A mount that is still there is a finding for the tests of it, not a reason to hide their result.
-      console.error(`could not remove ${this.root}: ${(error as Error).message}`)
-    }
+    removeStage(this.root)
   }
 }
 
