@@ -123,7 +123,7 @@ test('Q-07: at most 100 streams of a connection are open at once', async () => {
 
 test('a pipeline of requests is served in order', async () => {
   const one = (path: string) => `GET /echo?${path} HTTP/1.1\r\nHost: api.example.com\r\n\r\n`
-  const answer = await rawTls(bench, 'api.example.com', one('a') + one('b') + one('c'))
+  const answer = await rawTls(bench, 'api.example.com', one('a') + one('b') + one('c'), 3000)
   assert.deepEqual(answer.match(/echo\?[abc]/g), ['echo?a', 'echo?b', 'echo?c'])
 })
 

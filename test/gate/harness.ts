@@ -203,7 +203,7 @@ function talk(socket: Socket, ready: string, bytes: string | Buffer, quietMs: nu
       socket.destroy()
       resolve(answer)
     }
-    let timer = setTimeout(done, 3000)
+    let timer = setTimeout(done, 10_000)
     socket.on('error', done)
     socket.on('close', done)
     socket.once(ready, () => socket.write(bytes))
@@ -216,7 +216,7 @@ function talk(socket: Socket, ready: string, bytes: string | Buffer, quietMs: nu
 }
 
 /** Resolves when `done` says so. */
-export async function until(done: () => boolean, ms = 3000): Promise<void> {
+export async function until(done: () => boolean, ms = 15_000): Promise<void> {
   const end = performance.now() + ms
   while (!done()) {
     if (performance.now() > end) throw new Error('waited in vain')
@@ -225,7 +225,7 @@ export async function until(done: () => boolean, ms = 3000): Promise<void> {
 }
 
 /** One UDP message, one answer. */
-export function ask(port: number, message: Buffer, ms = 2000): Promise<Buffer> {
+export function ask(port: number, message: Buffer, ms = 10_000): Promise<Buffer> {
   const socket = createSocket('udp4')
   return new Promise<Buffer>((resolve, reject) => {
     const timer = setTimeout(() => reject(new Error('no answer')), ms)

@@ -46,20 +46,28 @@ async function startServer(handler: Handler, by: 'inlet' | 'node', patience = 10
 }
 
 /** What comes back to `pieces`, until the server hangs up or says nothing more. */
-function talk(port: number, pieces: readonly (string | Buffer)[], quiet = 60): Promise<string> {
+function talk(port: number, pieces: readonly (string | Buffer)[], quiet = 400): Promise<string> {
   return new Promise((resolve) => {
     const socket: Socket = connect(port, '127.0.0.1')
     socket.setNoDelay(true)
     let text = ''
     let timer: NodeJS.Timeout | undefined
+    let waits = 0
     const done = (): void => {
+      waits++
       clearTimeout(timer)
       socket.destroy()
       resolve(text)
     }
+    /** A stalled process sees its timer run out before what has long come: both ends live in it. */
+    const settle = async (mine: number): Promise<void> => {
+      for (let turn = 0; turn < 20; turn++) await new Promise((again) => setImmediate(again))
+      if (mine === waits) done()
+    }
     const wait = (): void => {
       clearTimeout(timer)
-      timer = setTimeout(done, quiet)
+      const mine = ++waits
+      timer = setTimeout(() => void settle(mine), quiet)
     }
     const say = async (): Promise<void> => {
       for (const piece of pieces) {

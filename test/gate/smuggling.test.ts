@@ -100,7 +100,12 @@ for (const [name, body] of Object.entries(BROKEN_BODIES))
 test('N-28: a second request behind the first is decided on its own', async () => {
   const smuggled = 'GET /second HTTP/1.1\r\nHost: evil.invalid\r\n\r\n'
   const before = upstream.requests.length
-  const answer = await rawTls(bench, 'api.example.com', post('Content-Length: 5\r\n', `hello${smuggled}`))
+  const answer = await rawTls(
+    bench,
+    'api.example.com',
+    post('Content-Length: 5\r\n', `hello${smuggled}`),
+    3000,
+  )
   assert.match(answer, /^HTTP\/1\.1 200[^]*HTTP\/1\.1 421 /)
   assert.deepEqual(
     upstream.requests.slice(before).map((request) => request.url),
