@@ -9,12 +9,15 @@ import type { Fact } from '../../src/audit/fact.ts'
 import { readJournal } from '../../src/audit/journal.ts'
 import { native } from '../../src/lib/native.ts'
 import { attack, once } from '../support/case.ts'
+import { peakOf } from '../support/peak.ts'
 import { eventually, processesWith } from '../support/processes.ts'
 import { describe, Stage } from '../support/stage.ts'
 import { serveHttps } from '../support/upstream.ts'
 import type { As } from '../support/users.ts'
 
 const BIG = 64 << 20
+/** Bytes of such answers that the server could get rid of. */
+let sent = 0
 
 const world = once(async () => {
   const good = await serveHttps(['good.internal'], {
@@ -26,7 +29,11 @@ const world = once(async () => {
       const piece = Buffer.alloc(1 << 16, 'x')
       let left = BIG
       const more = (): void => {
-        while (left > 0 && (left -= piece.length) >= 0) if (!response.write(piece)) return
+        while (left > 0) {
+          left -= piece.length
+          sent += piece.length
+          if (!response.write(piece)) return
+        }
         response.end()
       }
       response.on('drain', more)
@@ -86,7 +93,7 @@ async function run(as: As, script: string, during?: (stage: Stage, over: () => b
     rule('bad.internal', bad.port, 'bad.pem'),
     rule('closed.internal', await closedPort(), 'bad.pem'),
   ]
-  const running = stage.session([stage.product.node, 'load.mjs'], { spec: { network } })
+  const running = stage.session([stage.product.node, 'load.mjs'], { spec: { network }, timeout: 240_000 })
   let over = false
   void running.then(() => (over = true))
   if (during) await during(stage, () => over)
@@ -115,6 +122,7 @@ import tls from 'node:tls'
 import net from 'node:net'
 import https from 'node:https'
 import http2 from 'node:http2'
+import { existsSync, writeFileSync } from 'node:fs'
 import { lookup } from 'node:dns/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 const say = (value) => { process.stdout.write(JSON.stringify(value) + '\\n', () => process.exit(0)) }
@@ -125,6 +133,7 @@ const get = (url) => new Promise((resolve) => {
     response.on('end', () => resolve({ status: response.statusCode, body }))
     response.on('error', (error) => resolve({ status: response.statusCode, error: error.code }))
   })
+  request.on('timeout', () => request.destroy())
   request.on('error', (error) => resolve({ error: error.code }))
 })
 const open = (host) => new Promise((resolve, reject) => {
@@ -135,6 +144,8 @@ const open = (host) => new Promise((resolve, reject) => {
 const arrived = async (path) => {
   while ((await get('https://good.internal/arrived' + path)).body !== 'true') await sleep(50)
 }
+/** Until a file of the project is there. */
+const until = async (name) => { while (!existsSync(name)) await sleep(50) }
 const closed = (socket) => new Promise((resolve) => {
   socket.on('error', () => {})
   socket.on('close', resolve)
@@ -246,22 +257,33 @@ attack('Q-06', 'stays bounded with clients that never read', async (as) => {
       socket.pause()
       socket.write('GET /big HTTP/1.1\\r\\nHost: good.internal\\r\\n\\r\\n')
     }
-    await sleep(3000)
+    await until('still')
     const begun = performance.now()
     const seconds = () => Math.round((performance.now() - begun) / 100) / 10
     let during = {}
     let tick = 0
-    for (; tick < 10 && during.status !== 200; tick++) during = await get('https://good.internal/during')
+    for (; tick < 10 && during.status !== 200; tick++) {
+      if (tick > 0) await sleep(500)
+      during = await get('https://good.internal/during')
+    }
     Object.assign(during, { tick, seconds: seconds() })
+    writeFileSync('tried', '')
+    await until('measured')
     for (const socket of sockets) socket.destroy()
     await sleep(300)
     say({ during, after: await get('https://good.internal/after'), seconds: seconds() })
     `,
     async (stage, over) => {
-      while (!over()) {
-        await sleep(200)
-        peak = Math.max(peak, ...processesWith(stage.root).map(residentMiB))
+      const before = sent
+      for (let last = before; !over(); last = sent) {
+        await sleep(1000)
+        if (last > before && last === sent) break
       }
+      peak = peakOf(stage.root)
+      stage.put(stage.project, { still: '' })
+      while (!over() && !existsSync(join(stage.project, 'tried'))) await sleep(50)
+      peak = Math.max(peak, peakOf(stage.root))
+      stage.put(stage.project, { measured: '' })
     },
   )
   assert.equal(value.during.status, 200, `others are served meanwhile: ${JSON.stringify(value.during)}`)
@@ -270,20 +292,6 @@ attack('Q-06', 'stays bounded with clients that never read', async (as) => {
   assert.ok(peak < 500, `${peak} MiB for 150 answers of 64 MiB`)
   return `150 unread answers of 64 MiB: at most ${peak} MiB`
 })
-
-function residentMiB(pid: number): number {
-  try {
-    const command = readFileSync(`/proc/${pid}/cmdline`, 'latin1')
-    if (command.includes('load.mjs') && !command.includes('ambit')) return 0
-    // One that has ended and is not yet reaped has none.
-    return Math.round(
-      Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0) / 1024,
-    )
-  } catch {
-    // It ended.
-    return 0
-  }
-}
 
 attack('Q-07', 'closes an HTTP/2 connection that floods, and only that one', async (as) => {
   const { value } = await run(
@@ -371,8 +379,6 @@ attack('Q-14', 'stays closed without descriptors, and serves again with them', a
   const { value } = await run(
     as,
     `
-    import { existsSync, writeFileSync } from 'node:fs'
-    const until = async (name) => { while (!existsSync(name)) await sleep(50) }
     const before = await get('https://good.internal/before')
     writeFileSync('ready', '')
     await until('limited')

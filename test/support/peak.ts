@@ -5,18 +5,20 @@ import { commandOf, processesWith } from './processes.ts'
 /** MiB of the largest process of Ambit's own on the stage while `run` ran, and what it resolved with. */
 export async function withPeak<T>(marker: string, run: () => Promise<T>): Promise<{ value: T; mib: number }> {
   let most = 0
-  const look = (): void => {
-    for (const pid of processesWith(marker)) {
-      if (!/ambit(?:d|-main)?\.cjs|ambit-(?:view|launch)/.test(commandOf(pid))) continue
-      most = Math.max(most, highWater(pid))
-    }
-  }
-  const timer = setInterval(look, 100)
+  const timer = setInterval(() => (most = Math.max(most, peakOf(marker))), 100)
   try {
-    return { value: await run(), mib: most >> 10 }
+    return { value: await run(), mib: most }
   } finally {
     clearInterval(timer)
   }
+}
+
+/** MiB that the largest process of Ambit's own on the stage ever had. */
+export function peakOf(marker: string): number {
+  const own = processesWith(marker).filter((pid) =>
+    /ambit(?:d|-main)?\.cjs|ambit-(?:view|launch)/.test(commandOf(pid)),
+  )
+  return Math.max(0, ...own.map(highWater)) >> 10
 }
 
 /** KiB; the kernel keeps the highest, so that a look now and then suffices. */
