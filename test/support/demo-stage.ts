@@ -8,11 +8,16 @@ import type { RuntimeName } from '../../src/profile/plan.ts'
 import { agents, installShared } from './caches.ts'
 import { describe, type Stage } from './stage.ts'
 
-/** Asserts that the work was done in that runtime and each attempt refused. */
-export async function demoEndsWell(stage: Stage, runtime: RuntimeName, timeout: number): Promise<void> {
+/** Puts the agent where the demonstration would fetch it to. */
+export function placeAgent(stage: Stage): void {
   const cache = join(stage.ambitHome, 'cache')
   mkdirSync(cache, { mode: 0o755 })
   symlinkSync(installShared(agents), join(cache, `${AGENT.command}-${AGENT.version}`))
+}
+
+/** Asserts that the work was done in that runtime and each attempt refused. */
+export async function demoEndsWell(stage: Stage, runtime: RuntimeName, timeout: number): Promise<void> {
+  placeAgent(stage)
   const ran = await stage.ambit(['demo', '--runtime', runtime, '--json'], { timeout })
   assert.equal(ran.code, 0, describe(ran))
   const result = JSON.parse(ran.stdout) as DemoResult
