@@ -47,12 +47,12 @@ def stands_still():
     return False
 
 
-def clock(name):
+def clock(name, most=2):
     t.type("date +now=%s.%N\n")
     t.sees(r"now=\d+\.\d+\r\n", 30)
     found = re.search(rb"now=(\d+\.\d+)\r", t.out)
     off = time.time() - float(found[1]) if found else None
-    note(name, off is not None and -0.5 < off < 2, f"{off} s behind" if found else None)
+    note(name, off is not None and -0.5 < off < most, f"{off} s behind" if found else None)
 
 
 t = Terminal(command)
@@ -89,11 +89,12 @@ session = re.search(r"s[0-9a-z]{8,}-[0-9a-z]+", order("sessions", "--json")[1])[
 t.type("n=0; while :; do n=$((n+1)); echo $n > count; sleep 0.05; done\n")
 note("it runs", grows())
 note("frozen", order("freeze", session)[0] == 0 and stands_still(), "it went on")
-time.sleep(3)
+time.sleep(12)
 note("thawed", order("thaw", session)[0] == 0 and grows(), "it stands still")
 t.type("\x03")
 t.sees(r"\^C\r\n> ", 30)
-clock("clock after a freeze")
+# A machine stopped in the middle of a tick may take a moment; a clock that nobody set is 12 seconds behind.
+clock("clock after a freeze", most=6)
 
 ask("before it is taken", "exec 7< secret.txt; cat secret.txt\n", r"\nthe content that is taken away")
 code, said = order("narrow", session, "hide", "secret.txt")
