@@ -1,5 +1,5 @@
 /** A control group with a limit on memory: of either version, where this process may make one. */
-import { mkdirSync, rmdirSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, rmdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 export interface MemoryGroup {
@@ -28,6 +28,7 @@ export function memoryGroup(): MemoryGroup | null {
     }
     try {
       limit(1 << 30)
+      withoutSwap(dir)
       return { dir, limit, take, remove }
     } catch {
       // Made, but no group that limits memory.
@@ -35,6 +36,12 @@ export function memoryGroup(): MemoryGroup | null {
     }
   }
   return null
+}
+
+/** What is swapped out counts elsewhere, and a machine with swap would never reach the limit. */
+function withoutSwap(dir: string): void {
+  for (const file of ['memory.swap.max', 'memory.swappiness'])
+    if (existsSync(join(dir, file))) writeFileSync(join(dir, file), '0', { flag: 'r+' })
 }
 
 /** Why there is none, or null. */

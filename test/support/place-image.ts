@@ -62,8 +62,8 @@ function copyOf(image: string): string {
   return copy
 }
 
-/** The root image has a hundred MiB. */
-function linkOrCopy(from: string, to: string): void {
+/** For files of a hundred MiB. */
+export function linkOrCopy(from: string, to: string): void {
   try {
     linkSync(from, to)
   } catch {

@@ -5,12 +5,12 @@
  */
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { chownSync, cpSync, existsSync, linkSync, mkdirSync } from 'node:fs'
+import { chownSync, cpSync, existsSync, mkdirSync } from 'node:fs'
 import { readdirSync, readFileSync, renameSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { keysDir } from '../../src/lib/paths.ts'
-import { sharedImage } from './place-image.ts'
+import { linkOrCopy, sharedImage } from './place-image.ts'
 import type { Stage } from './stage.ts'
 import { account, identity } from './users.ts'
 
@@ -44,14 +44,14 @@ async function imageMark(): Promise<string> {
   return hash.digest('hex').slice(0, 16)
 }
 
-/** Files of a hundred MiB: links of them. */
+/** Files of a hundred MiB: links of them, where they lie on one file system. */
 function give(stage: Stage, from: string, to: string): void {
   mkdirSync(to, { mode: 0o700 })
   handOver(stage, to)
   for (const entry of readdirSync(from, { recursive: true, withFileTypes: true })) {
     const path = join(entry.parentPath, entry.name)
     const place = join(to, path.slice(from.length))
-    if (entry.isFile()) linkSync(path, place)
+    if (entry.isFile()) linkOrCopy(path, place)
     else mkdirSync(place, { mode: 0o700 })
     handOver(stage, place)
   }
