@@ -4,7 +4,7 @@ import { existsSync, readFileSync, readdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { attack } from '../support/case.ts'
 import { areGone, kernelsOf, population } from '../support/kernels.ts'
-import { eventually, processesWith } from '../support/processes.ts'
+import { endProcesses, eventually, processesWith } from '../support/processes.ts'
 import { PATIENCE, RUNTIME } from '../support/runtime.ts'
 import { lines, PYTHON } from '../support/script.ts'
 import { describe, Stage } from '../support/stage.ts'
@@ -82,6 +82,7 @@ attack('R-06', 'a session that spins on every core is still seen and ended at on
   const stage = new Stage(as)
   const spin =
     'i=0; while [ $i -lt 16 ]; do (while :; do :; done) & i=$((i+1)); done; echo spinning; echo > up; wait'
+  const calm = await stage.ambit(['sessions', '--json'])
   const running = stage.session(['/bin/sh', '-c', spin])
   let id = ''
   const listed = async (): Promise<boolean> => {
@@ -98,7 +99,12 @@ attack('R-06', 'a session that spins on every core is still seen and ended at on
   const killed = await stage.ambit(['kill', id])
   const ran = await running
   assert.match(ran.stdout, /spinning/, describe(ran))
-  assert.ok(asked.ms < 5000 && killed.ms < 8000, `${asked.ms} ms to list, ${killed.ms} ms to end`)
+  // Of what it takes in peace, where that is slow.
+  const most = (ms: number): number => Math.max(ms, 30 * calm.ms)
+  assert.ok(
+    asked.ms < most(5000) && killed.ms < most(8000),
+    `${asked.ms} ms to list, ${calm.ms} in peace, ${killed.ms} ms to end`,
+  )
   assert.equal(ran.summary.outcome, 'killed')
   return `listed in ${Math.round(asked.ms)} ms, ended in ${Math.round(killed.ms)} ms`
 })
@@ -224,7 +230,7 @@ attack('C-46', 'processes that flee their group, session and parent are counted 
   const free = await stage.command([PYTHON, '-c', script, mark])
   assert.equal(free.code, 0, describe(free))
   assert.ok(processesWith(mark).length >= 3, 'control: without Ambit they stay')
-  for (const pid of processesWith(mark)) process.kill(pid, 'SIGKILL')
+  endProcesses(mark)
   let seen: readonly number[] = []
   const look = (): boolean => (seen = population(stage, mark)).length > 0
   const ran = await stage.session([PYTHON, '-c', script, mark], {
@@ -233,10 +239,7 @@ attack('C-46', 'processes that flee their group, session and parent are counted 
   assert.equal(ran.code, 0, describe(ran))
   assert.match(ran.stdout, /trace -1/)
   assert.ok(seen.length > 0, 'control: they are seen')
-  assert.ok(
-    await eventually(() => population(stage, mark).length === 0 && areGone(seen), 5000),
-    'some are left',
-  )
+  assert.ok(await eventually(() => population(stage, mark).length === 0 && areGone(seen)), 'some are left')
   return 'all gone'
 })
 
