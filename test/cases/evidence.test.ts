@@ -5,7 +5,7 @@ import * as fs from 'node:fs'
 import { join } from 'node:path'
 import { attack, attackIn } from '../support/case.ts'
 import { makeClock } from '../support/clock.ts'
-import { daemonsOf, eventually, processesWith } from '../support/processes.ts'
+import { daemonsOf, endProcesses, eventually, kill, processesWith } from '../support/processes.ts'
 import { RUNTIME } from '../support/runtime.ts'
 import { describe, type RunOptions, Stage } from '../support/stage.ts'
 import { type As, identity } from '../support/users.ts'
@@ -48,7 +48,7 @@ async function cutOff(stage: Stage): Promise<string> {
   assert.ok(await eventually(() => wal() !== undefined, 20_000), 'control: the session writes')
   const id = wal()?.split('/')[2] ?? ''
   // All at once: a session that outlives its daemon starts another.
-  for (const part of [pid, ...daemonsAndHostsOf(stage)]) process.kill(part, 'SIGKILL')
+  for (const part of [pid, ...daemonsAndHostsOf(stage)]) kill(part)
   await running
   await endDaemon(stage)
   await eventually(() => processesWith(stage.root).length === 0)
@@ -99,7 +99,7 @@ attack('A-02', 'a journal torn by a power cut loses its torn end and nothing bef
     assert.equal(events.filter((event) => event.ambit.kind === 'session.end').length, 1, name)
     const next = await stage.session(['/bin/echo', 'it-runs'], { env })
     assert.match(next.stdout, /it-runs/, `${name}: ${describe(next)}`)
-    for (const pid of processesWith(home)) process.kill(pid, 'SIGKILL')
+    endProcesses(home)
   }
   return `${n} torn journals, no whole record lost`
 })

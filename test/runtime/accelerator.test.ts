@@ -15,7 +15,7 @@ import {
 import { type Bootable, bootsGuest } from '../../src/runtime/accelerator/boot.ts'
 import { World } from '../profile/support.ts'
 import { cannotBoot, testImage } from '../support/guest.ts'
-import { commandOf } from '../support/processes.ts'
+import { commandOf, eventually } from '../support/processes.ts'
 
 const OWN = process.getuid?.() ?? 0
 
@@ -103,11 +103,10 @@ test('a QEMU that hangs is ended in time, one that ends says why', { skip: canno
   }
   const hangs = script(`echo $$ > ${mark}; exec sleep 60`)
   const started = performance.now()
-  assert.match((await bootsGuest(hangs, 'kvm', 0, 500)) ?? '', /no word from it within 0\.5 s/)
-  assert.ok(performance.now() - started < 5000)
+  assert.match((await bootsGuest(hangs, 'kvm', 0, 3000)) ?? '', /no word from it within 3 s/)
+  assert.ok(performance.now() - started < 20_000)
   const pid = readFileSync(mark, 'utf8').trim()
-  await new Promise((resolve) => setTimeout(resolve, 100))
-  assert.equal(commandOf(Number(pid)), '')
+  assert.ok(await eventually(() => commandOf(Number(pid)) === ''), 'it still runs')
   const ends = script('echo first >&2; echo "\x1b[31mno KVM" >&2; exit 1')
   assert.equal(await bootsGuest(ends, 'kvm', 0), '\\x1b[31mno KVM')
   world[Symbol.dispose]()

@@ -4,7 +4,7 @@ import { existsSync, readdirSync, rmSync, statSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { commandOf, eventually, processesWith } from '../support/processes.ts'
+import { commandOf, eventually, kill, processesWith } from '../support/processes.ts'
 import { describe, Stage } from '../support/stage.ts'
 import { type As, unavailable } from '../support/users.ts'
 
@@ -199,8 +199,7 @@ for (const as of ['user', 'root'] as const) {
   test(`${as}: the host that waits ends with ambitd`, { skip }, async () => {
     const stage = await warmStage(as)
     assert.equal(hosts(stage).length, 1)
-    for (const pid of processesWith(stage.root))
-      if (commandOf(pid).includes('ambitd.cjs')) process.kill(pid, 'SIGKILL')
+    for (const pid of processesWith(stage.root)) if (commandOf(pid).includes('ambitd.cjs')) kill(pid)
     assert.ok(await eventually(() => hosts(stage).length === 0))
     // Its socket is left, and nobody's: the next start is a cold one.
     const next = await stage.session(['true'])

@@ -24,12 +24,15 @@ export const daemonsOf = ({ ambitHome }: { readonly ambitHome: string }, what = 
 
 /** Kills them, each by its pid. */
 export function endProcesses(marker: string): void {
-  for (const pid of processesWith(marker)) {
-    try {
-      process.kill(pid, 'SIGKILL')
-    } catch {
-      // Gone between the listing and the signal.
-    }
+  for (const pid of processesWith(marker)) kill(pid)
+}
+
+/** One that is gone between the listing and the signal is what was wanted. */
+export function kill(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL')
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
   }
 }
 
@@ -43,7 +46,7 @@ function holds(pid: string, file: 'environ' | 'cmdline', marker: string): boolea
 }
 
 /** Waits until `check` holds; false when it does not within `ms`. */
-export async function eventually(check: () => boolean | Promise<boolean>, ms = 5000): Promise<boolean> {
+export async function eventually(check: () => boolean | Promise<boolean>, ms = 20_000): Promise<boolean> {
   const deadline = Date.now() + ms
   while (Date.now() < deadline) {
     if (await check()) return true

@@ -15,52 +15,53 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
-import { test } from 'node:test'
+import { test, type TestContext } from 'node:test'
+import { isDeepStrictEqual } from 'node:util'
 import { cannotRun, facts, inView, makeWorld } from './harness.ts'
 import { withHost } from './turns.ts'
 
 const skip = cannotRun
 
-for (const access of ['write', 'review'] as const)
-  test(`the host's changes are seen at once (${access})`, { skip }, async (t) => {
-    const files = {
-      'd/a': 'old',
-      'd/b': 'old',
-      'd/gone': 'x',
-      'd/moves': 'm',
-      'd/sub/deep': 'x',
-      'd/keep': 'k',
-    }
-    const world = makeWorld([{ access, files }])
-    t.after(() => world.remove())
-    // Under review, what the script itself makes goes to the upper layer, where the host's side finds it.
-    const ready = access === 'review' ? join(world.dir, 'upper0/files') : world.root(0)
-    const at = (name: string): string => join(world.root(0), name)
-    const turns = [
-      () => {
-        appendFileSync(at('d/a'), ' and new')
-        renameSync(at('d/moves'), at('d/moved'))
-        rmSync(at('d/gone'))
-        writeFileSync(at('d/new'), 'n')
-        chmodSync(at('d/keep'), 0o600)
-        writeFileSync(at('d/b.tmp'), 'replaced')
-        renameSync(at('d/b.tmp'), at('d/b'))
-        rmSync(at('d/sub'), { recursive: true })
-        mkdirSync(at('d/sub'))
-        writeFileSync(at('d/sub/fresh'), 'f')
-      },
-    ]
-    const timer = setInterval(() => {
-      if (ready === world.root(0)) return
-      for (const [index] of turns.entries())
-        if (existsSync(join(ready, `ready-${index}`)) && !existsSync(at(`ready-${index}`)))
-          writeFileSync(at(`ready-${index}`), '')
-    }, 5)
-    t.after(() => clearInterval(timer))
-    const result = await withHost(
-      world,
-      turns,
-      `
+/** What a session sees of the host's changes, as they are made. */
+async function changesSeen(t: TestContext, access: 'write' | 'review'): Promise<Record<string, unknown>> {
+  const files = {
+    'd/a': 'old',
+    'd/b': 'old',
+    'd/gone': 'x',
+    'd/moves': 'm',
+    'd/sub/deep': 'x',
+    'd/keep': 'k',
+  }
+  const world = makeWorld([{ access, files }])
+  t.after(() => world.remove())
+  // Under review, what the script itself makes goes to the upper layer, where the host's side finds it.
+  const ready = access === 'review' ? join(world.dir, 'upper0/files') : world.root(0)
+  const at = (name: string): string => join(world.root(0), name)
+  const turns = [
+    () => {
+      appendFileSync(at('d/a'), ' and new')
+      renameSync(at('d/moves'), at('d/moved'))
+      rmSync(at('d/gone'))
+      writeFileSync(at('d/new'), 'n')
+      chmodSync(at('d/keep'), 0o600)
+      writeFileSync(at('d/b.tmp'), 'replaced')
+      renameSync(at('d/b.tmp'), at('d/b'))
+      rmSync(at('d/sub'), { recursive: true })
+      mkdirSync(at('d/sub'))
+      writeFileSync(at('d/sub/fresh'), 'f')
+    },
+  ]
+  const timer = setInterval(() => {
+    if (ready === world.root(0)) return
+    for (const [index] of turns.entries())
+      if (existsSync(join(ready, `ready-${index}`)) && !existsSync(at(`ready-${index}`)))
+        writeFileSync(at(`ready-${index}`), '')
+  }, 5)
+  t.after(() => clearInterval(timer))
+  return await withHost(
+    world,
+    turns,
+    `
 warm('0/d')
 result['before'] = [get('0/d/a'), attempt(os.stat, '0/d/new'), sorted(os.listdir('0/d'))]
 turn(0)
@@ -76,8 +77,12 @@ want = ['a', 'b', 'keep', 'moved', 'new', 'sub']
 result['list'] = soon(lambda: sorted(os.listdir('0/d')), want)
 result['sub'] = soon(lambda: os.listdir('0/d/sub'), ['fresh'])
 `,
-    )
-    assert.deepEqual(result, {
+  )
+}
+
+for (const access of ['write', 'review'] as const)
+  test(`the host's changes are seen at once (${access})`, { skip }, async (t) => {
+    const wanted = {
       before: ['old', 'ENOENT', ['a', 'b', 'gone', 'keep', 'moves', 'sub']],
       a: 'old and new',
       size: 11,
@@ -89,7 +94,12 @@ result['sub'] = soon(lambda: os.listdir('0/d/sub'), ['fresh'])
       mode: 0o600,
       list: ['a', 'b', 'keep', 'moved', 'new', 'sub'],
       sub: ['fresh'],
-    })
+    }
+    // At once is less than a second, which a busy machine may take by itself: three tries, one of them in time.
+    let seen = await changesSeen(t, access)
+    for (let again = 0; again < 2 && !isDeepStrictEqual({ ...seen }, wanted); again++)
+      seen = await changesSeen(t, access)
+    assert.deepEqual(seen, wanted)
   })
 
 test('what has a second name is not kept: a change by the other name is seen', { skip }, async (t) => {
