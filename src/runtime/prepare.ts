@@ -1,4 +1,4 @@
-import { lstatSync } from 'node:fs'
+import { lstatSync, realpathSync } from 'node:fs'
 import { userInfo } from 'node:os'
 import { join, relative } from 'node:path'
 import { AmbitError } from '../lib/errors.ts'
@@ -128,9 +128,12 @@ function preloadIn(cell: LaunchCell): Record<string, string> {
   return cell.kind === 'gvisor' ? { '/etc/ld.so.preload': '/.ambit/compat.so\n' } : {}
 }
 
-/** In memory where there is some that is meant for it, else beside the spec. Both go with the session. */
+/**
+ * In memory where there is some that is meant for it, else beside the spec. Both go with the session. The view shows a
+ * part of it to machines, and follows no links on the way.
+ */
 function placeForEtc({ run, session }: LaunchRequest): string {
-  return join((isMemory(run) ? null : makeMemoryDir(session)) ?? run, 'etc')
+  return join(realpathSync((isMemory(run) ? null : makeMemoryDir(session)) ?? run), 'etc')
 }
 
 /** A plain mount would let the agent connect to what listens under it; the view would not (C-42). */

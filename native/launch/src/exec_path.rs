@@ -53,6 +53,10 @@ impl Place<'_> {
             None => path.strip_prefix("/proc/")?.into(),
         };
         let words: Vec<&str> = rest.split('/').collect();
+        // `..` may lead out of /proc again, to files of the agent's own making.
+        if words.contains(&"..") {
+            return None;
+        }
         let (task, fd) = match words[..] {
             [_, "task", task, "fd", fd] | [task, "fd", fd] => (task, Some(fd.parse().ok()?)),
             [_, "task", task, "exe"] | [task, "exe"] => (task, None),
@@ -211,9 +215,14 @@ mod tests {
             assert_eq!(place.magic(path.as_bytes()), Some(Magic::Executable), "{path}");
         }
         assert_eq!(place.magic(b"/proc/7/fd/8"), Some(Magic::Others(7, "fd/8".into())));
-        for path in
-            ["/proc/self/fd", "/proc/self/fd/x", "/proc/x/fd/8", "/proc/self/fd/8/x", "/usr/proc/self/exe"]
-        {
+        for path in [
+            "/proc/self/fd",
+            "/proc/self/fd/x",
+            "/proc/x/fd/8",
+            "/proc/../task/5/exe",
+            "/proc/self/fd/8/x",
+            "/usr/proc/self/exe",
+        ] {
             assert_eq!(place.magic(path.as_bytes()), None, "{path}");
         }
     }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 const MEASURED: Duration = Duration::from_millis(10);
+const STALE: Duration = Duration::from_secs(1);
 /// A pair of readings between which the process was not running is off: the tightest of some is taken.
 const READINGS: usize = 5;
 
@@ -31,11 +32,13 @@ impl Counting {
         Some(Self { ticks, time })
     }
 
+    /// In a long time the machine may have slept, with or without its counter: it counts anew.
     pub fn finish(self) -> Option<u128> {
-        std::thread::sleep(MEASURED.saturating_sub(self.time.elapsed()));
+        let begun = if self.time.elapsed() < STALE { self } else { Self::begin()? };
+        std::thread::sleep(MEASURED.saturating_sub(begun.time.elapsed()));
         let (ticks, time) = reading()?;
-        let microseconds = time.duration_since(self.time).as_nanos() / 1000;
-        Some(u128::from(ticks - self.ticks) * 1000 / microseconds.max(1))
+        let microseconds = time.duration_since(begun.time).as_nanos() / 1000;
+        Some(u128::from(ticks.checked_sub(begun.ticks)?) * 1000 / microseconds.max(1))
     }
 }
 
