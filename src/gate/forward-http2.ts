@@ -22,8 +22,15 @@ export async function forwardHttp2(exchange: Exchange, admitted: Admitted): Prom
   exchange.opened(dialler.factsOf(http2.socketOf(session)), admitted.target.rule.id)
   const stream = session.request(headersOf(admitted), { endStream: !admitted.inbound.hasBody })
   gather(stream, () => exchange.crowded())
-  // Not `close(CANCEL)`: Node would first end the stream, and a body cut short would arrive as a whole one.
-  exchange.abort = () => stream.destroy(new UpstreamError('upstream.failed'))
+  let aborted = false
+  exchange.abort = () => {
+    aborted = true
+    // Not `close(CANCEL)`: Node would first end the stream, and a body cut short would arrive as a whole one.
+    stream.destroy(new UpstreamError('upstream.failed'))
+  }
+  stream.on('close', () => {
+    if (exchange.status === 0 && !aborted) http2.retire(admitted.target, session)
+  })
   upload(exchange, admitted, stream)
   await download(exchange, admitted, stream)
 }

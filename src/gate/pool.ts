@@ -134,6 +134,19 @@ export class Http2Pool {
     return fresh
   }
 
+  /**
+   * The next request gets another session: this one gave no answer, and a server that has enough of a connection
+   * refuses every further stream of it. What is under way goes on.
+   */
+  retire(target: Target, session: ClientHttp2Session): void {
+    const known = this.#sessions.get(target.key)
+    const forget = (open: ClientHttp2Session | null): void => {
+      if (open === session && this.#sessions.get(target.key) === known) this.#sessions.delete(target.key)
+    }
+    known?.then(forget, () => undefined)
+    session.close()
+  }
+
   socketOf(session: ClientHttp2Session): object {
     return this.#sockets.get(session) ?? session
   }

@@ -1,5 +1,6 @@
 /** Servers that lie, hang or break, and names that lead where they should not. */
 import assert from 'node:assert/strict'
+import { constants, createSecureServer } from 'node:http2'
 import { createServer, type Server, type Socket } from 'node:net'
 import { after, test } from 'node:test'
 import { createServer as createTlsServer } from 'node:tls'
@@ -99,6 +100,31 @@ test('Q-05: a body longer than announced ends where it was announced, and spoils
   const bench = await startBench(plan, { deadlines: patient })
   for (const expected of ['1', '2', '3'])
     assert.equal((await bench.curl('https://api.example.com/', '--http1.1')).body, expected)
+  await bench.close()
+})
+
+test('Q-05 --http2: a server that refuses every further stream of a connection is asked on another', async () => {
+  let connections = 0
+  const server = createSecureServer(certificate)
+  server.on('session', (session) => {
+    connections++
+    let count = 0
+    session.on('stream', (stream) => {
+      if (++count === 1) return stream.respond({ ':status': 204 }, { endStream: true })
+      stream.on('error', () => undefined)
+      stream.close(constants.NGHTTP2_ENHANCE_YOUR_CALM)
+    })
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  closers.push(() => server.close())
+  const { port } = server.address() as { port: number }
+  const plan = planOf([rule({ host: 'api.example.com', connect: { address: '127.0.0.1', port } })])
+  const bench = await startBench(plan, { deadlines: patient })
+  const statuses: number[] = []
+  for (let count = 0; count < 5; count++)
+    statuses.push((await bench.curl('https://api.example.com/', '--http2')).status)
+  assert.deepEqual(statuses, [204, 502, 204, 502, 204])
+  assert.equal(connections, 3)
   await bench.close()
 })
 
