@@ -20,7 +20,7 @@ import { product } from './support/product.ts'
 import { watch, type Outcome } from './support/results.ts'
 import { caseOf, notRun, type RanOn, runtimeTable } from './support/runtime-table.ts'
 import { parseRuntime, RUNTIME_VARIABLE } from './support/runtime.ts'
-import { disturbed, settle } from './support/second-look.ts'
+import { disturbed, oweAnother, settle, unsteadyText } from './support/second-look.ts'
 import { removeLeftStages, STAGES } from './support/left-stages.ts'
 import { type Chosen, type Suite, suites } from './support/suites.ts'
 import { account, openDevices, parseAs } from './support/users.ts'
@@ -89,10 +89,7 @@ if (whole)
   for (const [on, entries] of Object.entries(IN_CI) as [RuntimeName, readonly string[]][])
     for (const entry of notRun(ran, on, entries)) complaints.push(`case ${entry} did not run on ${on}`)
 if (outcomes.length === 0) complaints.push('no test ran')
-if (unsteady.length) {
-  console.log('\nunsteady: failed once, passed when their file ran a second time, alone, or before it did:')
-  for (const { file, name } of unsteady) console.log(`  ${file}: ${name}`)
-}
+if (unsteady.length) console.log(`\n${unsteadyText(unsteady)}`)
 const failed = ran.filter(({ outcome }) => outcome.state === 'failed')
 for (const { runtime: on, outcome } of failed)
   console.log(`✗ ${outcome.file}: ${outcome.name}${on === runtime ? '' : ` (on ${on})`}`)
@@ -103,6 +100,7 @@ const failures = failed.length + complaints.length
 removeLeftStages()
 rmSync(scratch, { recursive: true, force: true })
 console.log(`\n${Math.round((performance.now() - started) / 1000)} s`)
+if (count('unsteady') > 0) console.log(`${count('unsteady')} UNSTEADY: neither passed nor failed`)
 console.log(`${count('passed')} passed, ${failures} failed, ${skipped.length} skipped`)
 process.exit(failures > 0 ? 1 : 0)
 
@@ -153,18 +151,20 @@ async function runTests(suite: Suite, files: readonly string[], most: number): P
 }
 
 /**
- * Files that failed run once more, alone. A test that waits for a real program may come too late while another file
- * holds the processors; what is wrong fails again. What passed only once is listed by name, never silent.
+ * Files that failed run again, alone. A test that waits for a real program may come too late while another file holds
+ * the processors; what is wrong fails again. Files of cases that failed run until they were clean three times in a row.
  */
 async function secondLook(
   suite: Suite,
-  outcomes: readonly Outcome[],
+  first: readonly Outcome[],
 ): Promise<{ outcomes: readonly Outcome[]; unsteady: readonly Outcome[] }> {
-  const files = disturbed(outcomes)
-  if (files.length === 0) return { outcomes, unsteady: [] }
-  console.log(`— once more, alone: ${files.join(', ')}`)
-  removeLeftStages()
-  return settle(outcomes, await runTests(suite, files, 1))
+  const looks: (readonly Outcome[])[] = []
+  for (let files = disturbed(first); files.length > 0; files = oweAnother(first, looks)) {
+    console.log(`— once more, alone: ${files.join(', ')}`)
+    removeLeftStages()
+    looks.push(await runTests(suite, files, 1))
+  }
+  return settle(first, looks)
 }
 
 /** Runs one program whose exit status is its verdict. */

@@ -22,9 +22,11 @@ export function caseTable(outcomes: readonly Outcome[], observations: readonly O
     const own = outcomesOf(outcomes, id, as)
     if (own.length === 0) return 'not run'
     if (own.some((one) => one.state === 'failed')) return 'FAILED'
+    if (own.some((one) => one.state === 'unsteady')) return 'unsteady'
     if (own.every((one) => one.state === 'skipped')) return 'skipped'
     const seen = observations.filter((one) => one.id === id && one.as === as).map((one) => one.got)
-    return seen.join('; ') || 'held'
+    // A file that ran several times saw the same several times.
+    return [...new Set(seen)].join('; ') || 'held'
   }
   const rows = Object.entries(EXPECTED).map(([id, expected]) => [
     id,

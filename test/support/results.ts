@@ -6,8 +6,9 @@ import { inspect } from 'node:util'
 export interface Outcome {
   readonly file: string
   readonly name: string
-  readonly state: 'passed' | 'failed' | 'skipped'
-  /** Of a skip. */
+  /** `unsteady`: failed in one of several runs, and what the others say outweighs it. */
+  readonly state: 'passed' | 'failed' | 'skipped' | 'unsteady'
+  /** Of a skip, or the beginning of what a failure says. */
   readonly reason: string
   readonly ms: number
 }
@@ -61,11 +62,21 @@ function outcomeOf(result: Result, passed: boolean, file: string): Outcome {
   const ms = result.details.duration_ms
   if (skip !== undefined && skip !== false)
     return { file, name: result.name, state: 'skipped', reason: typeof skip === 'string' ? skip : '', ms }
-  return { file, name: result.name, state: passed ? 'passed' : 'failed', reason: '', ms }
+  if (passed) return { file, name: result.name, state: 'passed', reason: '', ms }
+  const reason = failureText(result.details.error).replace(/\s+/g, ' ').slice(0, REASON)
+  return { file, name: result.name, state: 'failed', reason, ms }
 }
 
 const isEcho = (error: Error | undefined): boolean =>
   (error as { failureType?: string } | undefined)?.failureType === 'subtestsFailed'
+
+/** Characters of a failure that are kept for the end of the run. */
+const REASON = 400
+
+function failureText(error: Error | undefined): string {
+  const cause = (error as { cause?: unknown } | undefined)?.cause ?? error
+  return cause instanceof Error ? (cause.stack ?? cause.message) : inspect(cause)
+}
 
 /** Milliseconds from which a test is named as slow. */
 const SLOW = 10_000
@@ -81,8 +92,7 @@ function printFile(file: string, ms: number, success: boolean, outcomes: readonl
 
 /** In full; the second failure for the very same reason (a shared session that did not start) only says so. */
 function printFailure({ file, name }: Outcome, error: Error | undefined, told: Map<string, string>): void {
-  const cause = (error as { cause?: unknown } | undefined)?.cause ?? error
-  const text = cause instanceof Error ? (cause.stack ?? cause.message) : inspect(cause)
+  const text = failureText(error)
   const before = told.get(text)
   told.set(text, before ?? name)
   console.log(`✗ ${file}: ${name}\n${(before ? `as: ${before}` : text).replace(/^/gm, '    ')}`)

@@ -45,6 +45,7 @@ export function runtimeTable(ran: readonly RanOn[], part: boolean): string {
 function verdict(outcomes: readonly Outcome[]): string {
   if (outcomes.length === 0) return '·'
   if (outcomes.some(({ state }) => state === 'failed')) return 'FAILED'
+  if (outcomes.some(({ state }) => state === 'unsteady')) return 'unsteady'
   if (outcomes.every(({ state }) => state === 'skipped')) return 'skipped'
   const ran = outcomes.filter(({ state }) => state === 'passed').map(({ name }) => name.split(/[ :]/)[1])
   const users = [...new Set(ran)]
@@ -55,6 +56,7 @@ function summary(runtime: RuntimeName, cells: readonly string[]): string {
   const count = (start: string): number => cells.filter((cell) => cell.startsWith(start)).length
   const rest = [
     [count('FAILED'), 'FAILED'],
+    [count('unsteady'), 'unsteady'],
     [count('skipped'), 'skipped'],
     [count('—'), 'cannot apply (—)'],
     [count('·'), 'not in this run (·)'],
