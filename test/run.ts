@@ -27,6 +27,8 @@ import { account, openDevices, parseAs } from './support/users.ts'
 
 /** A program that hangs is a failure with a name, not a run that somebody else ends. */
 const STEP_MS = 1_800_000
+/** A whole run without the long tests, which have an hour of their own among them. Building does not count. */
+const LIMIT_MINUTES = 45
 /** Files whose tests boot a machine. */
 const BOOTS =
   /\/([a-z-]*microvm[a-z-]*|guest|image|equivalence|attest|accelerator|cgroup|doctor)(\.all)?\.test\.ts$/
@@ -90,6 +92,9 @@ if (whole)
     for (const entry of notRun(ran, on, entries)) complaints.push(`case ${entry} did not run on ${on}`)
 if (outcomes.length === 0) complaints.push('no test ran')
 if (unsteady.length) console.log(`\n${unsteadyText(unsteady)}`)
+const minutes = (performance.now() - started) / 60_000
+const late = whole && !all && minutes > LIMIT_MINUTES
+if (late && process.env['CI']) complaints.push(`a whole run took longer than ${LIMIT_MINUTES} minutes`)
 const failed = ran.filter(({ outcome }) => outcome.state === 'failed')
 for (const { runtime: on, outcome } of failed)
   console.log(`✗ ${outcome.file}: ${outcome.name}${on === runtime ? '' : ` (on ${on})`}`)
@@ -99,7 +104,8 @@ const count = (state: Outcome['state']): number => outcomes.filter((one) => one.
 const failures = failed.length + complaints.length
 removeLeftStages()
 rmSync(scratch, { recursive: true, force: true })
-console.log(`\n${Math.round((performance.now() - started) / 1000)} s`)
+const limit = whole && !all ? ` (${minutes.toFixed(1)} of at most ${LIMIT_MINUTES} minutes)` : ''
+console.log(`\n${late ? 'TOO LONG: ' : ''}${Math.round(minutes * 60)} s${limit}`)
 if (count('unsteady') > 0) console.log(`${count('unsteady')} UNSTEADY: neither passed nor failed`)
 console.log(`${count('passed')} passed, ${failures} failed, ${skipped.length} skipped`)
 process.exit(failures > 0 ? 1 : 0)
