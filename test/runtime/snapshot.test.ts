@@ -18,7 +18,8 @@ import { after, test } from 'node:test'
 import { setTimeout as pause } from 'node:timers/promises'
 import type { AmbitError } from '../../src/lib/errors.ts'
 import { keysDir, type Paths } from '../../src/lib/paths.ts'
-import { Digests } from '../../src/runtime/microvm-image/digests.ts'
+import { Digests, fileIdentity } from '../../src/runtime/microvm-image/digests.ts'
+import { loadOrMakeImageKey } from '../../src/runtime/microvm-image/minisign.ts'
 import {
   findSnapshot,
   hasSnapshots,
@@ -39,6 +40,11 @@ const SHAPE: Shape = {
   processors: 2,
   processor: 'some processor',
 }
+
+/** Milliseconds after which a file is remembered. */
+const SETTLED_MS = 2100
+/** MiB of a file whose reading shows. */
+const SIZE = 4
 
 function newPaths(): Paths {
   const home = mkdtempSync(join(dir, 'home-'))
@@ -138,19 +144,78 @@ test('a snapshot that is altered, cut, another shape’s, another’s or unsigne
   await refused((_, paths) => rmSync(keysDir(paths), { recursive: true }), /no image key/)
 })
 
-test('a file is read again once it is another, even where its time and size are put back', async () => {
+/** What is remembered of the files that machines start from. */
+const remembered = (paths: Paths): string => join(paths.state, 'images/.digests.json')
+
+function keyed(): Paths {
   const paths = newPaths()
+  loadOrMakeImageKey(keysDir(paths))
+  return paths
+}
+
+/** MiB that this process has read meanwhile. */
+async function reading(work: () => Promise<unknown>): Promise<number> {
+  const read = (): number => Number(/^rchar: (\d+)$/m.exec(readFileSync('/proc/self/io', 'utf8'))?.[1])
+  const before = read()
+  await work()
+  return (read() - before) / (1 << 20)
+}
+
+test('a file is read again once it is another, even where its time and size are put back', async () => {
+  const paths = keyed()
   const path = join(dir, 'file')
   writeFileSync(path, 'first')
   const { atime, mtime } = statSync(path)
-  await pause(2100)
+  await pause(SETTLED_MS)
   const first = await Digests.of(paths).sha256(path)
   assert.equal(await Digests.of(paths).sha256(path), first)
-  const told = JSON.parse(readFileSync(join(paths.state, 'images/.digests.json'), 'utf8')) as object
-  assert.deepEqual(Object.keys(told), [path], 'control: it is remembered')
+  assert.ok(readFileSync(remembered(paths), 'utf8').includes(path), 'control: it is remembered')
   writeFileSync(path, 'other')
   utimesSync(path, atime, mtime)
   assert.notEqual(await Digests.of(paths).sha256(path), first)
-  writeFileSync(join(paths.state, 'images/.digests.json'), '{')
+  writeFileSync(remembered(paths), '{')
   assert.notEqual(await Digests.of(paths).sha256(path), first)
+})
+
+test('what is remembered counts only where this account’s key vouches for it', async () => {
+  const paths = keyed()
+  const path = join(dir, 'large')
+  writeFileSync(path, Buffer.alloc(SIZE << 20))
+  await pause(SETTLED_MS)
+  const again = (): Promise<number> => reading(() => Digests.of(paths).sha256(path))
+  assert.ok((await again()) >= SIZE, 'it is not known yet')
+  assert.ok((await again()) < 1, 'control: the true one is believed')
+  const whole = readFileSync(remembered(paths), 'utf8')
+  const told = JSON.parse(whole) as { mac: string; known: string }
+  const tell = (content: object): void => writeFileSync(remembered(paths), JSON.stringify(content))
+  for (const [forged, how] of [
+    [{ ...told, known: told.known.replace(/[0-9a-f]{64}/, digest('0')) }, 'another digest'],
+    [{ ...told, known: told.known.replace(/"\d+:/, '"0:') }, 'another file'],
+    [{ ...told, mac: digest('0') }, 'another MAC'],
+    [{ ...told, mac: told.mac.slice(2) }, 'half a MAC'],
+    [{ known: told.known }, 'no MAC'],
+    [JSON.parse(told.known) as object, 'nothing but what is told'],
+  ] as const) {
+    tell(forged)
+    assert.ok((await again()) >= SIZE, how)
+    assert.equal(readFileSync(remembered(paths), 'utf8'), whole, `${how}: the truth is remembered again`)
+  }
+  rmSync(keysDir(paths), { recursive: true })
+  assert.ok((await again()) >= SIZE, 'without a key')
+  loadOrMakeImageKey(keysDir(paths))
+  assert.ok((await again()) >= SIZE, 'under another key')
+})
+
+test('a snapshot that was altered is refused, whatever is told beside the images of its bytes', async () => {
+  const paths = newPaths()
+  const { dir: kept } = await keepSnapshot(paths, SHAPE, put('a machine'))
+  const path = join(kept, 'machine')
+  await pause(SETTLED_MS)
+  assert.ok(await find(paths), 'control: as it was made')
+  const before = fileIdentity(path)
+  const told = readFileSync(remembered(paths), 'utf8')
+  assert.ok(told.includes(before), 'control: it is remembered')
+  writeFileSync(path, 'b machine')
+  writeFileSync(remembered(paths), told.replace(before, fileIdentity(path)))
+  await assert.rejects(find(paths), /it is not the one that was signed/)
 })
