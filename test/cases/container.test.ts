@@ -49,7 +49,7 @@ attack('C-49', 'gives the agent another kernel, and the host a Sentry that is sh
   stage.put(stage.outside, { 'secret.txt': SECRET })
   const sleep = `61${process.pid}.5`
   const running = stage.session(['/bin/sh', '-c', `cat /proc/version; id -u; sleep ${sleep}`])
-  const confined = (): boolean => processes('runsc-sandbox', stage, /^Seccomp:\t2$/m).length > 0
+  const confined = (): boolean => processes('runsc-sandbox', stage, /^Seccomp_filters:\t[2-9]$/m).length > 0
   assert.ok(await eventually(confined, 20_000), 'the Sentry runs under seccomp')
   await stage.ambit(['kill', await sessionOf(stage)])
   const ran = await running
@@ -86,7 +86,7 @@ function processes(name: string, { as }: Stage, state = /^/): string[] {
 life('keeps a Sentry that was taken over from all else in its cell', async (as) => {
   const stage = stageOf(as)
   const running = stage.session(['/bin/sh', '-c', `sleep 62${process.pid}.5`])
-  const sentries = (): string[] => processes('runsc-sandbox', stage, /^Seccomp:\t2$/m)
+  const sentries = (): string[] => processes('runsc-sandbox', stage, /^Seccomp_filters:\t[2-9]$/m)
   assert.ok(await eventually(() => sentries().length > 0, 20_000), 'the Sentry runs')
   const enforced = async (): Promise<boolean> =>
     (await stage.events()).some((event) => event.ambit.kind === 'session.enforced')

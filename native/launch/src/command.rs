@@ -42,14 +42,29 @@ pub fn become_command(
 
 /// gVisor takes the place of the command. Its guest then waits for the word by itself, on the same descriptors.
 fn become_runsc(config: &Config, runsc: &[String], channel: &OwnedFd, stdio: Vec<OwnedFd>) -> i32 {
-    let taken =
-        take_stdio(config, &stdio).and_then(|master| report(channel, Vec::new(), None, master.as_ref()));
+    let taken = take_stdio(config, &stdio).and_then(|master| {
+        seccomp::install(&seccomp::no_membarrier()).context("loading gVisor's filter")?;
+        report(channel, Vec::new(), None, master.as_ref())
+    });
     if let Err(failure) = taken {
         report_failure(channel, &failure);
         return 125;
     }
     let program = [&[RUNSC.to_string()], &runsc[1..]].concat();
-    execute(&program, &BTreeMap::new(), Vec::new())
+    sys::reset_signals(1..=64);
+    if hand_over(Vec::new()).and_then(|()| hold_large_table()).is_err() {
+        return 125;
+    }
+    replace(&program, &BTreeMap::new())
+}
+
+/// A descriptor of /dev/null for gVisor to inherit. The Sentry moves its streams to numbers from 256 on; where the table
+/// of its descriptors must grow for that, its start waits for a grace period of RCU: 5 to 12 ms.
+fn hold_large_table() -> io::Result<()> {
+    const BEYOND: libc::c_int = 320;
+    let null = std::fs::File::open("/dev/null")?;
+    // SAFETY: a descriptor of ours and a plain number; what it returns is the next program's.
+    sys::check(unsafe { libc::fcntl(null.as_raw_fd(), libc::F_DUPFD, BEYOND) }).map(drop)
 }
 
 fn prepare(
@@ -90,8 +105,8 @@ fn report(
     sys::send_with_fds(channel.as_fd(), &news, &fds).context("reporting")
 }
 
-/// Puts what the command keeps where it looks for it; returns the first number that is not kept.
-fn hand_over(handed: Vec<OwnedFd>) -> io::Result<libc::c_uint> {
+/// Puts what the command keeps where it looks for it, and closes everything above stderr that it does not keep.
+fn hand_over(handed: Vec<OwnedFd>) -> io::Result<()> {
     const FIRST: RawFd = 3;
     const BEYOND: RawFd = 32;
     // Out of the way first: one may stand where another has to go.
@@ -105,7 +120,10 @@ fn hand_over(handed: Vec<OwnedFd>) -> io::Result<libc::c_uint> {
         // SAFETY: both are plain numbers; what stood at the second belongs to nobody any more.
         sys::check(unsafe { libc::dup2(*fd, number) })?;
     }
-    Ok((FIRST as usize + moved.len()) as libc::c_uint)
+    let first = (FIRST as usize + moved.len()) as libc::c_uint;
+    // SAFETY: plain numbers. gVisor of 2022 does not have it, and nothing else is open there.
+    unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
+    Ok(())
 }
 
 /// One message means go; end of file means that nobody is left to say so.
@@ -123,6 +141,13 @@ pub fn execute(argv: &[String], env: &BTreeMap<String, String>, handed: Vec<Owne
 
 /// The same for a process whose signals are the command's already.
 pub fn start(argv: &[String], env: &BTreeMap<String, String>, handed: Vec<OwnedFd>) -> i32 {
+    if hand_over(handed).is_err() {
+        return 125;
+    }
+    replace(argv, env)
+}
+
+fn replace(argv: &[String], env: &BTreeMap<String, String>) -> i32 {
     let name = argv.first().map_or("", String::as_str);
     let path = match find(name, env) {
         Ok(path) => path,
@@ -141,12 +166,8 @@ pub fn start(argv: &[String], env: &BTreeMap<String, String>, handed: Vec<OwnedF
         texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
     };
     let (argv_pointers, env_pointers) = (pointers(&argv), pointers(&env));
-    let Ok(first) = hand_over(handed) else { return 125 };
-    // SAFETY: both arrays end in a null pointer and outlive the call; everything above stderr that is not kept is closed.
-    unsafe {
-        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0);
-        libc::execve(program.as_ptr(), argv_pointers.as_ptr(), env_pointers.as_ptr());
-    }
+    // SAFETY: both arrays end in a null pointer and outlive the call.
+    unsafe { libc::execve(program.as_ptr(), argv_pointers.as_ptr(), env_pointers.as_ptr()) };
     let error = io::Error::last_os_error();
     eprintln!("ambit: cannot start {name:?}: {error}");
     if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }

@@ -160,6 +160,11 @@ fn status(process: &Path) -> String {
     fs::read_to_string(process.join("status")).unwrap_or_default()
 }
 
+/// By a filter of its own: one is ours, which every process of gVisor's has from its start (seccomp.rs).
+fn filters_itself(status: &str) -> bool {
+    field(status, "Seccomp_filters").parse().is_ok_and(|count: u32| count > 1)
+}
+
 /// Every thread under a filter, no rights, nothing of the host in its root, and `others` out of its reach: where it
 /// stands in their pid namespace (the ptrace platform), it would have the right to trace them in their user namespace.
 fn sentry_confined(sentry: &Path, others: &[PathBuf]) -> ControlState {
@@ -169,7 +174,7 @@ fn sentry_confined(sentry: &Path, others: &[PathBuf]) -> ControlState {
         .flatten()
         .map(|task| status(&task.path()))
         .collect();
-    let filtered = !threads.is_empty() && threads.iter().all(|status| field(status, "Seccomp") == "2");
+    let filtered = !threads.is_empty() && threads.iter().all(|status| filters_itself(status));
     let powerless = threads.iter().all(|status| {
         ["CapEff", "CapPrm"]
             .iter()
@@ -196,7 +201,7 @@ fn sentry_confined(sentry: &Path, others: &[PathBuf]) -> ControlState {
 const OVER_NOBODY: u64 = 1 << 10 | 1 << 12 | 1 << 19 | 1 << 31;
 
 fn gofer_confined(gofer: &Path, sentry: &Path) -> ControlState {
-    let filtered = field(&status(gofer), "Seccomp") == "2";
+    let filtered = filters_itself(&status(gofer));
     let apart =
         ["mnt", "net", "pid"].iter().all(|kind| differ(&namespace(gofer, kind), &namespace(sentry, kind)));
     let detail = format!("a process of its own under seccomp: {filtered}; without a network: {apart}");
@@ -213,7 +218,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("ambit-outside-{}-{name}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
         fs::create_dir_all(path.join("ns")).unwrap();
-        fs::write(path.join("status"), "Seccomp:\t2\n").unwrap();
+        fs::write(path.join("status"), "Seccomp:\t2\nSeccomp_filters:\t2\n").unwrap();
         for (kind, which) in namespaces {
             std::os::unix::fs::symlink(format!("{kind}:[{which}]"), path.join("ns").join(kind)).unwrap();
         }
