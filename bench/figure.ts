@@ -53,6 +53,22 @@ export function goal(text: string, value: number | null, met: (value: number) =>
   return { text, got: `${short(value)}${unit}`, met: met(value) }
 }
 
+/** The goal that each of `values` has to meet; one that misses it decides, also where another was not measured. */
+export function goalOfAll(
+  text: string,
+  values: readonly (number | null)[],
+  met: (value: number) => boolean,
+  unit = '',
+): Goal {
+  const each = values.map((value) => goal(text, value, met))
+  const results = each.map((one) => one.met)
+  return {
+    text,
+    got: `${each.map(({ got }) => got).join('; ')}${unit}`,
+    met: results.includes(false) ? false : results.includes(null) ? null : true,
+  }
+}
+
 /** Three significant digits, thousands separated. */
 export function short(value: number): string {
   if (!Number.isFinite(value)) return '?'

@@ -3,12 +3,21 @@ import { closeSync, mkdirSync, openSync, readFileSync, rmSync, writeSync } from 
 import { join } from 'node:path'
 import { messageOf } from '../../src/lib/errors.ts'
 import { debianProgram, loadProgram, sh } from '../cache.ts'
-import { type Bench, type Column, type Figure, type Goal, goal, type Table, valuesOf } from '../figure.ts'
+import {
+  type Bench,
+  type Column,
+  type Figure,
+  type Goal,
+  goal,
+  goalOfAll,
+  type Table,
+  valuesOf,
+} from '../figure.ts'
 import { LineProcess } from '../line-process.ts'
 import { attempt } from '../peers/attempt.ts'
 import { columnOf, type Contender, paired, ratio, type Series } from '../stats.ts'
 import { tmpfs } from '../tmpfs.ts'
-import { FILES, makeTree } from '../tree.ts'
+import { FILES, hardLimit, makeTree } from '../tree.ts'
 import { NATIVE, PLACES, type Place, REVIEW, SESSION, VIA_MOUNT, VIEW } from './view-places.ts'
 
 const GIB = 1 << 30
@@ -60,12 +69,19 @@ export const view: Figure = {
   },
 }
 
+const FEWER =
+  FILES === 20_000
+    ? ''
+    : `The tree has ${FILES} files and not 20,000: passthrough_hp
+keeps a descriptor for each inode, and a process may have ${hardLimit()} here.`
+
 const HOW = `Each row has its own copy of the tree (git, packed) on the disk of /var/tmp, its page cache warm after one unrecorded round
 that also brings git's index up to date, and its own directory on tmpfs for the creation of ${CREATED} files and for the large file.
 *View* rows run \`ambit-view mount\`: the file system as sessions have it (default hide and protect rules, records, digests), without the
 rest of a session; one row with access \`write\`, one with \`review\`. The *session* rows run the same commands inside \`ambit run\`, one with the tree as a plain read-only mount. bindfs runs
 with threads and 60 s caches, passthrough_hp (libfuse's example, from Debian's source) with its defaults. "first" reads the large file through empty
-caches of the file system measured (its backing is in memory), "again" right after that.`
+caches of the file system measured (its backing is in memory), "again" right after that. A goal is met when all of *view, write*, *view, review*
+and *session, write* meet it; *measured* has the three in this order. ${FEWER}`
 
 const LIMITS = [
   "An unchanged tree costs no requests: the kernel keeps names, missing names, attributes and listings for five minutes and opens directories by itself; the view watches the host (inotify) and takes back what changes. `git status` and `find` are then the kernel's own FUSE code. What is left is asked once for each name: the first look at a tree, and a second one after five minutes (bindfs keeps for 60 s, passthrough_hp for a day).",
@@ -188,6 +204,7 @@ const AIMS: readonly (readonly [string, number])[] = [
   ['tar', 3],
   [`create ${CREATED}`, 13],
   ['read, first', 1.25],
+  ['read, again', 1.25],
   ['write', 1.25],
 ]
 
@@ -197,25 +214,15 @@ function goals(columns: readonly Column[]): readonly Goal[] {
     return ours && theirs ? ratio(ours, theirs).p50 : null
   }
   const of = (title: string): Column | undefined => columns.find((column) => column.title === title)
-  const aims = AIMS.flatMap(([title, aim]) =>
-    [VIEW, REVIEW, SESSION].map((name) =>
-      goal(
-        `${title}, ${name}: at most ${aim} × native`,
-        times(of(title), name, NATIVE),
-        (value) => value <= aim,
-        ' ×',
-      ),
+  const ours = (title: string, reference: string) =>
+    [VIEW, REVIEW, SESSION].map((name) => times(of(title), name, reference))
+  const ahead = ['bindfs', 'passthrough_hp'].flatMap((peer) =>
+    AIMS.map(([title]) =>
+      goalOfAll(`${title}: ahead of ${peer}`, ours(title, peer), (value) => value < 1, ' of its time'),
     ),
   )
-  const ahead = ['bindfs', 'passthrough_hp'].flatMap((peer) =>
-    AIMS.slice(0, 5).map(([title]) =>
-      goal(
-        `${title}, ${VIEW}: ahead of ${peer}`,
-        times(of(title), VIEW, peer),
-        (value) => value < 1,
-        ' of its time',
-      ),
-    ),
+  const aims = AIMS.map(([title, aim]) =>
+    goalOfAll(`${title}: at most ${aim} × native`, ours(title, NATIVE), (value) => value <= aim, ' ×'),
   )
   const mount = AIMS.slice(0, 4).map(([title]) =>
     goal(
