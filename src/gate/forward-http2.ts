@@ -20,17 +20,13 @@ export async function forwardHttp2(exchange: Exchange, admitted: Admitted): Prom
   exchange.requireAdmitted(admitted.inbound)
   const { dialler, http2 } = exchange.gate
   exchange.opened(dialler.factsOf(http2.socketOf(session)), admitted.target.rule.id)
-  const stream = session.request(headersOf(admitted), { endStream: !admitted.inbound.hasBody })
+  const endStream = !admitted.inbound.hasBody
+  const stream = http2.request(admitted.target, session, headersOf(admitted), endStream)
   gather(stream, () => exchange.crowded())
-  let aborted = false
   exchange.abort = () => {
-    aborted = true
     // Not `close(CANCEL)`: Node would first end the stream, and a body cut short would arrive as a whole one.
     stream.destroy(new UpstreamError('upstream.failed'))
   }
-  stream.on('close', () => {
-    if (exchange.status === 0 && !aborted) http2.retire(admitted.target, session)
-  })
   upload(exchange, admitted, stream)
   await download(exchange, admitted, stream)
 }

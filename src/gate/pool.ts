@@ -1,5 +1,11 @@
 /** Upstream connections that are kept and shared, by target. */
-import { type ClientHttp2Session, connect as connectHttp2 } from 'node:http2'
+import {
+  type ClientHttp2Session,
+  type ClientHttp2Stream,
+  connect as connectHttp2,
+  constants,
+  type OutgoingHttpHeaders,
+} from 'node:http2'
 import type { Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { Link } from './link.ts'
@@ -106,13 +112,21 @@ function last(idle: Link[] | undefined, native: boolean): Link | undefined {
   return native ? idle?.splice(at, at === -1 ? 0 : 1)[0] : idle?.pop()
 }
 
+/** What is open on an HTTP/2 session. */
+interface Open {
+  readonly socket: Socket
+  /** Those that wait for a place among them. */
+  streams: number
+  /** It takes no further request. */
+  retired: boolean
+}
+
 /** HTTP/2 sessions, one a target. Only clients that speak HTTP/2 themselves are sent here (gRPC needs its trailers). */
 export class Http2Pool {
   readonly #dialler: Dialler
   readonly #links: LinkPool
   readonly #sessions = new Map<string, Promise<ClientHttp2Session | null>>()
-  /** `session.socket` is a proxy object; facts are kept by the socket itself. */
-  readonly #sockets = new WeakMap<ClientHttp2Session, Socket>()
+  readonly #open = new WeakMap<ClientHttp2Session, Open>()
 
   constructor(dialler: Dialler, links: LinkPool) {
     this.#dialler = dialler
@@ -134,21 +148,40 @@ export class Http2Pool {
     return fresh
   }
 
-  /**
-   * The next request gets another session: this one gave no answer, and a server that has enough of a connection
-   * refuses every further stream of it. What is under way goes on.
-   */
-  retire(target: Target, session: ClientHttp2Session): void {
-    const known = this.#sessions.get(target.key)
-    const forget = (open: ClientHttp2Session | null): void => {
-      if (open === session && this.#sessions.get(target.key) === known) this.#sessions.delete(target.key)
-    }
-    known?.then(forget, () => undefined)
-    session.close()
+  /** Opens a stream of a session. */
+  request(
+    target: Target,
+    session: ClientHttp2Session,
+    headers: OutgoingHttpHeaders,
+    endStream: boolean,
+  ): ClientHttp2Stream {
+    const stream = session.request(headers, { endStream })
+    const open = this.#open.get(session)
+    if (open) open.streams++
+    stream.on('close', () => {
+      if (open) open.streams--
+      // Who has enough of a connection refuses every further stream of it.
+      if (stream.rstCode === constants.NGHTTP2_ENHANCE_YOUR_CALM) this.#retire(target, session)
+      // Not before: closing fails what waits for a place.
+      if (open?.retired && open.streams === 0) session.close()
+    })
+    return stream
   }
 
+  /** The next request gets another session. What this one has goes on. */
+  #retire(target: Target, session: ClientHttp2Session): void {
+    const open = this.#open.get(session)
+    if (open) open.retired = true
+    const known = this.#sessions.get(target.key)
+    const forget = (found: ClientHttp2Session | null): void => {
+      if (found === session && this.#sessions.get(target.key) === known) this.#sessions.delete(target.key)
+    }
+    known?.then(forget, () => undefined)
+  }
+
+  /** Where facts of a session are kept: `session.socket` is a proxy object. */
   socketOf(session: ClientHttp2Session): object {
-    return this.#sockets.get(session) ?? session
+    return this.#open.get(session)?.socket ?? session
   }
 
   close(): void {
@@ -173,7 +206,7 @@ export class Http2Pool {
       maxHeaderListPairs: 192,
       settings: { enablePush: false, initialWindowSize: 1 << 20 },
     })
-    this.#sockets.set(session, socket)
+    this.#open.set(session, { socket, streams: 0, retired: false })
     session.once('connect', () => {
       if (!session.destroyed) session.setLocalWindowSize(4 << 20)
     })

@@ -1,0 +1,119 @@
+/** Connections to servers that speak HTTP/2: which requests share one, and when it goes. */
+import assert from 'node:assert/strict'
+import {
+  type ClientHttp2Session,
+  connect as connectHttp2,
+  constants,
+  createSecureServer,
+  type IncomingHttpHeaders,
+  type SecureServerOptions,
+  type ServerHttp2Stream,
+} from 'node:http2'
+import type { AddressInfo, Server, Socket } from 'node:net'
+import { after, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type Bench, planOf, rule, startBench, testCa, tlsTo, until } from './harness.ts'
+
+const HOST = 'api.example.com'
+const leaf = testCa.issue([HOST])
+const closers: (() => unknown)[] = []
+after(() => Promise.all(closers.map((close) => close())))
+
+type Answer = (stream: ServerHttp2Stream, path: string) => unknown
+
+const CALM = constants.NGHTTP2_ENHANCE_YOUR_CALM
+const yes = (stream: ServerHttp2Stream): void => stream.respond({ ':status': 204 }, { endStream: true })
+/** `/calm` is refused as servers do that have enough of a connection; anything else is 204. */
+const calm: Answer = (stream, path) => (path === '/calm' ? stream.close(CALM) : yes(stream))
+
+interface Peer {
+  readonly bench: Bench
+  /** Connections that the server got. */
+  readonly sockets: Socket[]
+}
+
+/** A gate before a server, and a client's session with it. */
+async function peer(server: Server): Promise<Peer> {
+  const sockets: Socket[] = []
+  server.on('secureConnection', (socket: Socket) => {
+    sockets.push(socket)
+    socket.on('error', () => undefined)
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const { port } = server.address() as AddressInfo
+  const upload = { perRequest: 1 << 30, perMinute: 1 << 30, perSession: 1 << 30 }
+  const bench = await startBench(
+    planOf([rule({ host: HOST, connect: { address: '127.0.0.1', port } })], { upload }),
+  )
+  closers.push(async () => {
+    await bench.close()
+    for (const socket of sockets) socket.destroy()
+    server.close()
+  })
+  return { bench, sockets }
+}
+
+function answering(answer: Answer, settings: SecureServerOptions['settings'] = {}): Server {
+  const server = createSecureServer({ ...leaf, settings })
+  server.on('sessionError', () => undefined)
+  server.on('stream', (stream: ServerHttp2Stream, { ':path': path }: IncomingHttpHeaders) => {
+    stream.on('error', () => undefined)
+    answer(stream, path ?? '')
+  })
+  return server
+}
+
+async function client(bench: Bench): Promise<ClientHttp2Session> {
+  const socket = await tlsTo(bench, HOST, { ALPNProtocols: ['h2'] })
+  const session = connectHttp2(`https://${HOST}`, { createConnection: () => socket })
+  session.on('error', () => undefined)
+  closers.push(() => session.destroy())
+  return session
+}
+
+/** The status of a GET's answer, once all of it is there. */
+function get(session: ClientHttp2Session, path = '/'): Promise<number> {
+  const stream = session.request({ ':path': path })
+  let status = 0
+  stream.on('error', () => undefined)
+  stream.on('response', (head) => {
+    status = head[':status'] ?? 0
+    stream.resume()
+  })
+  return new Promise((resolve) => stream.on('close', () => resolve(status)))
+}
+
+const times = <T>(count: number, make: () => T): T[] => Array.from({ length: count }, make)
+
+test('a burst beyond what a server takes at once leaves its connection in use', async () => {
+  const slow: Answer = (stream) => void sleep(20).then(() => yes(stream))
+  const { bench, sockets } = await peer(answering(slow, { maxConcurrentStreams: 10 }))
+  const session = await client(bench)
+  // The server's limit is not known yet: what goes beyond it is refused.
+  assert.ok((await Promise.all(times(40, () => get(session)))).includes(204))
+  for (let count = 0; count < 2; count++)
+    assert.deepEqual(
+      await Promise.all(times(40, () => get(session))),
+      times(40, () => 204),
+    )
+  assert.equal(sockets.length, 1)
+})
+
+test('a connection of which a server has enough takes no further request, and what it has goes on', async () => {
+  const answer: Answer = (stream, path) =>
+    void sleep(path === '/calm' ? 20 : 60).then(() => calm(stream, path))
+  const { bench, sockets } = await peer(answering(answer, { maxConcurrentStreams: 10 }))
+  const session = await client(bench)
+  assert.equal(await get(session), 204)
+  // 31 of them wait until others are answered.
+  const refused = get(session, '/calm')
+  const innocent = times(40, () => get(session))
+  assert.equal(await refused, 502)
+  assert.equal(await get(session), 204)
+  assert.equal(sockets.length, 2)
+  assert.deepEqual(
+    await Promise.all(innocent),
+    times(40, () => 204),
+  )
+  await until(() => sockets[0]?.destroyed === true)
+})
