@@ -20,8 +20,7 @@ export async function forwardHttp2(exchange: Exchange, admitted: Admitted): Prom
   exchange.requireAdmitted(admitted.inbound)
   const { dialler, http2 } = exchange.gate
   exchange.opened(dialler.factsOf(http2.socketOf(session)), admitted.target.rule.id)
-  const endStream = !admitted.inbound.hasBody
-  const stream = http2.request(admitted.target, session, headersOf(admitted), endStream)
+  const stream = http2.request(session, headersOf(admitted), !admitted.inbound.hasBody)
   gather(stream, () => exchange.crowded())
   exchange.abort = () => {
     // Not `close(CANCEL)`: Node would first end the stream, and a body cut short would arrive as a whole one.

@@ -115,6 +115,8 @@ function last(idle: Link[] | undefined, native: boolean): Link | undefined {
 /** What is open on an HTTP/2 session. */
 interface Open {
   readonly socket: Socket
+  /** The next request to its target gets another one. */
+  forget(): void
   /** Those that wait for a place among them. */
   streams: number
   /** It takes no further request. */
@@ -142,41 +144,38 @@ export class Http2Pool {
   }
 
   #renew(target: Target): Promise<ClientHttp2Session | null> {
-    const fresh = this.#connect(target)
+    const forget = (): void => this.#forget(target, fresh)
+    const fresh: Promise<ClientHttp2Session | null> = this.#connect(target, forget)
     this.#sessions.set(target.key, fresh)
-    fresh.catch(() => this.#sessions.delete(target.key))
+    fresh.catch(forget)
     return fresh
   }
 
+  /** The target may have a later one by now. */
+  #forget({ key }: Target, which: Promise<ClientHttp2Session | null>): void {
+    if (this.#sessions.get(key) === which) this.#sessions.delete(key)
+  }
+
   /** Opens a stream of a session. */
-  request(
-    target: Target,
-    session: ClientHttp2Session,
-    headers: OutgoingHttpHeaders,
-    endStream: boolean,
-  ): ClientHttp2Stream {
+  request(session: ClientHttp2Session, headers: OutgoingHttpHeaders, endStream: boolean): ClientHttp2Stream {
     const stream = session.request(headers, { endStream })
     const open = this.#open.get(session)
-    if (open) open.streams++
+    if (!open) return stream
+    open.streams++
     stream.on('close', () => {
-      if (open) open.streams--
+      open.streams--
       // Who has enough of a connection refuses every further stream of it.
-      if (stream.rstCode === constants.NGHTTP2_ENHANCE_YOUR_CALM) this.#retire(target, session)
+      if (stream.rstCode === constants.NGHTTP2_ENHANCE_YOUR_CALM) this.#retire(open)
       // Not before: closing fails what waits for a place.
-      if (open?.retired && open.streams === 0) session.close()
+      if (open.retired && open.streams === 0) session.close()
     })
     return stream
   }
 
-  /** The next request gets another session. What this one has goes on. */
-  #retire(target: Target, session: ClientHttp2Session): void {
-    const open = this.#open.get(session)
-    if (open) open.retired = true
-    const known = this.#sessions.get(target.key)
-    const forget = (found: ClientHttp2Session | null): void => {
-      if (found === session && this.#sessions.get(target.key) === known) this.#sessions.delete(target.key)
-    }
-    known?.then(forget, () => undefined)
+  /** What is under way goes on. */
+  #retire(open: Open): void {
+    open.retired = true
+    open.forget()
   }
 
   /** Where facts of a session are kept: `session.socket` is a proxy object. */
@@ -193,7 +192,7 @@ export class Http2Pool {
     this.#sessions.clear()
   }
 
-  async #connect(target: Target): Promise<ClientHttp2Session | null> {
+  async #connect(target: Target, forget: () => void): Promise<ClientHttp2Session | null> {
     if (!target.tls) return null
     const socket = (await this.#dialler.open(target, ['h2', 'http/1.1'])) as TLSSocket
     if (socket.alpnProtocol !== 'h2') {
@@ -206,13 +205,10 @@ export class Http2Pool {
       maxHeaderListPairs: 192,
       settings: { enablePush: false, initialWindowSize: 1 << 20 },
     })
-    this.#open.set(session, { socket, streams: 0, retired: false })
+    this.#open.set(session, { socket, forget, streams: 0, retired: false })
     session.once('connect', () => {
       if (!session.destroyed) session.setLocalWindowSize(4 << 20)
     })
-    const forget = (): void => {
-      this.#sessions.delete(target.key)
-    }
     session.on('close', forget).on('goaway', forget).on('error', forget)
     session.setTimeout(H2_IDLE_MS, () => session.close())
     return session

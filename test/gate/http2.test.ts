@@ -117,3 +117,27 @@ test('a connection of which a server has enough takes no further request, and wh
   )
   await until(() => sockets[0]?.destroyed === true)
 })
+
+test('the end of a connection leaves its successor in use', async () => {
+  let finish: (() => void) | null = null
+  const answer: Answer = (stream, path) => {
+    if (path === '/long') stream.respond({ ':status': 200 })
+    if (path === '/long') finish = () => stream.end()
+    else calm(stream, path)
+  }
+  const { bench, sockets } = await peer(answering(answer))
+  const session = await client(bench)
+  const long = get(session, '/long')
+  await until(() => finish !== null)
+  assert.equal(await get(session, '/calm'), 502)
+  assert.equal(await get(session), 204)
+  finish!()
+  assert.equal(await long, 200)
+  await until(() => sockets[0]?.destroyed === true)
+  await sleep(50)
+  assert.equal(await get(session), 204)
+  assert.equal(sockets.length, 2)
+  // Neither is forgotten at the end.
+  await bench.gate.close(0)
+  await until(() => sockets.every((socket) => socket.destroyed))
+})
