@@ -138,9 +138,12 @@ export class Http2Pool {
   /** A session to the target, or null when it does not speak HTTP/2. */
   session(target: Target): Promise<ClientHttp2Session | null> {
     const known = this.#sessions.get(target.key)
-    if (known)
-      return known.then((session) => (session?.closed || session?.destroyed ? this.#renew(target) : session))
-    return this.#renew(target)
+    if (!known) return this.#renew(target)
+    return known.then((session) => {
+      if (!session?.closed && !session?.destroyed) return session
+      this.#forget(target, known)
+      return this.session(target)
+    })
   }
 
   #renew(target: Target): Promise<ClientHttp2Session | null> {

@@ -9,9 +9,13 @@ import {
   type SecureServerOptions,
   type ServerHttp2Stream,
 } from 'node:http2'
+import { once } from 'node:events'
 import type { AddressInfo, Server, Socket } from 'node:net'
 import { after, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { connect as connectTls } from 'node:tls'
+import { Http2Pool, type LinkPool } from '../../src/gate/pool.ts'
+import type { Dialler, Target } from '../../src/gate/upstream.ts'
 import { type Bench, planOf, rule, startBench, testCa, tlsTo, until } from './harness.ts'
 
 const HOST = 'api.example.com'
@@ -140,4 +144,33 @@ test('the end of a connection leaves its successor in use', async () => {
   // Neither is forgotten at the end.
   await bench.gate.close(0)
   await until(() => sockets.every((socket) => socket.destroyed))
+})
+
+test('fifty requests of one turn share the connection that replaces a closed one', async () => {
+  const server = answering(yes)
+  await peer(server)
+  const { port } = server.address() as AddressInfo
+  let dials = 0
+  const open = async (): Promise<unknown> => {
+    dials++
+    const socket = connectTls({
+      host: '127.0.0.1',
+      port,
+      ca: testCa.cert,
+      servername: HOST,
+      ALPNProtocols: ['h2'],
+    })
+    await once(socket, 'secureConnect')
+    return socket
+  }
+  const pool = new Http2Pool({ open } as unknown as Dialler, {} as LinkPool)
+  closers.push(() => pool.close())
+  const target = { key: HOST, host: HOST, tls: true } as Target
+  const first = await pool.session(target)
+  assert.equal(await pool.session(target), first)
+  first?.close()
+  const next = await Promise.all(times(50, () => pool.session(target)))
+  assert.equal(new Set(next).size, 1)
+  assert.notEqual(next[0], first)
+  assert.equal(dials, 2)
 })
