@@ -84,10 +84,10 @@ export class Flow implements FlowTarget {
     this.refusal = refusal(reason, rule)
   }
 
+  /** Once a server's connection is on record, its end is, too; a client may be gone before that. */
   end(): void {
-    if (this.#ended) return
+    if (this.#ended || !this.#upstream) return
     this.#ended = true
-    if (!this.#upstream) return
     const { id: flow, host, bytesOut, bytesIn } = this
     const ms = Math.round(performance.now() - this.started)
     this.#gate.monitor.note({ k: 'net.close', flow, host, bytesOut, bytesIn, ms })

@@ -69,6 +69,27 @@ attack('R-02', 'ends a session that takes more memory than its profile says', as
   return `killed after ${Math.round(greedy.ms / 100) / 10} s: memory`
 })
 
+/** Fills both of the session's large mounts in memory, after moving what holds the one of them where that can be. */
+const fillMemory = (each: string): string[] => [
+  '/bin/sh',
+  '-c',
+  `mv /var /moved; for d in /tmp /var/tmp /moved/tmp; do head -c ${each} /dev/zero > $d/full; done
+  ls -d /*; sleep 5; echo lasted`,
+]
+
+test('memory counts in each of the session’s own mounts, also when the agent moves what holds one', {
+  skip: unavailable('user') ?? false,
+}, async (t) => {
+  const stage = new Stage('user')
+  const spec = { isolation: { ...LIMITS, memory: '256MiB' } }
+  const little = await stage.session(fillMemory('40M'), { spec })
+  assert.match(little.stdout, /^lasted$/m, `control: what fits stays\n${describe(little)}`)
+  const greedy = await stage.session(fillMemory('200M'), { spec })
+  assert.doesNotMatch(greedy.stdout, /^lasted$/m, `it kept its memory\n${describe(greedy)}`)
+  assert.match(greedy.summary.reason ?? '', /memory/)
+  t.diagnostic(/^\/moved$/m.test(little.stdout) ? 'moved' : 'could not be moved')
+})
+
 attack('R-07', 'ends a command and its children at the time limit', async (as) => {
   const stage = new Stage(as)
   const mark = uniqueSleep()

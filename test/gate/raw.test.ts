@@ -6,9 +6,12 @@ import { planOf, rawTcp, rule, startBench, until } from './harness.ts'
 
 const received: string[] = []
 let connections = 0
+const open = new Set<Socket>()
 /** Speaks first, as MySQL does, and says back what it hears. */
 const server = createServer((socket) => {
   connections++
+  open.add(socket)
+  socket.on('close', () => open.delete(socket))
   socket.on('error', () => socket.destroy())
   socket.write('welcome\n')
   socket.on('data', (bytes) => {
@@ -72,6 +75,30 @@ test('nothing is dialled before the record is durable', async () => {
   durable = async () => undefined
   assert.match(answer, /Not sent by Ambit: The request could not be recorded/)
   assert.equal(connections, before)
+})
+
+test('a client that is gone before its tunnel is made leaves no connection to the server', async () => {
+  await until(() => open.size === 0)
+  const [before, closed] = [connections, bench.of('net.close').length]
+  let release = (): void => undefined
+  let waits = false
+  durable = async () => {
+    waits = true
+    await new Promise<void>((resolve) => (release = resolve))
+  }
+  const client = connectTcp({ host: '127.0.0.1', port: await to('db.example.com', 5432) })
+  client.on('error', () => undefined)
+  await until(() => waits)
+  client.resetAndDestroy()
+  await new Promise((resolve) => setTimeout(resolve, 100))
+  durable = async () => undefined
+  release()
+  await until(() => connections === before + 1 && bench.of('net.close').length === closed + 1)
+  await until(() => open.size === 0)
+  const control = await talker(await to('db.example.com', 5432))
+  await until(() => control.said.includes('welcome'))
+  assert.equal(open.size, 1, 'control: one that stays has its connection')
+  control.destroy()
 })
 
 test('a label above the clearance is refused in the words of the protocol', async () => {

@@ -238,3 +238,41 @@ fn obey(control: &OwnedFd, main: libc::pid_t, frozen: &mut bool) -> bool {
     }
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In a process of its own: other tests have children, too.
+    fn alone(test: fn() -> bool) -> bool {
+        // SAFETY: the child makes system calls only, and never returns.
+        match unsafe { libc::fork() } {
+            0 => unsafe { libc::_exit(if test() { 0 } else { 1 }) },
+            pid => {
+                let mut status = -1;
+                // SAFETY: status is a valid int.
+                unsafe { libc::waitpid(pid, &mut status, 0) == pid && status == 0 }
+            }
+        }
+    }
+
+    #[test]
+    fn looks_for_orders_after_each_64_children() {
+        assert!(alone(|| {
+            for _ in 0..REAPED + 6 {
+                // SAFETY: the child ends at once; one that ended is left to be taken.
+                unsafe {
+                    let pid = libc::fork();
+                    if pid == 0 {
+                        libc::_exit(0);
+                    }
+                    let mut info = std::mem::zeroed();
+                    libc::waitid(libc::P_PID, pid as _, &mut info, libc::WEXITED | libc::WNOWAIT);
+                }
+            }
+            let first = reap(-1, REAPED);
+            let rest = reap(-1, REAPED);
+            matches!(first, (None, true)) && matches!(rest, (None, false))
+        }));
+    }
+}
