@@ -51,8 +51,9 @@ export const EXPECTED: Readonly<Record<string, string>> = {
   'C-46': 'nothing outlives the session',
   'C-47': 'commands are never options',
   'C-48': 'no variable lifts a control',
-  'C-49': 'gVisor: own kernel, Sentry and Gofer under seccomp',
-  'C-50': 'gVisor: memory bomb ended by the watchdog',
+  'C-49':
+    'gVisor: own kernel; the Sentry’s filter lets it open no file and make no socket but of the session’s network',
+  'C-50': 'gVisor: memory bomb ended by the watchdog (the fork bomb: R-01 there)',
   'C-51': 'read-only on the host’s side of a machine',
   'C-52': 'a machine reaches the gate alone',
   'C-53': 'none of 18 published escapes’ preconditions',
