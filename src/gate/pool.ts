@@ -9,7 +9,7 @@ import {
 import type { Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { Link } from './link.ts'
-import type { Dialler, Target } from './upstream.ts'
+import { type Dialler, type Target, UpstreamError } from './upstream.ts'
 import { type Pipe, WireSocket } from './wire.ts'
 
 /** Shorter than the idle limits that servers commonly have, so that a kept connection is rarely a dead one. */
@@ -19,6 +19,8 @@ const WORTH_RENEWING = 4
 /** Idle connections kept, a target. */
 const MOST_IDLE = 32
 const H2_IDLE_MS = 60_000
+/** What a server has to close its side of an HTTP/2 connection that nothing is open on. */
+const H2_CLOSING_MS = 1000
 
 /** HTTP/1.1 connections; shared by target, never by what a header says. */
 export class LinkPool {
@@ -114,6 +116,7 @@ function last(idle: Link[] | undefined, native: boolean): Link | undefined {
 
 /** What is open on an HTTP/2 session. */
 interface Open {
+  readonly session: ClientHttp2Session
   readonly socket: Socket
   /** The next request to its target gets another one. */
   forget(): void
@@ -128,7 +131,8 @@ export class Http2Pool {
   readonly #dialler: Dialler
   readonly #links: LinkPool
   readonly #sessions = new Map<string, Promise<ClientHttp2Session | null>>()
-  readonly #open = new WeakMap<ClientHttp2Session, Open>()
+  readonly #open = new Map<ClientHttp2Session, Open>()
+  #closed = false
 
   constructor(dialler: Dialler, links: LinkPool) {
     this.#dialler = dialler
@@ -168,17 +172,19 @@ export class Http2Pool {
     stream.on('close', () => {
       open.streams--
       // Who has enough of a connection refuses every further stream of it.
-      if (stream.rstCode === constants.NGHTTP2_ENHANCE_YOUR_CALM) this.#retire(open)
-      // Not before: closing fails what waits for a place.
-      if (open.retired && open.streams === 0) session.close()
+      if (open.retired || stream.rstCode === constants.NGHTTP2_ENHANCE_YOUR_CALM) this.#retire(open)
     })
     return stream
   }
 
-  /** What is under way goes on. */
+  /** Closes with its last stream; before, that would fail those that wait for a place. */
   #retire(open: Open): void {
     open.retired = true
     open.forget()
+    if (open.streams > 0) return
+    open.session.close()
+    // Node waits for the other side without end.
+    setTimeout(() => open.socket.destroy(), H2_CLOSING_MS).unref()
   }
 
   /** Where facts of a session are kept: `session.socket` is a proxy object. */
@@ -187,17 +193,21 @@ export class Http2Pool {
   }
 
   close(): void {
-    for (const session of this.#sessions.values())
-      session.then(
-        (open) => open?.destroy(),
-        () => undefined,
-      )
+    this.#closed = true
+    for (const { session, socket } of this.#open.values()) {
+      session.destroy()
+      socket.destroy()
+    }
     this.#sessions.clear()
   }
 
   async #connect(target: Target, forget: () => void): Promise<ClientHttp2Session | null> {
     if (!target.tls) return null
     const socket = (await this.#dialler.open(target, ['h2', 'http/1.1'])) as TLSSocket
+    if (this.#closed) {
+      socket.destroy()
+      throw new UpstreamError('upstream.failed')
+    }
     if (socket.alpnProtocol !== 'h2') {
       // Remembered for the session: this target speaks HTTP/1.1.
       this.#links.lend(target, socket)
@@ -208,12 +218,15 @@ export class Http2Pool {
       maxHeaderListPairs: 192,
       settings: { enablePush: false, initialWindowSize: 1 << 20 },
     })
-    this.#open.set(session, { socket, forget, streams: 0, retired: false })
+    const open: Open = { session, socket, forget, streams: 0, retired: false }
+    this.#open.set(session, open)
+    socket.once('close', () => this.#open.delete(session))
     session.once('connect', () => {
       if (!session.destroyed) session.setLocalWindowSize(4 << 20)
     })
-    session.on('close', forget).on('goaway', forget).on('error', forget)
-    session.setTimeout(H2_IDLE_MS, () => session.close())
+    const retire = (): void => this.#retire(open)
+    session.on('close', forget).on('goaway', retire).on('error', forget)
+    session.setTimeout(H2_IDLE_MS, retire)
     return session
   }
 }

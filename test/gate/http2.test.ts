@@ -5,15 +5,17 @@ import {
   connect as connectHttp2,
   constants,
   createSecureServer,
+  createServer as createHttp2Server,
   type IncomingHttpHeaders,
   type SecureServerOptions,
   type ServerHttp2Stream,
 } from 'node:http2'
 import { once } from 'node:events'
 import type { AddressInfo, Server, Socket } from 'node:net'
+import { duplexPair } from 'node:stream'
 import { after, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { connect as connectTls } from 'node:tls'
+import { connect as connectTls, createServer as createTlsServer } from 'node:tls'
 import { Http2Pool, type LinkPool } from '../../src/gate/pool.ts'
 import type { Dialler, Target } from '../../src/gate/upstream.ts'
 import { type Bench, planOf, rule, startBench, testCa, tlsTo, until } from './harness.ts'
@@ -146,31 +148,84 @@ test('the end of a connection leaves its successor in use', async () => {
   await until(() => sockets.every((socket) => socket.destroyed))
 })
 
-test('fifty requests of one turn share the connection that replaces a closed one', async () => {
-  const server = answering(yes)
+/** What a session is asked for by, and a dialler that keeps its sockets. */
+const target = { key: HOST, host: HOST, tls: true } as Target
+
+async function poolTo(server: Server): Promise<{ pool: Http2Pool; dialled: Socket[] }> {
   await peer(server)
   const { port } = server.address() as AddressInfo
-  let dials = 0
-  const open = async (): Promise<unknown> => {
-    dials++
-    const socket = connectTls({
-      host: '127.0.0.1',
-      port,
-      ca: testCa.cert,
-      servername: HOST,
-      ALPNProtocols: ['h2'],
-    })
+  const dialled: Socket[] = []
+  const to = { host: '127.0.0.1', port, ca: testCa.cert, servername: HOST, ALPNProtocols: ['h2'] }
+  const open = async (): Promise<Socket> => {
+    const socket = connectTls(to)
+    dialled.push(socket)
     await once(socket, 'secureConnect')
     return socket
   }
   const pool = new Http2Pool({ open } as unknown as Dialler, {} as LinkPool)
   closers.push(() => pool.close())
-  const target = { key: HOST, host: HOST, tls: true } as Target
+  return { pool, dialled }
+}
+
+/** Asks as the gate does; resolves when the session has had enough, or gone. */
+async function ask(pool: Http2Pool): Promise<void> {
+  const session = await pool.session(target)
+  const stream = session && pool.request(session, { ':path': '/' }, true)
+  stream?.on('error', () => undefined).resume()
+  await until(() => session?.closed === true)
+}
+
+test('fifty requests of one turn share the connection that replaces a closed one', async () => {
+  const { pool, dialled } = await poolTo(answering(yes))
   const first = await pool.session(target)
   assert.equal(await pool.session(target), first)
   first?.close()
   const next = await Promise.all(times(50, () => pool.session(target)))
   assert.equal(new Set(next).size, 1)
   assert.notEqual(next[0], first)
-  assert.equal(dials, 2)
+  assert.equal(dialled.length, 2)
+})
+
+/** A server that never closes its side of a connection. */
+function lingering(answer: Answer): Server {
+  const inner = createHttp2Server().on('sessionError', () => undefined)
+  inner.on('stream', (stream: ServerHttp2Stream) => {
+    stream.on('error', () => undefined)
+    answer(stream, '/')
+  })
+  return createTlsServer({ ...leaf, ALPNProtocols: ['h2'], allowHalfOpen: true }, (socket) => {
+    const [near, far] = duplexPair()
+    socket.on('data', (chunk) => far.write(chunk))
+    far.on('data', (chunk: Buffer) => socket.writable && socket.write(chunk))
+    inner.emit('connection', near)
+  })
+}
+
+const LINGERING: Readonly<Record<string, Answer>> = {
+  'has enough of each connection': (stream) => stream.close(CALM),
+  'goes away after each answer': (stream) => {
+    yes(stream)
+    stream.session?.goaway()
+  },
+}
+
+for (const [name, answer] of Object.entries(LINGERING))
+  test(`a server that ${name} and never closes its side keeps none open`, async () => {
+    const { pool, dialled } = await poolTo(lingering(answer))
+    const open = (): number => dialled.filter((socket) => !socket.destroyed).length
+    for (let count = 0; count < 5; count++) await ask(pool)
+    assert.equal(dialled.length, 5)
+    await until(() => open() === 0, 5000)
+    await ask(pool)
+    assert.equal(open(), 1)
+    pool.close()
+    assert.equal(open(), 0)
+  })
+
+test('a connection that stands only after the end is closed', async () => {
+  const { pool, dialled } = await poolTo(answering(yes))
+  const session = pool.session(target)
+  pool.close()
+  await assert.rejects(session)
+  assert.equal(dialled[0]?.destroyed, true)
 })
