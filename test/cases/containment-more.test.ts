@@ -2,9 +2,22 @@
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 import { type ChildProcess, spawn } from 'node:child_process'
-import { chmodSync, closeSync, existsSync, openSync, readFileSync, statSync } from 'node:fs'
+import { chmodSync, closeSync, existsSync, openSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after } from 'node:test'
+import {
+  asNamespaceRoot,
+  asNamespaceRoots,
+  CALLS,
+  KERNEL,
+  KEYS,
+  MINUS,
+  mostAllowed,
+  MOUNTING,
+  NEW_MOUNTING,
+  probe,
+  refusedCalls,
+} from '../support/calls.ts'
 import { attack, attackIn, once } from '../support/case.ts'
 import { RUNTIME } from '../support/runtime.ts'
 import { Stage, type Step, type Steps } from '../support/stage.ts'
@@ -15,62 +28,8 @@ const SECRET = 'the secret outside'
 /** The numbers below are x86-64's. */
 const onX64 = attackIn(process.arch === 'x64' ? null : 'the call numbers of this case are those of x86-64')
 
-interface Call {
-  /** Number and arguments of the system call. */
-  readonly call: readonly (number | string)[]
-  /** What the kernel says when it is asked. */
-  readonly asked: RegExp
-  /** Without privilege the kernel itself says EPERM before it looks: the control is then root's alone. */
-  readonly privileged?: boolean
-}
-
-const unprivileged = (asked: RegExp, ...call: (number | string)[]): Call => ({ call, asked })
-const privileged = (asked: RegExp, ...call: (number | string)[]): Call => ({ call, asked, privileged: true })
-
-const MINUS = '0xffffffffffffffff'
-
-const MOUNTING: Readonly<Record<string, Call>> = {
-  setns: unprivileged(/^EBADF$/, 308, MINUS, 0),
-  mount: unprivileged(/^EFAULT$/, 165, 0, 0, 0, 0, 0),
-  umount2: unprivileged(/^EFAULT$/, 166, 0, 0),
-  pivot_root: privileged(/^EFAULT$/, 155, 0, 0),
-  chroot: unprivileged(/^EFAULT$/, 161, 0),
-}
-
-const NEW_MOUNTING: Readonly<Record<string, Call>> = {
-  open_tree: unprivileged(/^EFAULT$/, 428, MINUS, 0, 0),
-  move_mount: privileged(/^E(FAULT|BADF|INVAL)$/, 429, MINUS, 0, MINUS, 0, 0),
-  fsopen: privileged(/^EFAULT$/, 430, 0, 0),
-  fsconfig: unprivileged(/^E(INVAL|BADF)$/, 431, MINUS, 0, 0, 0, 0),
-  fsmount: privileged(/^E(BADF|INVAL)$/, 432, MINUS, 0, 0),
-  fspick: privileged(/^EFAULT$/, 433, MINUS, 0, 0),
-  mount_setattr: unprivileged(/^EINVAL$/, 442, MINUS, 0, 0, 0, 0),
-}
-
-const KEYS: Readonly<Record<string, Call>> = {
-  add_key: unprivileged(/^EFAULT$/, 248, 0, 0, 0, 0, 0),
-  request_key: unprivileged(/^EFAULT$/, 249, 0, 0, 0, 0),
-  keyctl: unprivileged(/^(ok.*|ENOKEY)$/, 250, 0, '0xfffffffffffffffd', 0),
-}
-
-const KERNEL: Readonly<Record<string, Call>> = {
-  userfaultfd: privileged(/^EINVAL$/, 323, 0xdead),
-  perf_event_open: unprivileged(/^E(FAULT|ACCES|INVAL)$/, 298, 0, 0, 0, 0, 0),
-  bpf: privileged(/^E(INVAL|FAULT)$/, 321, 0, 0, 0),
-  // Flags that no architecture has: with valid ones and no segment the call would unload.
-  kexec_load: privileged(/^E(INVAL|NOSYS|PERM|ADDRNOTAVAIL)$/, 246, 0, 0, 0, 0x0f00),
-  init_module: privileged(/^E(NOEXEC|FAULT|NOSYS)$/, 175, 0, 0, 0),
-  finit_module: privileged(/^E(BADF|INVAL|NOSYS)$/, 313, MINUS, 0, 0),
-  delete_module: privileged(/^E(FAULT|NOENT|NOSYS)$/, 176, 0, 0),
-  kcmp: unprivileged(/^ESRCH$/, 312, '0x7ffffffe', '0x7ffffffe', 0, 0, 0),
-  acct: privileged(/^EFAULT$/, 163, 1),
-  quotactl: unprivileged(/^E(INVAL|NODEV|FAULT|NOTBLK)$/, 179, MINUS, 0, 0, 0),
-  syslog: privileged(/^EINVAL$/, 103, 99, 0, 0),
-  personality: unprivileged(/^ok/, 135, 0x0400000),
-  open_by_handle_at: privileged(/^E(FAULT|BADF)$/, 304, MINUS, 0, 0),
-}
-
-const CALLS = { ...MOUNTING, ...NEW_MOUNTING, ...KEYS, ...KERNEL }
+/** Said of an ordinary user where no control shows it: outside, the kernel refuses the same. */
+const BY_KERNEL = '; no user may outside either'
 
 /** Every socket family number that Linux gives out; only some may be made inside. */
 const FAMILIES = Array.from({ length: 46 }, (_, family) => family)
@@ -116,15 +75,11 @@ const scene = once(async (as: As): Promise<Scene> => {
   const sysctls = hostSettings()
   const inside = await stage.inside(attempts(stage, victim.pid ?? 0))
   const expendable = startVictim(as)
-  const outside = await stage.uncontrolled(attempts(stage, expendable.pid ?? 0))
+  const free = [...freeAttempts(stage, as), ...attempts(stage, expendable.pid ?? 0)]
+  const outside = await stage.uncontrolled(free)
   return { stage, inside, outside, victim, sysctls }
 })
 
-const probe = (name: string, ...args: (number | string)[]): Step => ({
-  name,
-  op: 'probe',
-  args: (args.length > 0 ? args : [name]).map(String),
-})
 const sh = (name: string, cmd: string): Step => ({ name, op: 'sh', cmd })
 
 const THREADS =
@@ -132,6 +87,35 @@ const THREADS =
 
 /** Opens for writing and writes nothing: what would be harmful to succeed at stays harmless. */
 const opens = (path: string): string => `if (: >> ${path}) 2>/dev/null; then echo OPENED ${path}; fi`
+
+const RAW_SOCKETS: Readonly<Record<string, readonly string[]>> = {
+  'socket-packet': ['socket-packet'],
+  'raw icmp': ['call', '41', '2', '3', '1'],
+}
+
+/** What a world shows of the one it was made in. */
+const oldRoots = ({ outside }: Stage): string =>
+  `for r in /oldroot /newroot /tmp/oldroot /tmp/newroot /old_root /.old; do ls -d $r $r${outside}; done 2>/dev/null; ls -a / /tmp; cut -d" " -f5 /proc/self/mountinfo`
+
+/** A careless world: the root is changed, and the old one stays where pivot_root(2) put it. */
+const careless = (
+  stage: Stage,
+): string => `cd ${stage.outside} && mkdir -p world && mount -t tmpfs none world && cd world
+mkdir oldroot proc dev tmp && mount --rbind /proc proc && mount --rbind /dev dev
+for d in usr bin lib lib64; do
+  if [ -L /$d ]; then cp -P /$d .; elif [ -d /$d ]; then mkdir $d && mount --rbind /$d $d; fi
+done
+PATH=$PATH:/usr/sbin:/sbin; pivot_root . oldroot && cd / && ${oldRoots(stage)}`
+
+/** For the controls: what more an ordinary user may outside than the attempts below ask for. */
+function freeAttempts(stage: Stage, as: As): Step[] {
+  const tools = join(stage.project, 'tools/probe')
+  const locked = join(stage.project, 'locked.txt')
+  const both = [asNamespaceRoot('careless world', '/bin/sh', '-c', careless(stage))]
+  if (as === 'root') return both
+  const raw = Object.entries(RAW_SOCKETS).map(([name, args]) => asNamespaceRoot(name, tools, ...args))
+  return [...both, ...raw, ...asNamespaceRoots(tools), asNamespaceRoot('locked', 'cat', locked)]
+}
 
 function attempts(stage: Stage, victim: number): (Step | Step[])[] {
   const at = (path: string): string => join(stage.project, path)
@@ -153,8 +137,7 @@ function attempts(stage: Stage, victim: number): (Step | Step[])[] {
     ...Object.entries(CALLS).map(([name, { call }]) => probe(name, 'call', ...call)),
     ...FAMILIES.map((family) => probe(`family ${family}`, 'call', 41, family, 2, 0)),
     ...FAMILIES.map((family) => probe(`raw family ${family}`, 'call', 41, family, 3, family === 2 ? 1 : 0)),
-    probe('socket-packet'),
-    probe('raw icmp', 'call', 41, 2, 3, 1),
+    ...Object.entries(RAW_SOCKETS).map(([name, args]) => probe(name, ...args)),
     probe('inet', 'call', 41, 2, 1, 0),
     probe('inet6', 'call', 41, 10, 1, 0),
     probe('unix stream', 'call', 41, 1, 1, 0),
@@ -173,13 +156,6 @@ function attempts(stage: Stage, victim: number): (Step | Step[])[] {
     sh('renamed', `cp ${tools} ${at('harmless')} && ${at('harmless')} unshare-user`),
     sh('by loader', `/lib64/ld-linux-x86-64.so.2 $(command -v cat) ${at('.env')}`),
     sh('loader works', `/lib64/ld-linux-x86-64.so.2 $(command -v cat) ${at('plain.txt')}`),
-    // C-30
-    sh(
-      'setuid',
-      `cp $(command -v dash || command -v sh) ${at('suid')} && chmod 4755 ${at('suid')}; ${at('suid')} -p -c 'id -ru; id -u'`,
-    ),
-    sh('whoami', 'id -u'),
-    sh('sudo', 'sudo -n id -u; su -c "id -u" </dev/null; grep Cap /proc/self/status'),
     // C-31
     sh(
       'nodes',
@@ -208,10 +184,7 @@ function attempts(stage: Stage, victim: number): (Step | Step[])[] {
     { name: 'locked', op: 'read', path: at('locked.txt') },
     { name: 'plain', op: 'read', path: at('plain.txt') },
     // C-35
-    sh(
-      'old roots',
-      'ls -d /oldroot /newroot /tmp/oldroot /tmp/newroot /old_root /.old 2>/dev/null; ls -a / /tmp; cut -d" " -f5 /proc/self/mountinfo',
-    ),
+    sh('old roots', oldRoots(stage)),
     // C-38
     // gVisor shows a process' program to that process alone.
     sh(
@@ -221,21 +194,6 @@ function attempts(stage: Stage, victim: number): (Step | Step[])[] {
     // C-41, last: it ends the victim where it can.
     sh('signal', `kill -TERM ${victim} && echo SENT`),
   ]
-}
-
-/** Asserts that each call is refused inside by the filter, and asked of the kernel outside. */
-function refusedCalls(
-  { inside, outside }: Scene,
-  as: As,
-  calls: Readonly<Record<string, Call>>,
-  refusal: RegExp,
-): string {
-  for (const [name, { asked, privileged: rootOnly }] of Object.entries(calls)) {
-    if (!rootOnly || as === 'root')
-      assert.match(outside.result(name).value, asked, `control: ${name} reaches the kernel outside`)
-    assert.match(inside.result(name).value, refusal, name)
-  }
-  return `${Object.keys(calls).length} calls refused`
 }
 
 attack('C-03', 'keeps the filter in every descendant', async (as) => {
@@ -324,9 +282,8 @@ onX64('C-21', 'refuses sockets of machines and of the kernel’s ciphers', async
 
 onX64('C-22', 'refuses packet and raw sockets', async (as) => {
   const { inside, outside } = await scene(as)
-  if (as === 'root')
-    for (const name of ['socket-packet', 'raw icmp'])
-      assert.match(outside.result(name).value, /^ok/, `control: ${name}`)
+  for (const name of Object.keys(RAW_SOCKETS))
+    assert.match(mostAllowed(outside, name, as, 'namespace'), /^ok/, `control: ${name}`)
   assert.equal(inside.result('raw icmp').value, 'EPERM')
   assert.match(inside.result('socket-packet').value, /^EAFNOSUPPORT$/)
   assert.match(inside.result('inet').value, /^ok/, 'control: an ordinary socket is made')
@@ -415,17 +372,6 @@ attack('C-29', 'shows only the processes of the session', async (as) => {
   return `${count(inside)} processes (outside ${count(outside)})`
 })
 
-attack('C-30', 'elevates nobody by set-user-id, sudo or su', async (as) => {
-  const { inside, stage } = await scene(as)
-  const uid = inside.result('whoami').value.stdout.trim()
-  const ids = (inside.result('setuid').value.stdout as string).trim().split('\n')
-  for (const id of ids.filter(Boolean)) assert.equal(id, uid)
-  assert.match(inside.result('sudo').value.stdout, /CapEff:\s*0+$/m)
-  const copy = join(stage.project, 'suid')
-  const mode = existsSync(copy) ? statSync(copy).mode & 0o6000 : 0
-  return `uid ${uid} stays, bits on the host ${mode.toString(8)}`
-})
-
 attack('C-31', 'makes no device node', async (as) => {
   const { inside, outside, stage } = await scene(as)
   if (as === 'root')
@@ -436,8 +382,9 @@ attack('C-31', 'makes no device node', async (as) => {
     /made/,
     'control: a FIFO can be made',
   )
-  if (as === 'user') for (const name of ['char', 'block']) assert.ok(!existsSync(join(stage.project, name)))
-  return 'none made'
+  if (as === 'root') return 'none made'
+  for (const name of ['char', 'block']) assert.ok(!existsSync(join(stage.project, name)))
+  return `none made${BY_KERNEL}`
 })
 
 attack('C-33', 'writes no switch of the kernel and no control group', async (as) => {
@@ -452,23 +399,28 @@ attack('C-33', 'writes no switch of the kernel and no control group', async (as)
     assert.match(outside.result('host files').value.stdout, /core_pattern/, 'control: root can outside')
   assert.doesNotMatch(inside.result('cgroup').value.stdout, /MADE/)
   assert.deepEqual(hostSettings(), sysctls)
-  return 'nothing can be opened for writing'
+  return `none opens for writing${as === 'user' ? BY_KERNEL : ''}`
 })
 
 attack('C-34', 'reads neither the shadow file nor a file without any permission', async (as) => {
   const { inside, outside } = await scene(as)
-  if (as === 'root')
+  if (as === 'root') {
     for (const name of ['shadow', 'locked'])
       assert.ok(outside.result(name).ok, `control: root reads ${name} outside`)
+  } else assert.equal(mostAllowed(outside, 'locked', as, 'namespace'), SECRET, 'control: its owner can')
   for (const name of ['shadow', 'locked'])
     assert.match(inside.result(name).error ?? 'it was read', /^(ENOENT|EACCES|EPERM)$/, name)
   assert.equal(inside.result('plain').value, 'plain', 'control')
-  return `shadow ${inside.result('shadow').error}, mode 000 ${inside.result('locked').error}`
+  const { error = 'read' } = outside.result('shadow')
+  return `mode 000 ${inside.result('locked').error}; shadow ${inside.result('shadow').error}, outside ${error}`
 })
 
 attack('C-35', 'leaves nothing of the old root in sight', async (as) => {
-  const { inside, stage } = await scene(as)
+  const { inside, outside, stage } = await scene(as)
   const shown = inside.result('old roots').value.stdout as string
+  const left = mostAllowed(outside, 'careless world', 'user', 'namespace')
+  assert.match(left, /^\/oldroot$/m, `control: a careless world shows the directory: ${left}`)
+  assert.ok(left.includes(`/oldroot${stage.outside}`), `control: and what lies below it: ${left}`)
   assert.doesNotMatch(shown, /old_?root|new_?root/)
   assert.ok(!shown.includes(stage.outside))
   assert.match(shown, /^usr$/m, 'control: the listing shows the root')
