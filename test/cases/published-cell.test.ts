@@ -1,8 +1,8 @@
 /** V: weaknesses published about other sandboxes' containment, replayed here, each with what it does without Ambit. */
 import assert from 'node:assert/strict'
-import { existsSync, lstatSync, readdirSync, readFileSync } from 'node:fs'
+import { existsSync, globSync, lstatSync, readdirSync, readFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:net'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { attack } from '../support/case.ts'
 import { RUNTIME } from '../support/runtime.ts'
 import { lines, PYTHON } from '../support/script.ts'
@@ -160,16 +160,23 @@ attack('V-24', 'links that an agent leaves in its home are not followed by the n
   )
   const first = await stage.session([PYTHON, '-c', plant, '~', precious, folder])
   assert.match(first.stdout, /planted/, describe(first))
-  const read = 'cat ~/.bashrc ~/.cache/kept.txt ~/.config/kept.txt ~/.ssh/kept.txt ~/.gitconfig; echo over'
-  const second = await stage.session(['/bin/bash', '-c', read])
+  const read =
+    'test -L ~/.npmrc && echo linked; cat ~/.bashrc ~/.cache/kept.txt ~/.config/kept.txt ~/.ssh/kept.txt ~/.gitconfig; echo over'
+  // The same agent: another one has another home.
+  const second = await stage.session([PYTHON, '-c', `import os; os.system("${read}")`])
+  assert.equal(second.code, 0, `the next session does not start\n${describe(second)}`)
+  assert.match(second.stdout, /linked/, 'control: it has that home')
+  assert.match(second.stdout, /over/, 'control: it looked')
   assert.ok(!/precious|kept/.test(second.stdout), describe(second))
   assert.equal(readFileSync(precious, 'utf8'), 'precious', 'written through a link')
   assert.deepEqual(readdirSync(folder), ['kept.txt'], 'something was put where a link leads')
   assert.ok(lstatSync(precious).isFile())
-  assert.ok(second.code !== 0 || second.stdout.includes('over'), 'control: it ran, or refused to start')
-  return second.code === 0
-    ? 'next session runs, links lead nowhere'
-    : `refused: ${second.stderr.trim().slice(0, 60)}`
+  // A start that follows what it finds.
+  const home = dirname(globSync(join(stage.ambitHome, 'state/homes/*/.npmrc'))[0] ?? '')
+  await stage.command(['/bin/sh', '-c', `echo changed > ${home}/.npmrc; echo mine > ${home}/.cache/made`])
+  assert.equal(readFileSync(precious, 'utf8'), 'changed\n', 'control: a careless start writes through a link')
+  assert.deepEqual(readdirSync(folder), ['kept.txt', 'made'], 'control: and into a directory')
+  return 'next session runs, links lead nowhere'
 })
 
 attack(
