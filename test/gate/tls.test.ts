@@ -5,7 +5,7 @@ import type { AddressInfo, Socket } from 'node:net'
 import { after, test } from 'node:test'
 import { createServer, type TlsOptions } from 'node:tls'
 import { native } from '../../src/lib/native.ts'
-import { clientHello, extension, serverName } from '../support/client-hello.ts'
+import { clientHello, ECH_GREASE, serverName } from '../support/client-hello.ts'
 import { type Bench, planOf, rawTcp, rule, startBench, tlsTo } from './harness.ts'
 
 const HOST = 'api.example.com'
@@ -91,21 +91,12 @@ test('a server that speaks another protocol than was agreed on is a 502', async 
 test('N-22: a hello with the ECH that browsers grease with is read like any other; its outer name decides', async () => {
   const { bench, heard } = await inFrontOf(leaf(-1, 1))
   const { addresses } = await bench.lookup(HOST)
-  const grease = extension(
-    0xfe0d,
-    Buffer.concat([
-      Buffer.from([0, 0, 1, 0, 1, 7, 0, 32]),
-      Buffer.alloc(32, 9),
-      Buffer.from([0, 16]),
-      Buffer.alloc(16, 3),
-    ]),
-  )
   for (const [name, mismatches] of [
     [HOST, 0],
     ['evil.test', 1],
   ] as const) {
     bench.aim(addresses[0] ?? '', 443)
-    await rawTcp(bench.ports.tcp, clientHello([serverName([name]), grease]))
+    await rawTcp(bench.ports.tcp, clientHello([serverName([name]), ECH_GREASE]))
     assert.equal(mismatched(bench), mismatches, name)
   }
   assert.ok(

@@ -34,3 +34,14 @@ function number(value: number, width: number): Buffer {
 }
 
 const prefixed = (body: Buffer, width: number): Buffer => Buffer.concat([number(body.length, width), body])
+
+/** encrypted_client_hello as browsers grease it: outer, a suite, a key and a payload of nobody's. */
+export const ECH_GREASE = extension(
+  0xfe0d,
+  Buffer.concat([
+    Buffer.from([0, 0, 1, 0, 1, 7, 0, 32]),
+    Buffer.alloc(32, 9),
+    Buffer.from([0, 16]),
+    Buffer.alloc(16, 3),
+  ]),
+)
