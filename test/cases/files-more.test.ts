@@ -222,8 +222,11 @@ attack('F-12', 'decides all spellings of a name alike', async (as) => {
   assert.match(seen.outside.result('by cwd').value.stdout, /WROTE\nWROTE/, 'control')
   assert.doesNotMatch(seen.inside.result('by cwd').value.stdout, /WROTE/)
   assert.equal(host(seen.stage, '.bashrc'), 'original')
-  const similar = SIMILAR.filter((path) => !seen.inside.result(`spelled ${path}`).ok)
-  return `${SAME.length + 2} refused; of ${SIMILAR.length} look-alikes ${similar.length}, none the file itself`
+  for (const path of SIMILAR) {
+    refused(seen, `spelled ${path}`, REFUSED)
+    assert.ok(!existsSync(join(seen.stage.project, path)), `${path} was made`)
+  }
+  return `${SAME.length + 2} spellings and ${SIMILAR.length} look-alikes refused`
 })
 
 attack('F-14', 'protects where the project’s git is redirected to', async (as) => {
