@@ -1,12 +1,12 @@
 /** T-11 and T-12: the daemon's socket, attacked from outside a session by whoever can name it. */
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { chmodSync, lstatSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { lstatSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after } from 'node:test'
 import { attack } from '../support/case.ts'
-import { commandOf, daemonsOf } from '../support/processes.ts'
-import { describe, Stage } from '../support/stage.ts'
+import { commandOf, daemonsOf, eventually } from '../support/processes.ts'
+import { describe, type Ran, Stage } from '../support/stage.ts'
 import { unavailable } from '../support/users.ts'
 
 after(() => setTimeout(() => process.exit(), 100).unref())
@@ -97,25 +97,24 @@ attack('T-11', 'has one daemon, and takes no socket that is not its own', async 
     assert.notEqual(said.foreign?.how, 'open', 'another account was answered')
     assert.equal(said.foreign?.got, '')
   }
-  const other = join(stage.outside, 'other-run')
-  const outcomes: (number | null)[] = []
-  for (const plant of [
-    () => (
-      rmSync(run, { recursive: true }), mkdirSync(other), chmodSync(other, 0o700), symlinkSync(other, run)
-    ),
-    () => (rmSync(run), mkdirSync(run), chmodSync(run, 0o777)),
-  ]) {
-    plant()
-    stage.own()
-    outcomes.push((await stage.session(['/bin/echo', 'it-ran'])).code)
+  // By the account itself: what is another's is refused for that alone.
+  const after = async (cmd: string): Promise<Ran> => {
+    const made = await stage.command(['/bin/sh', '-ec', cmd], { cwd: stage.ambitHome })
+    assert.equal(made.code, 0, describe(made))
+    return await stage.session(['/bin/echo', 'it-ran'])
   }
-  assert.deepEqual(outcomes, [125, 125], 'a link, a directory open to others')
-  rmSync(run, { recursive: true })
-  mkdirSync(run, { mode: 0o700 })
-  writeFileSync(socket, 'stale')
-  stage.own()
-  const stale = await stage.session(['/bin/true'])
-  return `one daemon; linked or open directory: exit 125; a stale file: exit ${stale.code}`
+  const linked = await after('rm -r run; mkdir -m 700 other; ln -s other run')
+  const open = await after('rm run; mkdir run; chmod 777 run')
+  assert.deepEqual([linked.code, open.code], [125, 125], 'a link, a directory open to others')
+  const file = await after('rm -r run; mkdir -m 700 run; echo stale > run/ambitd.sock')
+  assert.equal(file.code, 0, `a file in its place\n${describe(file)}`)
+  for (const pid of daemonsOf(stage)) process.kill(pid, 'SIGKILL')
+  assert.ok(await eventually(() => daemonsOf(stage).length === 0))
+  assert.ok(lstatSync(socket).isSocket(), 'control: nobody removes the socket of a killed daemon')
+  const stale = await after('true')
+  assert.equal(stale.code, 0, `a stale socket\n${describe(stale)}`)
+  assert.equal(daemonsOf(stage).length, 1, 'control: another daemon took its place')
+  return 'linked or open directory 125; stale socket replaced'
 })
 
 /** As root, somebody else who can walk into the directory all the same. */
