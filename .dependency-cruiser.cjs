@@ -50,6 +50,13 @@ module.exports = {
       to: { path: '^src/session/' },
     },
     {
+      name: 'runtime-by-name',
+      comment: 'Runtimes are reached through src/runtime/runtimes.ts, so that a further one is a file and its name there.',
+      severity: 'error',
+      from: { path: '^src/', pathNot: '^src/runtime/' },
+      to: { path: '^src/runtime/(os-sandbox|container|microvm)\\.ts$' },
+    },
+    {
       name: 'product-imports-tests',
       comment: 'Nothing that ships may depend on tests or benchmarks.',
       severity: 'error',

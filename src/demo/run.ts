@@ -6,6 +6,7 @@ import { readJournal } from '../audit/journal.ts'
 import { AmbitError } from '../lib/errors.ts'
 import { journalDir, type Paths } from '../lib/paths.ts'
 import type { RuntimeName } from '../profile/plan.ts'
+import { runtimes } from '../runtime/runtimes.ts'
 import { AGENT, installAgent } from './agent.ts'
 import { judge, type Verdict } from './attempts.ts'
 import { expectedReport } from './ledgers.ts'
@@ -86,7 +87,7 @@ async function runSession(
   const summary = join(stage.root, 'summary.json')
   const bounds = [
     '--profile',
-    writeProfile(stage, endpoint.port, `${patience(request.runtime)}s`),
+    writeProfile(stage, endpoint.port, `${runtimes[request.runtime].patience}s`),
     '--project',
     stage.project,
     '--workspace',
@@ -142,9 +143,7 @@ async function verifyLog(stage: Stage, request: DemoRequest): Promise<DemoResult
   return { ok: code === 0, text: output.trim() }
 }
 
-/** Seconds. A session of the demonstration takes some; in a machine without KVM a minute where it has two processors. */
-const patience = (runtime: RuntimeName): number => (runtime === 'microvm' ? 600 : 180)
-/** For what comes before and after its wall clock. */
+/** Seconds, for what comes before and after its wall clock. */
 const BESIDE_S = 30
 
 /** Runs this very command again: nothing of the session happens in this process. */
@@ -159,7 +158,7 @@ function ambit(
     // The stage's home, but the user's own log and key.
     env: { ...env, ...stateVariables(env, paths), HOME: stage.home, AMBIT_DEMO_KEY: stage.apiKey },
     stdio: ['ignore', 'pipe', 'pipe'],
-    timeout: (patience(runtime) + BESIDE_S) * 1000,
+    timeout: (runtimes[runtime].patience + BESIDE_S) * 1000,
   })
   let output = ''
   for (const stream of [child.stdout, child.stderr]) {

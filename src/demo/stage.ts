@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { makeDir } from '../lib/make-dir.ts'
 import { native } from '../lib/native.ts'
+import { RUNTIMES } from '../profile/plan.ts'
 import { generateMonth, type Month } from './ledgers.ts'
 import { type Lures, maliciousMemo } from './memo.ts'
 
@@ -88,7 +89,7 @@ export function writeProfile(stage: Stage, port: number, wallclock: string): str
   }
   const spec = {
     isolation: {
-      runtime: 'os-sandbox',
+      runtime: RUNTIMES[0],
       limits: 'partly',
       memory: '4GiB',
       processes: 256,

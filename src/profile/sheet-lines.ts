@@ -1,6 +1,6 @@
 /** The lines of the grant sheet, one function a section. Texts are escaped by sheet.ts. */
 import { formatDuration, formatSize } from '../lib/units.ts'
-import type { NetworkRule, Plan, RootPlan, RuntimeName } from './plan.ts'
+import type { NetworkRule, Plan, RootPlan } from './plan.ts'
 import { compileGlobs } from '../lib/glob.ts'
 import { DEFAULT_HIDE, DEFAULT_PROTECT, DEFAULT_REVIEW } from './defaults.ts'
 import { modelHostWithin } from './network.ts'
@@ -277,16 +277,6 @@ export function desktopLines(plan: Plan): SheetLine[] {
   )
 }
 
-/** What a runtime is, for a person. */
-const RUNTIME_WORDS: Readonly<Record<RuntimeName, string>> = {
-  'os-sandbox':
-    "os-sandbox (on this machine's own kernel, behind namespaces and a filter of what may be asked of it)",
-  container:
-    "container (gVisor: a program is the agent's kernel, and the host's is asked by that program alone)",
-  microvm:
-    'microvm (a virtual machine of its own: a flaw in its kernel leads no further than into that machine)',
-}
-
 /** Reason codes of the shipped policy; another module's speak for themselves. */
 const RAISED_BY: Readonly<Record<string, string>> = {
   'user.high-risk': 'policy counts you among the users at high risk',
@@ -302,9 +292,19 @@ export function runtimeLines(plan: Plan, { runtime, raised = [] }: SheetContext)
     return said === undefined ? reason : `${said} (${reason})`
   }
   return [
-    line('fact', 'isolation', null, `in ${RUNTIME_WORDS[runtime]}, for at most ${formatDuration(wallclock)}`),
+    line(
+      'fact',
+      'isolation',
+      null,
+      `in ${runtime.name} (${runtime.words}), for at most ${formatDuration(wallclock)}`,
+    ),
     ...raised.map((reason) =>
-      line('fact', 'isolation', null, `in ${runtime} where the profile asks for ${asked}: ${words(reason)}`),
+      line(
+        'fact',
+        'isolation',
+        null,
+        `in ${runtime.name} where the profile asks for ${asked}: ${words(reason)}`,
+      ),
     ),
   ]
 }

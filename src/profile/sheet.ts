@@ -41,7 +41,7 @@ export interface SheetContext {
   }
   readonly argv: readonly string[]
   /** The runtime that will be used: at least the profile's. */
-  readonly runtime: RuntimeName
+  readonly runtime: { readonly name: RuntimeName; readonly words: string }
   /** Why it is more than the profile's: reason codes of policy, `--runtime`. */
   readonly raised?: readonly string[]
   readonly color: boolean
@@ -101,7 +101,7 @@ function grantDigest(plan: Plan, { agent, runtime, configuration }: SheetContext
   return digestOf({
     plan: { ...plan, roots },
     agent: { name, version, digest, executable },
-    runtime,
+    runtime: runtime.name,
     configuration: configuration?.digest ?? null,
   })
 }

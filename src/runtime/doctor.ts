@@ -3,24 +3,17 @@ import { arch } from 'node:os'
 import { nativeBinary } from '../lib/paths.ts'
 import type { Paths } from '../lib/paths.ts'
 import { RUNTIMES, type RuntimeName } from '../profile/plan.ts'
-import { gvisor, imageAndAccelerator, qemu, swtpm, tap } from './doctor/machines.ts'
 import { tryLauncher } from './doctor/primitives.ts'
 import { BUILD, exists, lacks, type Probe, tryRun, works } from './doctor/probe.ts'
+import { runtimes } from './runtimes.ts'
 import { installHint, lookForTool } from './tools.ts'
 
 export interface MachineReport {
-  /** True when `os-sandbox` sessions can run. */
+  /** True when sessions of the weakest runtime can run. */
   readonly ready: boolean
   /** What sessions of each runtime lack here: names of probes. Empty: they can run. */
   readonly lacking: Readonly<Record<RuntimeName, readonly string[]>>
   readonly probes: readonly Probe[]
-}
-
-/** What a runtime needs beyond what all sessions do. An accelerator is none of it: without KVM machines are slow. */
-const NEEDS: Readonly<Record<RuntimeName, readonly string[]>> = {
-  'os-sandbox': [],
-  container: ['gVisor'],
-  microvm: ['QEMU', 'tap', 'image', 'swtpm'],
 }
 
 /** Tries each primitive that a runtime needs. Tries, not reads versions: a device that opens may still not work. */
@@ -31,29 +24,18 @@ export async function probeMachine(paths: Paths): Promise<MachineReport> {
     nativeParts(),
     ...tools(),
     tried,
-    gvisor(),
-    qemu(),
-    tap(),
-    imageAndAccelerator(paths),
-    swtpm(),
+    ...RUNTIMES.map((name) => runtimes[name].probe(paths)),
   ]
   const probes = (await Promise.all(groups)).flat()
-  const [own, gvisors, machines] = RUNTIMES.map((runtime) => lackingFor(runtime, probes)) as [
-    string[],
-    string[],
-    string[],
-  ]
-  return {
-    ready: own.length === 0,
-    lacking: { 'os-sandbox': own, container: gvisors, microvm: machines },
-    probes,
-  }
+  const lacking = {} as Record<RuntimeName, readonly string[]>
+  for (const name of RUNTIMES) lacking[name] = lackingFor(name, probes)
+  return { ready: lacking[RUNTIMES[0]].length === 0, lacking, probes }
 }
 
 /** Names of the probes for want of which no session of `runtime` starts. */
 export function lackingFor(runtime: RuntimeName, probes: readonly Probe[]): string[] {
   return probes
-    .filter((probe) => probe.needed || NEEDS[runtime].includes(probe.name))
+    .filter((probe) => probe.needed || runtimes[runtime].needs.includes(probe.name))
     .filter(({ needed, state }) => (needed ? state !== 'fully' : state === 'not'))
     .map(({ name }) => name)
 }

@@ -1,17 +1,21 @@
-import { availableParallelism, cpus, totalmem } from 'node:os'
+import { availableParallelism, cpus, totalmem, userInfo } from 'node:os'
 import { join, relative } from 'node:path'
 import { createHash } from 'node:crypto'
 import { AmbitError } from '../lib/errors.ts'
 import { imagesDir, nativeBinary, type Paths } from '../lib/paths.ts'
 import type { Plan } from '../profile/plan.ts'
 import { chooseAccelerator, distrustKvm, thisHost } from './accelerator.ts'
+import { BIN } from './closure.ts'
+import { inMachine } from './closure/machine.ts'
+import { imageAndAccelerator, qemu, swtpm, tap } from './doctor/machines.ts'
 import { CA_BUNDLE } from './environment.ts'
 import type { LaunchCell, LaunchMount, LaunchSpec } from './launch-spec.ts'
 import { Digests } from './microvm-image/digests.ts'
 import { findSnapshot, type FoundSnapshot, hasSnapshots, type Shape } from './microvm-image/snapshot.ts'
 import { type Image, verifyImage } from './microvm-image/verify.ts'
-import { osSandbox } from './os-sandbox.ts'
-import type { Around, Runtime } from './runtime.ts'
+import { onThisSystem } from './os-sandbox.ts'
+import type { Around, Found, Ground, Runtime, ShownPlace } from './runtime.ts'
+import type { HostSystem } from './system-files.ts'
 import { installHint, lookForTool } from './tools.ts'
 
 /** What a session starts; `ambit image build` puts it there. */
@@ -24,26 +28,21 @@ const LEAST_MEMORY = 256 << 20
  * files through the view; gate, relay and log are those of `os-sandbox`.
  */
 export const microvm: Runtime = {
-  name: 'microvm',
-  cell: machineFor,
-  open: async (spec, specPath, start) => {
-    const world = await osSandbox.open(spec, specPath, start)
-    const build = world.build.bind(world)
-    world.build = () => build().catch((error: unknown) => doubt(spec.cell, error))
-    return world
-  },
+  words: 'a virtual machine of its own: a flaw in its kernel leads no further than into that machine',
+  required: ['landlock', 'own-kernel', 'measured-start'],
+  // Nobody is in the machine but the agent whom a lock of the guest's own kernel would keep from a socket. For those of
+  // QEMU's cell: os-sandbox.ts.
+  covered: ['unix-sockets', 'guest-landlock', 'guest-unix-sockets'],
+  // No accelerator: without KVM machines are slow.
+  needs: ['QEMU', 'tap', 'image', 'swtpm'],
+  probe: async (paths) => (await Promise.all([qemu(), tap(), imageAndAccelerator(paths), swtpm()])).flat(),
+  measured: true,
+  // Without KVM a task of seconds takes a minute where there are two processors.
+  patience: 600,
+  find,
 }
 
-/** What to remember when a machine does not come up with KVM. */
-const withKvm = new WeakMap<LaunchCell, (why: string) => void>()
-
-function doubt(cell: LaunchCell, error: unknown): never {
-  // Not where somebody called it off, or what stands around the machine failed.
-  if (error instanceof AmbitError && error.what.endsWith('machine')) withKvm.get(cell)?.(error.why)
-  throw error
-}
-
-async function machineFor({ paths, plan, hostUid, note }: Around): Promise<LaunchCell> {
+async function find({ paths, plan, hostUid, note }: Around): Promise<Ground> {
   const machine = await describeMachine(paths, plan.isolation, hostUid)
   const { manifest, commandLine, digest } = machine.image
   const snapshot = await machine.snapshot()
@@ -58,8 +57,50 @@ async function machineFor({ paths, plan, hostUid, note }: Around): Promise<Launc
     ...(snapshot && { snapshot: snapshot.verified.sha256 }),
   })
   const resumed = snapshot && ({ use: 'resume', ...snapshot } as const)
-  return machine.cell(resumed, plan.profile.digest)
+  const ground = onThisSystem(machine.cell(resumed, plan.profile.digest))
+  return {
+    ...ground,
+    show: (found) => inImage(found, manifest.programs),
+    // The machine's kernel knows the agent's uid as it is.
+    adapt: (spec, first) => ({ ...throughView(spec, first), owner: spec.inside, etc: 'copied' }),
+    open: async (specPath, start) => {
+      const world = await ground.open(specPath, start)
+      const build = world.build.bind(world)
+      world.build = () =>
+        build().catch((error: unknown) => {
+          // Not where somebody called it off, or what stands around the machine failed.
+          if (error instanceof AmbitError && error.what.endsWith('machine')) machine.doubt(error.why)
+          throw error
+        })
+      return world
+    },
+  }
 }
+
+/** A machine has its image's system. */
+function inImage(found: Found, programs: MachineCell['programs']): Found {
+  const { agent, host, home } = found
+  return { ...found, agent: inMachine(agent, programs, BIN), host: imageSystem(host), home: homeFor(home) }
+}
+
+/**
+ * Before a machine stands the view, which is the caller; root's agents elsewhere have a uid of their own, and so homes
+ * apart from these.
+ */
+function homeFor(home: Found['home']): Found['home'] {
+  const { uid, gid } = userInfo()
+  return uid === 0 ? { agent: `${home.agent} in a machine`, owner: { uid, gid } } : home
+}
+
+/** Of the host's system it is told which roots this machine trusts. */
+const imageSystem = ({ roots }: HostSystem): HostSystem => ({
+  mounts: [],
+  etcFiles: [],
+  etcDirs: [],
+  roots,
+  java: false,
+  truststores: [],
+})
 
 type MachineCell = Extract<LaunchCell, { kind: 'vm' }>
 
@@ -71,6 +112,8 @@ export interface Machine {
   /** The one that fits it, verified; null when there is none. */
   snapshot(): Promise<FoundSnapshot | null>
   cell(snapshot: MachineCell['snapshot'], profile: string): MachineCell
+  /** One that was to run with KVM did not come up: the next does without. */
+  doubt(why: string): void
 }
 
 /**
@@ -122,9 +165,10 @@ export async function describeMachine(
     snapshot: async () => (hasSnapshots(paths) ? findSnapshot(paths, await shape(), digests) : null),
     cell: (snapshot, profile) => {
       const measured = { swtpm, image: image.digest, profile, ...image.verified }
-      const cell: MachineCell = { kind: 'vm', ...files, memory, processors, snapshot, programs, measured }
-      if (accelerator === 'kvm') withKvm.set(cell, (why) => distrustKvm({ qemu, image }, paths, host, why))
-      return cell
+      return { kind: 'vm', ...files, memory, processors, snapshot, programs, measured }
+    },
+    doubt: (why) => {
+      if (accelerator === 'kvm') distrustKvm({ qemu, image }, paths, host, why)
     },
   }
 }
@@ -137,14 +181,6 @@ const processorsFor = (allowed: number): number =>
 function memoryFor(allowed: number): number {
   const bytes = Math.max(LEAST_MEMORY, Math.min(allowed, totalmem() / 2))
   return Math.floor(bytes / 2 ** 20) * 2 ** 20
-}
-
-/** A directory or file of the host that only a machine takes through the view. */
-export interface ShownPlace {
-  readonly index: number
-  readonly source: string
-  readonly target: string
-  readonly write: boolean
 }
 
 /**

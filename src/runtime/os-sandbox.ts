@@ -7,7 +7,8 @@ import { LaunchChannel, type LaunchEvent, type LaunchOrder } from './launch-chan
 import { type Launcher, type LauncherEnd, spawnLauncher } from './launcher.ts'
 import type { Control } from '../audit/fact.ts'
 import type { Quoted } from './attestation/document.ts'
-import type { Exit, GateSockets, Runtime, World } from './runtime.ts'
+import type { LaunchCell } from './launch-spec.ts'
+import type { Exit, GateSockets, Ground, Runtime, World } from './runtime.ts'
 
 /** Deadlines, milliseconds. A launcher that does not answer in time is killed: the session fails closed. */
 const OPEN_MS = 15_000
@@ -27,10 +28,26 @@ const DESCRIPTORS = ['tcp', 'dns', 'dns-tcp', 'proxy', 'fuse'] as const
 
 /** bubblewrap in namespaces of `ambit-launch`. Linux only. */
 export const osSandbox: Runtime = {
-  name: 'os-sandbox',
-  cell: () => ({ kind: 'bubblewrap' }),
-  open: (_spec, specPath, start) => openWorld(nativeBinary('ambit-launch'), specPath, start),
+  words: "on this machine's own kernel, behind namespaces and a filter of what may be asked of it",
+  required: ['landlock'],
+  // Out of reach under a plain mount only from Landlock ABI 9. Below it this part is covered otherwise: the view hands
+  // out no socket, /run and /tmp are empty, and a closure or root with a bound socket is not mounted.
+  covered: ['unix-sockets'],
+  needs: [],
+  probe: async () => [],
+  measured: false,
+  patience: 180,
+  find: () => onThisSystem({ kind: 'bubblewrap' }),
 }
+
+/** Where the agent has the host's own system and files, in mounts of the cell. */
+export const onThisSystem = (cell: LaunchCell): Ground => ({
+  cell,
+  show: (found) => found,
+  // The outer namespace calls the session's host uid 0; files of the caller appear as the agent's own.
+  adapt: (spec) => ({ spec, shown: [], owner: { uid: 0, gid: 0 }, etc: 'mounted' }),
+  open: (specPath, start) => openWorld(nativeBinary('ambit-launch'), specPath, start),
+})
 
 /** Starts `program`, which speaks the launch protocol, and takes its descriptors. */
 export async function openWorld(program: string, specPath: string, start = spawnLauncher): Promise<World> {

@@ -6,23 +6,23 @@ import { isMemory, makeMemoryDir } from '../lib/memory-dir.ts'
 import { agentHomesDir, type Paths } from '../lib/paths.ts'
 import { adapterFor } from './agents.ts'
 import { buildLaunchSpec, HOSTNAME, type LaunchInput } from './build-launch-spec.ts'
-import { type Agent, BIN } from './closure.ts'
 import type { Plan } from '../profile/plan.ts'
 import { isWithin } from './closure/guard.ts'
-import { inMachine } from './closure/machine.ts'
 import { boundSockets } from './closure/sockets.ts'
 import { gitIdentity } from './git-identity.ts'
 import { takeHome } from './home.ts'
-import type { LaunchCell, LaunchSpec } from './launch-spec.ts'
+import type { LaunchSpec } from './launch-spec.ts'
 import { sessionOwner } from './owner.ts'
-import { type HostSystem, inspectHost, makeEtc, writeEtc } from './system-files.ts'
+import type { Ground } from './runtime.ts'
+import { inspectHost, makeEtc, writeEtc } from './system-files.ts'
 import { findTool } from './tools.ts'
 
 /** What the session knows; the rest is looked up here. */
 export type LaunchRequest = Pick<
   LaunchInput,
-  'plan' | 'agent' | 'session' | 'argv' | 'cwd' | 'placeholders' | 'terminal' | 'journal' | 'env' | 'cell'
+  'plan' | 'agent' | 'session' | 'argv' | 'cwd' | 'placeholders' | 'terminal' | 'journal' | 'env'
 > & {
+  readonly ground: Ground
   readonly project: string
   readonly home: string
   readonly paths: Paths
@@ -42,21 +42,26 @@ export interface PreparedLaunch {
  * @throws AmbitError ERR_RUNTIME_MISSING when a tool is not installed, ERR_PATH_FORBIDDEN for a home that is no home.
  */
 export function prepareLaunch(request: LaunchRequest): PreparedLaunch {
-  const { env } = request
-  const agent = shownAgent(request)
+  const { env, ground } = request
   refuseSockets(request.plan)
   const tools = { bwrap: findTool('bwrap', 'bubblewrap') }
   const caller = userInfo()
-  const owner = sessionOwner({ uid: caller.uid, gid: caller.gid }, agent.name, request.project)
-  const adapter = adapterFor(agent)
+  const { name } = request.agent
+  const owner = sessionOwner({ uid: caller.uid, gid: caller.gid }, name, request.project)
+  const adapter = adapterFor(request.agent)
+  const { agent, host, ...shown } = ground.show({
+    agent: request.agent,
+    host: inspectHost(),
+    home: { agent: name, owner: owner.host },
+    etc: { ...adapter.files, ...gitOnPlainMounts(request.plan) },
+  })
   const home = takeHome({
     dir: agentHomesDir(request.paths),
-    ...homeOwner(request, caller, owner.host),
+    ...shown.home,
     project: request.project,
     mountpoints: mountpointsIn(request),
     seeds: () => ({ ...gitIdentity(request.home), ...adapter.seeds }),
   })
-  const host = request.cell.kind === 'vm' ? imageSystem(inspectHost()) : inspectHost()
   const user = { name: caller.uid === 0 ? 'agent' : caller.username, shell: shellOf(env) }
   const inside = checkedHome(request.home)
   const etc = placeForEtc(request)
@@ -64,6 +69,7 @@ export function prepareLaunch(request: LaunchRequest): PreparedLaunch {
   makeEtc(etc, host)
   const spec = buildLaunchSpec({
     ...request,
+    cell: ground.cell,
     agent,
     adapter,
     home: { inside, outside: home.path },
@@ -79,37 +85,10 @@ export function prepareLaunch(request: LaunchRequest): PreparedLaunch {
       person,
       hostname: HOSTNAME,
       caPem,
-      extra: { ...adapter.files, ...gitOnPlainMounts(request.plan), ...preloadIn(request.cell) },
+      extra: shown.etc,
     })
   return { spec, fillEtc }
 }
-
-const shownAgent = ({ agent, cell }: LaunchRequest): Agent =>
-  cell.kind === 'vm' ? inMachine(agent, cell.programs, BIN) : agent
-
-/**
- * Before a machine stands the view, which is the caller; root's agents elsewhere have a uid of their own, and so homes
- * apart from these.
- */
-function homeOwner({ cell, agent }: LaunchRequest, caller: Ids, host: Ids): { agent: string; owner: Ids } {
-  if (cell.kind !== 'vm' || caller.uid !== 0) return { agent: agent.name, owner: host }
-  return { agent: `${agent.name} in a machine`, owner: { uid: caller.uid, gid: caller.gid } }
-}
-
-interface Ids {
-  readonly uid: number
-  readonly gid: number
-}
-
-/** A machine has its image's system; of the host's it is told which roots this machine trusts. */
-const imageSystem = ({ roots }: HostSystem): HostSystem => ({
-  mounts: [],
-  etcFiles: [],
-  etcDirs: [],
-  roots,
-  java: false,
-  truststores: [],
-})
 
 /**
  * A plain mount shows other inode numbers, and to root's agent other owners, than git's index has, which then reads each
@@ -118,14 +97,6 @@ const imageSystem = ({ roots }: HostSystem): HostSystem => ({
 function gitOnPlainMounts(plan: Plan): Record<string, string> {
   const plain = plan.roots.some((root) => root.via === 'mount')
   return plain ? { '/etc/gitconfig': '[core]\n\tcheckStat = minimal\n' } : {}
-}
-
-/**
- * Versions of gVisor until 2023 refuse a flag with which `ls` and `stat` look at files: native/launch/compat/lib.rs. By
- * a file, since agents (Codex is one) take LD_PRELOAD out of their environment.
- */
-function preloadIn(cell: LaunchCell): Record<string, string> {
-  return cell.kind === 'gvisor' ? { '/etc/ld.so.preload': '/.ambit/compat.so\n' } : {}
 }
 
 /**

@@ -1,10 +1,14 @@
-/** The one interface behind which os-sandbox, container and microvm stand. Nothing of Linux in it but fds. */
+/** The one interface behind which every runtime stands; `runtimes.ts` lists them. Nothing of Linux in it but fds. */
 import type { Control, FactBody } from '../audit/fact.ts'
 import type { Quoted } from './attestation/document.ts'
 import type { Paths } from '../lib/paths.ts'
-import type { Plan, RuntimeName } from '../profile/plan.ts'
+import type { Plan } from '../profile/plan.ts'
+import type { Agent } from './closure.ts'
+import type { Probe } from './doctor/probe.ts'
 import type { StartLauncher } from './launcher.ts'
 import type { LaunchCell, LaunchSpec } from './launch-spec.ts'
+import type { Ids } from './owner.ts'
+import type { HostSystem } from './system-files.ts'
 
 export type Exit =
   | { readonly kind: 'code'; readonly code: number }
@@ -54,10 +58,61 @@ export interface Around {
   readonly note: (fact: FactBody) => void
 }
 
-export interface Runtime {
-  readonly name: RuntimeName
-  /** Finds what the cell is made of. Throws AmbitError ERR_RUNTIME_MISSING or ERR_RUNTIME_FAILED. */
-  cell(around: Around): LaunchCell | Promise<LaunchCell>
+/** What of this machine a session is made from. */
+export interface Found {
+  readonly agent: Agent
+  readonly host: HostSystem
+  /** Whose home the agent's is: a name for it, and its owner on the host. */
+  readonly home: { readonly agent: string; readonly owner: Ids }
+  /** Further files of the session's /etc, path → content. */
+  readonly etc: Readonly<Record<string, string>>
+}
+
+/** A directory or file of the host, no root of the plan, that the view serves. */
+export interface ShownPlace {
+  readonly index: number
+  readonly source: string
+  readonly target: string
+  readonly write: boolean
+}
+
+/** A spec as a runtime can follow it, and what the session has to do for it. */
+export interface Adapted {
+  readonly spec: LaunchSpec
+  /** Further roots of the view. */
+  readonly shown: readonly ShownPlace[]
+  /** Who owns the caller's files in the view. */
+  readonly owner: Ids
+  /** `mounted`: it may be filled while the cell is built. `copied`: it must be full before. */
+  readonly etc: 'mounted' | 'copied'
+}
+
+/** What a session will stand on. */
+export interface Ground {
+  readonly cell: LaunchCell
+  /** What of all that was found the session gets, and in which form. */
+  show(found: Found): Found
+  /** `first`: the index of the view's next root. */
+  adapt(spec: LaunchSpec, first: number): Adapted
   /** Makes the namespaces and sockets. Throws AmbitError ERR_RUNTIME_MISSING or ERR_RUNTIME_FAILED. */
-  open(spec: LaunchSpec, specPath: string, start: StartLauncher): Promise<World>
+  open(specPath: string, start: StartLauncher): Promise<World>
+}
+
+export interface Runtime {
+  /** What it is, for a person who reads the grant sheet. */
+  readonly words: string
+  /** Controls without which there is no session, beside those that every runtime has to enforce. */
+  readonly required: readonly string[]
+  /** Controls that may hold only in part without weakening what a session promises. */
+  readonly covered: readonly string[]
+  /** Names of the probes that its sessions cannot do without, beside those that all need. */
+  readonly needs: readonly string[]
+  /** Tries, for `ambit doctor`, what no other runtime uses. */
+  probe(paths: Paths): Promise<Probe[]>
+  /** Its sessions are measured at their start, and their world can quote that. */
+  readonly measured: boolean
+  /** Seconds that a small task of an agent may take in it, on a slow machine. */
+  readonly patience: number
+  /** Finds what a session is to stand on. Throws AmbitError ERR_RUNTIME_MISSING or ERR_RUNTIME_FAILED. */
+  find(around: Around): Ground | Promise<Ground>
 }

@@ -17,12 +17,10 @@ export function isolationOf(
   { runtime, raised }: Pick<Admission, 'runtime' | 'raised'>,
   asked: RuntimeName | null,
 ): Isolation {
-  const chosen = strongest([profile, runtime, asked].filter((name) => name !== null))
+  const named = new Set([profile, runtime, asked])
+  const chosen = RUNTIMES.findLast((name) => named.has(name)) ?? profile
   if (chosen === profile) return { runtime: chosen, raised: [] }
   const reasons = raised.filter((one) => one.runtime === chosen).map(({ reason }) => reason)
   const byHand = asked === chosen ? [BY_HAND] : []
   return { runtime: chosen, raised: [...new Set([...reasons, ...byHand])] }
 }
-
-const strongest = (names: readonly RuntimeName[]): RuntimeName =>
-  RUNTIMES[Math.max(...names.map((name) => RUNTIMES.indexOf(name)))] ?? 'microvm'

@@ -7,6 +7,7 @@ import { AmbitError } from '../lib/errors.ts'
 import type { Paths } from '../lib/paths.ts'
 import { type Sheet, renderSheet } from '../profile/sheet.ts'
 import { hiddenButTracked } from '../profile/tracked.ts'
+import { runtimes } from '../runtime/runtimes.ts'
 import { type Configuration, configurationOf, rememberConfiguration } from './configuration.ts'
 import type { Front } from './front.ts'
 import type { Resolved } from './resolve.ts'
@@ -20,7 +21,7 @@ export function sheetOf(
   return renderSheet(resolved.plan, {
     agent: resolved.agent,
     argv: resolved.request.argv,
-    runtime: resolved.runtime,
+    runtime: { name: resolved.runtime, words: runtimes[resolved.runtime].words },
     raised: resolved.raised,
     tracked: hiddenButTracked(resolved.plan),
     configuration,

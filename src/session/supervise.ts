@@ -2,9 +2,10 @@
 import { connectDaemon, type DaemonClient, type Order } from '../daemon/client.ts'
 import { AmbitError, messageOf } from '../lib/errors.ts'
 import { oomKills } from '../lib/oom.ts'
-import type { Plan } from '../profile/plan.ts'
+import { type Plan, RUNTIMES } from '../profile/plan.ts'
 import type { Quoted } from '../runtime/attestation/document.ts'
 import type { Exit } from '../runtime/runtime.ts'
+import { runtimes } from '../runtime/runtimes.ts'
 import type { Narrowing, ViewEnd } from '../view/view.ts'
 import { openArguments, type Registered } from './register.ts'
 import type { Wired } from './wire.ts'
@@ -121,12 +122,13 @@ class Watch {
 
   async #attest(nonce: string, by: string): Promise<Quoted> {
     const { runtime, id } = this.#session
-    if (runtime === 'microvm') return await this.#wired.world.quote(nonce, by)
+    if (runtimes[runtime].measured) return await this.#wired.world.quote(nonce, by)
+    const measured = RUNTIMES.filter((name) => runtimes[name].measured)
     throw new AmbitError(
       'ERR_INPUT_INVALID',
       id,
-      `it runs in ${runtime}: only a microvm has a TPM`,
-      'start the session with --runtime microvm',
+      `it runs in ${runtime}: only a ${measured.join(' or a ')} has a TPM`,
+      `start the session with --runtime ${measured.join('|')}`,
     )
   }
 

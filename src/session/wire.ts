@@ -10,14 +10,12 @@ import { journalDir } from '../lib/paths.ts'
 import { openRuntimePolicy } from '../policy/runtime.ts'
 import { fillMirror } from '../profile/mirror.ts'
 import type { Plan } from '../profile/plan.ts'
-import { container } from '../runtime/container.ts'
 import { requireEnforced } from '../runtime/enforcement.ts'
-import { osSandbox } from '../runtime/os-sandbox.ts'
 import { type PreparedLaunch, prepareLaunch } from '../runtime/prepare.ts'
-import type { LaunchCell, LaunchSpec } from '../runtime/launch-spec.ts'
-import { microvm, type ShownPlace, throughView } from '../runtime/microvm.ts'
 import { sessionOwner } from '../runtime/owner.ts'
-import type { Runtime, World } from '../runtime/runtime.ts'
+import type { LaunchSpec } from '../runtime/launch-spec.ts'
+import type { Adapted, Ground, Runtime, ShownPlace, World } from '../runtime/runtime.ts'
+import { runtimes } from '../runtime/runtimes.ts'
 import { startView, type View } from '../view/view.ts'
 import type { ViewRoot, ViewSpec } from '../view/view-spec.ts'
 import { AmbitError } from '../lib/errors.ts'
@@ -45,8 +43,8 @@ export interface Wired {
  * side; the view serves, and the cell is built, once the session's start is durable.
  */
 export async function wireSession(session: Registered, front: Front): Promise<Wired> {
-  const runtime = runtimeNamed(session.runtime)
-  const cell = await cellFor(session, runtime)
+  const runtime = runtimes[session.runtime]
+  const ground = await groundFor(session, runtime)
   // What starts, which it may have noted.
   const noted = session.journal.sync()
   noted.catch(() => undefined)
@@ -57,25 +55,24 @@ export async function wireSession(session: Registered, front: Front): Promise<Wi
   const secrets = readSecrets(session.plan.credentials, session.request.env)
   const barrier = openBarrier(session.request.paths, session.id, session.journal)
   const labels = new LabelWatch(session.request.paths, session.id)
-  const { launch, shown, fillEtc } = launchSpec(session, secrets, front.terminal, cell)
-  const opening = openWorld(session, runtime, launch, front)
+  const launch = launchSpec(session, secrets, front.terminal, ground)
+  const opening = openWorld(session, ground, launch, front)
   let gate: Gate | null = null
   let viewing: Promise<View> | null = null
   try {
     gate = await openGate(session, secrets, state, barrier, labels)
-    // A machine's /etc is copied, not mounted.
-    if (cell.kind === 'vm') fillEtc(gate.caPem)
+    if (launch.etc === 'copied') launch.fillEtc(gate.caPem)
     // What starts is on record before its first instruction.
     const [world, daemon] = await Promise.all([opening, session.recorded, noted])
     // Its mounts wait in the kernel for the view's first answer, its command for all of this.
     const building = world.build()
     building.catch(() => undefined)
-    viewing = serveView(session, launch, shown, world)
-    if (cell.kind !== 'vm') fillEtc(gate.caPem)
+    viewing = serveView(session, launch, world)
+    if (launch.etc === 'mounted') launch.fillEtc(gate.caPem)
     const [view, controls] = await Promise.all([viewing, building, gate.listen(world.sockets)])
     session.journal.append({ k: 'session.enforced', controls: [...controls] })
     await session.journal.sync()
-    requireEnforced(session.runtime, controls, session.plan.isolation)
+    requireEnforced(runtime, controls, session.plan.isolation)
     return { state, barrier, labels, gate, view, world, daemon }
   } catch (error) {
     const world = await opening.catch(() => null)
@@ -90,12 +87,12 @@ export async function wireSession(session: Registered, front: Front): Promise<Wi
 }
 
 /** A runtime that policy asks for and this machine lacks is no reason for a weaker one; the message says which rule. */
-async function cellFor(session: Registered, runtime: Runtime): Promise<LaunchCell> {
+async function groundFor(session: Registered, runtime: Runtime): Promise<Ground> {
   const note = (fact: FactBody): void => session.journal.append(fact)
   try {
     const { request, plan, agent, user } = session
     const { host } = sessionOwner({ uid: user.uid, gid: user.uid }, agent.name, request.project)
-    return await runtime.cell({ paths: request.paths, plan, hostUid: host.uid, note })
+    return await runtime.find({ paths: request.paths, plan, hostUid: host.uid, note })
   } catch (error) {
     if (!(error instanceof AmbitError) || session.raised.length === 0) throw error
     const why = `${error.why} (needed for ${session.raised.join(', ')})`
@@ -103,20 +100,15 @@ async function cellFor(session: Registered, runtime: Runtime): Promise<LaunchCel
   }
 }
 
-function openWorld(session: Registered, runtime: Runtime, launch: LaunchSpec, front: Front): Promise<World> {
-  const specPath = writeSpec(session, 'launch', launch)
-  const opening = runtime.open(launch, specPath, front.startLauncher)
+function openWorld(session: Registered, ground: Ground, { spec }: Launch, front: Front): Promise<World> {
+  const specPath = writeSpec(session, 'launch', spec)
+  const opening = ground.open(specPath, front.startLauncher)
   opening.catch(() => undefined)
   return opening
 }
 
-function serveView(
-  session: Registered,
-  launch: LaunchSpec,
-  shown: readonly ShownPlace[],
-  world: World,
-): Promise<View> {
-  const spec = viewSpec(session, launch, shown)
+function serveView(session: Registered, launch: Launch, world: World): Promise<View> {
+  const spec = viewSpec(session, launch)
   const viewing = startView({ spec, specPath: join(session.dir, VIEW_SPEC), fuse: world.fuse })
   viewing.catch(() => undefined)
   // The view's copy must be the only one: when it dies, the kernel then ends the mount instead of hanging it.
@@ -128,19 +120,6 @@ function serveView(
 function prepareRoots(plan: Plan): void {
   for (const root of plan.roots) if (root.create) makeDir(root.path)
   fillMirror(plan.mirror)
-}
-
-const RUNTIMES: readonly Runtime[] = [osSandbox, container, microvm]
-
-function runtimeNamed(name: Registered['runtime']): Runtime {
-  const runtime = RUNTIMES.find((runtime) => runtime.name === name)
-  if (runtime) return runtime
-  throw new AmbitError(
-    'ERR_RUNTIME_MISSING',
-    `runtime ${name}`,
-    'this version of Ambit does not have it, and a weaker runtime is never used instead',
-    `choose a profile that asks for ${RUNTIMES.map((runtime) => runtime.name).join(' or ')}`,
-  )
 }
 
 function openGate(
@@ -166,12 +145,9 @@ function openGate(
   })
 }
 
-function launchSpec(
-  session: Registered,
-  secrets: Secrets,
-  terminal: boolean,
-  cell: LaunchCell,
-): { launch: LaunchSpec; shown: readonly ShownPlace[]; fillEtc: PreparedLaunch['fillEtc'] } {
+type Launch = Adapted & Pick<PreparedLaunch, 'fillEtc'>
+
+function launchSpec(session: Registered, secrets: Secrets, terminal: boolean, ground: Ground): Launch {
   const { request, plan, agent, id } = session
   const { spec, fillEtc } = prepareLaunch({
     plan,
@@ -187,14 +163,12 @@ function launchSpec(
     home: homeOf(request),
     paths: request.paths,
     run: session.run,
-    cell,
+    ground,
   })
-  if (cell.kind !== 'vm') return { launch: spec, shown: [], fillEtc }
-  const { spec: launch, shown } = throughView(spec, plan.roots.length)
-  return { launch, shown, fillEtc }
+  return { ...ground.adapt(spec, plan.roots.length), fillEtc }
 }
 
-function viewSpec(session: Registered, launch: LaunchSpec, shown: readonly ShownPlace[]): ViewSpec {
+function viewSpec(session: Registered, { spec, shown, owner }: Launch): ViewSpec {
   const { plan, request, id, dir } = session
   const quota = {
     bytes: plan.isolation.disk,
@@ -204,9 +178,7 @@ function viewSpec(session: Registered, launch: LaunchSpec, shown: readonly Shown
     version: 1,
     session: id,
     journal: join(journalDir(request.paths, id), 'view.wal'),
-    // The outer namespace calls the session's host uid 0; files of the caller appear as the agent's own.
-    // A machine's kernel knows the agent's uid as it is.
-    owner: { hostUid: process.getuid?.() ?? 0, hostGid: process.getgid?.() ?? 0, ...ownerInside(launch) },
+    owner: { hostUid: process.getuid?.() ?? 0, hostGid: process.getgid?.() ?? 0, ...owner },
     quota,
     roots: [
       ...plan.roots.map((root, index) => ({
@@ -219,18 +191,15 @@ function viewSpec(session: Registered, launch: LaunchSpec, shown: readonly Shown
         protect: root.protect,
         review: root.review,
         upper: upperOf(dir, index, root),
-        nested: nestedIn(plan, root.path, launch),
+        nested: nestedIn(plan, root.path, spec),
       })),
-      ...shown.map((place) => shownRoot(place, plan, launch)),
+      ...shown.map((place) => shownRoot(place, plan, spec)),
     ],
   }
 }
 
-const ownerInside = ({ cell, inside }: LaunchSpec): { uid: number; gid: number } =>
-  cell.kind === 'vm' ? inside : { uid: 0, gid: 0 }
-
 /** The agent's home and closure: no profile says anything of them, and they hold nothing of the user's. */
-function shownRoot({ index, source, target, write }: ShownPlace, plan: Plan, launch: LaunchSpec): ViewRoot {
+function shownRoot({ index, source, target, write }: ShownPlace, plan: Plan, spec: LaunchSpec): ViewRoot {
   return {
     index,
     path: source,
@@ -240,7 +209,7 @@ function shownRoot({ index, source, target, write }: ShownPlace, plan: Plan, lau
     protect: [],
     review: [],
     upper: null,
-    nested: nestedIn(plan, target, launch),
+    nested: nestedIn(plan, target, spec),
   }
 }
 
@@ -253,8 +222,8 @@ function upperOf(dir: string, index: number, root: Plan['roots'][number]): strin
 }
 
 /** Names under `root` that something else is mounted over: they must stay where they are. */
-function nestedIn(plan: Plan, root: string, launch: LaunchSpec): string[] {
-  const others = [...plan.roots.map((other) => other.path), ...launch.mounts.map((mount) => mount.target)]
+function nestedIn(plan: Plan, root: string, spec: LaunchSpec): string[] {
+  const others = [...plan.roots.map((other) => other.path), ...spec.mounts.map((mount) => mount.target)]
   const inside = others
     .filter((path) => path !== root)
     .map((path) => relative(root, path))

@@ -4,15 +4,17 @@ import { existsSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { loadProfile } from '../../src/profile/load.ts'
-import type { Plan } from '../../src/profile/plan.ts'
+import type { Plan, RuntimeName } from '../../src/profile/plan.ts'
 import { renderSheet, type SheetContext } from '../../src/profile/sheet.ts'
 import { hiddenButTracked } from '../../src/profile/tracked.ts'
+import { runtimes } from '../../src/runtime/runtimes.ts'
 import { World } from './support.ts'
 
+const nameAndWords = (name: RuntimeName): SheetContext['runtime'] => ({ name, words: runtimes[name].words })
 const CONTEXT: SheetContext = {
   agent: { name: 'codex', version: '1.2.3', digest: 'ab', executable: '/opt/codex' },
   argv: ['codex', 'exec'],
-  runtime: 'os-sandbox',
+  runtime: nameAndWords('os-sandbox'),
   color: false,
 }
 const risks = (plan: Plan): string[] =>
@@ -141,7 +143,7 @@ test('the same grant has the same digest; another one, agent or runtime has not'
   const others = [
     digest(world.plan(spec.replace('a.example', 'b.example'))),
     digest(world.plan(spec), { agent: { ...CONTEXT.agent, digest: 'cd' } }),
-    digest(world.plan(spec), { runtime: 'container' }),
+    digest(world.plan(spec), { runtime: nameAndWords('container') }),
   ]
   assert.equal(new Set([first, ...others]).size, 4)
 })
@@ -156,7 +158,10 @@ test('the sheet names the runtime, what it means, and which rule raised it', () 
       .join('\n')
   assert.match(about({}), /^in os-sandbox \(.*kernel.*\)/m)
   assert.doesNotMatch(about({}), /where the profile asks/)
-  const raised = about({ runtime: 'microvm', raised: ['label.regulated', 'user.high-risk', 'acme.rule'] })
+  const raised = about({
+    runtime: nameAndWords('microvm'),
+    raised: ['label.regulated', 'user.high-risk', 'acme.rule'],
+  })
   assert.match(raised, /^in microvm \(a virtual machine of its own/m)
   assert.match(
     raised,
@@ -164,7 +169,8 @@ test('the sheet names the runtime, what it means, and which rule raised it', () 
   )
   assert.match(raised, /users at high risk \(user\.high-risk\)/)
   assert.match(raised, /os-sandbox: acme\.rule$/m)
-  assert.match(about({ runtime: 'container', raised: ['agent.unknown'] }), /no list.*\(agent\.unknown\)/)
+  const unknown = about({ runtime: nameAndWords('container'), raised: ['agent.unknown'] })
+  assert.match(unknown, /no list.*\(agent\.unknown\)/)
 })
 
 test('the command is said once where it is but the name, and the desktop as what nobody gives', () => {

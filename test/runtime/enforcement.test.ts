@@ -3,11 +3,13 @@ import { test } from 'node:test'
 import type { Control } from '../../src/audit/fact.ts'
 import { AmbitError } from '../../src/lib/errors.ts'
 import type { Plan } from '../../src/profile/plan.ts'
-import { REQUIRED as LISTS, requireEnforced as require } from '../../src/runtime/enforcement.ts'
+import { container } from '../../src/runtime/container.ts'
+import { REQUIRED as COMMON, requireEnforced as require } from '../../src/runtime/enforcement.ts'
+import { osSandbox } from '../../src/runtime/os-sandbox.ts'
 
-const REQUIRED = LISTS['os-sandbox']
+const REQUIRED = [...COMMON, ...osSandbox.required]
 const requireEnforced = (controls: readonly Control[], limits: Plan['isolation']): void =>
-  require('os-sandbox', controls, limits)
+  require(osSandbox, controls, limits)
 
 const full = (control: string): Control => ({ control, state: 'fully', detail: 'tried' })
 const ALL = REQUIRED.map(full)
@@ -67,14 +69,11 @@ test('sockets under plain mounts are covered by what is mounted; not at all is n
 })
 
 test('a container is held to its own list: a kernel of its own, and evidence that may lag', () => {
-  const all = LISTS.container.map(full)
+  const all = [...COMMON, ...container.required].map(full)
   const but = (name: string, state: Control['state']): Control[] =>
     all.map((control) => (control.control === name ? { ...control, state } : control))
-  require('container', but('exec-sensor', 'partly'), isolation('required'))
+  require(container, but('exec-sensor', 'partly'), isolation('required'))
   for (const name of ['own-kernel', 'sentry-confined', 'gofer-confined', 'unix-sockets'])
-    assert.throws(
-      () => require('container', but(name, 'partly'), isolation('partly')),
-      refusal(/only partly/),
-    )
-  assert.throws(() => require('container', ALL, isolation('partly')), refusal(/own-kernel was not reported/))
+    assert.throws(() => require(container, but(name, 'partly'), isolation('partly')), refusal(/only partly/))
+  assert.throws(() => require(container, ALL, isolation('partly')), refusal(/own-kernel was not reported/))
 })
