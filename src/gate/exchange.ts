@@ -12,6 +12,7 @@ import type { Flow } from './flow.ts'
 import { type ClientRequest, type Inbound, readInbound } from './inbound.ts'
 import { isSwollen, type Opener } from './opener.ts'
 import { outboundHead } from './outbound.ts'
+import { UploadPump, type UploadSink } from './pump.ts'
 import { type Refusal, refusal } from './refuse.ts'
 import { type ClientResponse, cut, sendRefusal } from './respond.ts'
 import { type Dialled, type Target, UpstreamError } from './upstream.ts'
@@ -49,6 +50,7 @@ export class Exchange implements Watched {
   /** The monitor's epoch in which this request was last allowed. */
   #allowedIn = -1
   #opener: Opener | null = null
+  #pump: UploadPump | null = null
   #patience = 0
   #over = false
   #denied = false
@@ -189,6 +191,25 @@ export class Exchange implements Watched {
   /** Counts bytes of the body, or says why they may not go. */
   charge(inbound: Inbound, bytes: number): string | null {
     return this.refusalNow(inbound) ?? this.meter.charge(bytes)
+  }
+
+  /** Sends the body, as far as it may go. */
+  upload({ inbound, target }: Admitted, sink: UploadSink): void {
+    this.#pump = new UploadPump(this.request, sink, {
+      monitor: this.gate.monitor,
+      charge: (bytes) => this.charge(inbound, bytes),
+      cut: (reason) => this.refuse(refusal(reason, target.rule.id), inbound),
+      moved: (bytes) => {
+        this.touch()
+        this.flow.moved(bytes, 0)
+      },
+    })
+  }
+
+  /** What is still to come of the body goes nowhere. */
+  dropRest(): void {
+    this.#pump?.stop()
+    discard(this.request)
   }
 
   /** Asks again, now that the way out stands and before the head takes it. @throws UpstreamError */

@@ -4,7 +4,7 @@ import { gather } from './backlog.ts'
 import type { Admitted, Exchange } from './exchange.ts'
 import { Answer, type Head, type Link, type Shortcut } from './link.ts'
 import { addFraming, inboundHead } from './outbound.ts'
-import { pumpDown, through, UploadPump } from './pump.ts'
+import { pumpDown, through } from './pump.ts'
 import { refusal } from './refuse.ts'
 import { Reply } from './reply.ts'
 import { cut, sendHead, sendTrailers } from './respond.ts'
@@ -49,7 +49,7 @@ function headOf({ inbound, path, headers }: Admitted): Head {
 
 /** Sends the request and resolves with the answer's head, or null when all of it is with the client. @throws UpstreamError */
 function exchanged(exchange: Exchange, admitted: Admitted, link: Link, head: Head): Promise<Answer | null> {
-  const { gate, request } = exchange
+  const { gate } = exchange
   try {
     exchange.requireAdmitted(admitted.inbound)
     exchange.opened(gate.dialler.factsOf(link.socket), admitted.target.rule.id)
@@ -58,16 +58,7 @@ function exchanged(exchange: Exchange, admitted: Admitted, link: Link, head: Hea
     throw error
   }
   const answer = link.send(head, shortcutOf(exchange, admitted))
-  if (admitted.inbound.hasBody)
-    new UploadPump(request, link, {
-      monitor: gate.monitor,
-      charge: (bytes) => exchange.charge(admitted.inbound, bytes),
-      cut: (reason) => exchange.refuse(refusal(reason, admitted.target.rule.id), admitted.inbound),
-      moved: (bytes) => {
-        exchange.touch()
-        exchange.flow.moved(bytes, 0)
-      },
-    })
+  if (admitted.inbound.hasBody) exchange.upload(admitted, link)
   return answer
 }
 

@@ -5,7 +5,7 @@ import { gather } from './backlog.ts'
 import type { Admitted, Exchange } from './exchange.ts'
 import { forwardHttp1 } from './forward-http1.ts'
 import { inboundHead } from './outbound.ts'
-import { pumpDown, through, UploadPump } from './pump.ts'
+import { pumpDown, through } from './pump.ts'
 import { refusal } from './refuse.ts'
 import { cut, sendHead, sendTrailers } from './respond.ts'
 import { hasBody, type Opener, withoutCoding } from './opener.ts'
@@ -26,7 +26,8 @@ export async function forwardHttp2(exchange: Exchange, admitted: Admitted): Prom
     // Not `close(CANCEL)`: Node would first end the stream, and a body cut short would arrive as a whole one.
     stream.destroy(new UpstreamError('upstream.failed'))
   }
-  upload(exchange, admitted, stream)
+  stream.on('aborted', () => stopUpload(exchange, stream))
+  if (admitted.inbound.hasBody) exchange.upload(admitted, stream)
   await download(exchange, admitted, stream)
 }
 
@@ -53,17 +54,23 @@ function headersOf({ inbound, target, path, headers }: Admitted): OutgoingHttpHe
   return result
 }
 
-function upload(exchange: Exchange, admitted: Admitted, stream: ClientHttp2Stream): void {
-  if (!admitted.inbound.hasBody) return
-  new UploadPump(exchange.request, stream, {
-    monitor: exchange.gate.monitor,
-    charge: (bytes) => exchange.charge(admitted.inbound, bytes),
-    cut: (reason) => exchange.refuse(refusal(reason, admitted.target.rule.id), admitted.inbound),
-    moved: (bytes) => {
-      exchange.touch()
-      exchange.flow.moved(bytes, 0)
-    },
-  })
+/**
+ * The server wants no more of a body. Node says nothing else of it: no `drain`, and no `close` either while something
+ * waits to be written. A client that has its answer is told in the same way (RFC 9113 §8.1).
+ */
+function stopUpload(exchange: Exchange, stream: ClientHttp2Stream): void {
+  // By us.
+  if (stream.destroyed) return
+  if (exchange.status === 0 || stream.rstCode !== constants.NGHTTP2_NO_ERROR) {
+    stream.destroy()
+    return
+  }
+  exchange.dropRest()
+  if (!('stream' in exchange.request)) return
+  const client = exchange.request.stream
+  const tell = (): void => client.close(constants.NGHTTP2_NO_ERROR)
+  if (client.writableFinished) tell()
+  else client.once('finish', tell)
 }
 
 function download(exchange: Exchange, admitted: Admitted, stream: ClientHttp2Stream): Promise<void> {
