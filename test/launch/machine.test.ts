@@ -53,11 +53,15 @@ before(() => {
 })
 after(() => dir && rmSync(dir, { recursive: true, force: true }))
 
+const digest = '0'.repeat(64)
+const verified = (path: string) => ({ sha256: digest, identity: fileIdentity(path) })
+
 /** A session whose machine plays these lines. */
 function play(
   lines: readonly string[],
   more: Partial<Scenario> = {},
   meddle: (initramfs: string) => void = () => undefined,
+  snapshot: object | null = null,
 ): Result {
   const part = program(`part-${++parts}`)
   writeFileSync(part, `${lines.join('\n')}\n`)
@@ -67,8 +71,6 @@ function play(
     return path
   }
   const [initramfs, root] = [file('initramfs'), file('root')]
-  const digest = '0'.repeat(64)
-  const verified = (path: string) => ({ sha256: digest, identity: fileIdentity(path) })
   const scenario: Scenario = {
     argv: ['true'],
     ...ordinary,
@@ -80,7 +82,7 @@ function play(
         qemu: program('false-machine'),
         accelerator: 'tcg',
         processors: 1,
-        snapshot: null,
+        snapshot,
         kernel: part,
         initramfs,
         root,
@@ -200,6 +202,24 @@ test('silence and half a word end with the clock, and an order to kill is obeyed
   for (const lines of [[], ['half {"ev":"en'], ['io 01ffff']])
     assert.equal(end(play([...UP, ...lines, STAY], { limits })), 'timeout')
 })
+
+test(
+  'the monitor of a machine that goes on from a snapshot is closed once it was told to read it',
+  options,
+  () => {
+    const path = program('snapshot')
+    // Of a machine whose memory is all zeros: no runs of pages (native/launch/src/vm/memory.rs).
+    writeFileSync(path, Buffer.concat([Buffer.alloc(16), Buffer.from('AMBITMEM')]))
+    const told = ['monitor', 'hear', 'ready', 'hear', 'say {"ev":"running","pid":1}', 'report', 'wait 200']
+    const lines = [...told, 'say {"ev":"ended","code":0}', STAY]
+    const result = play(lines, {}, undefined, { use: 'resume', path, verified: verified(path) })
+    assert.equal(end(result), 'exit: 0')
+    assert.deepEqual(
+      result.facts.map((fact) => fact.path),
+      ['qmp_capabilities', 'migrate-set-capabilities', 'migrate-incoming', 'closed'],
+    )
+  },
+)
 
 /** Everything outside succeeds: what is refused in the cell is refused by the cell. */
 test('a QEMU that was taken over finds nothing in its cell', options, async () => {

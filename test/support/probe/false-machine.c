@@ -1,6 +1,6 @@
 /* Stands in QEMU's place in its cell and plays a guest that lies, or a QEMU that was taken over. Its part is the file
  * that is the kernel elsewhere, a word and its text a line; descriptors 3 and 4 are ambit.control and ambit.io,
- * 7 is the control channel of the TPM. */
+ * 7 is the control channel of the TPM, 8 the monitor where it goes on from a snapshot. */
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
@@ -16,6 +16,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -184,11 +185,30 @@ static void try_it(char *rest) {
            done >= 0 ? "ok" : errno ? strerrorname_np(errno) : "none");
 }
 
+/* Does what its monitor is told, says yes to it, and tells what it was until nobody holds the other end. */
+static void obey_monitor(void) {
+  struct timeval patience = {.tv_sec = 5};
+  setsockopt(8, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  char line[1000], name[100];
+  size_t length = 0;
+  ssize_t got;
+  while ((got = read(8, line + length, 1)) == 1 && length < sizeof line - 1) {
+    if (line[length++] != '\n') continue;
+    line[length] = 0;
+    length = 0;
+    char *order = strstr(line, "\"execute\":\"");
+    if (order && sscanf(order + 11, "%99[a-z_-]", name) == 1) sprintf(said + strlen(said), "%s;", name);
+    put(8, "{\"return\":{}}\n", 14);
+  }
+  strcat(said, got == 0 ? "closed;" : "open;");
+}
+
 static void act(char *word, char *rest) {
   if (!strcmp(word, "say")) put(3, rest, strlen(rest)), put(3, "\n", 1);
   if (!strcmp(word, "half")) put(3, rest, strlen(rest));
   if (!strcmp(word, "hear")) hear();
   if (!strcmp(word, "ready")) ready();
+  if (!strcmp(word, "monitor")) obey_monitor();
   if (!strcmp(word, "io")) hex(4, rest);
   if (!strcmp(word, "tpm")) hex(7, rest);
   if (!strcmp(word, "wait")) usleep(atoi(rest) * 1000);
