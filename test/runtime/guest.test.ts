@@ -189,7 +189,10 @@ test(
     cpSync(image.dir, copy, { recursive: true })
     rmSync(join(copy, 'manifest.json.minisig'))
     await assert.rejects(verifyImage(copy, paths), /it is not signed; build it anew/)
+    cpSync(image.dir, copy, { recursive: true })
+    await assert.doesNotReject(verifyImage(copy, paths), 'control: whole')
     truncateSync(join(copy, 'root.erofs'), 4096)
+    await assert.rejects(verifyImage(copy, paths), /the root is not the one that was signed/)
   },
 )
 
