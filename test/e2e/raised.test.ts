@@ -3,8 +3,11 @@ import assert from 'node:assert/strict'
 import { chmodSync, existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { ISOLATION, placeImage } from '../support/machine-stage.ts'
 import { withoutPrograms } from '../support/programs.ts'
+import { withoutRuntime } from '../support/runtime.ts'
 import { describe, Stage } from '../support/stage.ts'
+import { atTerminal } from '../support/terminal.ts'
 import { type As, unavailable } from '../support/users.ts'
 
 const KERNEL = ['/bin/sh', '-c', 'cat /proc/version; touch ran']
@@ -60,6 +63,28 @@ for (const as of ['user', 'root'] as const)
     const known = await stage.session(KERNEL)
     assert.equal(known.stdout.trim(), hostKernel(), describe(known))
   })
+
+test('regulated data gets a machine once a person accepts it, other data what its profile asks for', {
+  skip: withoutRuntime('microvm') ?? withoutPrograms('python3') ?? unavailable('user') ?? false,
+}, async () => {
+  const stage = new Stage('user', { spec: { isolation: { ...ISOLATION, runtime: 'os-sandbox' } } })
+  await placeImage(stage)
+  const of = (label: string) => ({ files: [{ path: '${project}', access: 'write', label }] })
+  const internal = await stage.session(KERNEL, { spec: of('internal') })
+  assert.equal(internal.stdout.trim(), hostKernel(), `control: ${describe(internal)}`)
+  const unasked = await stage.session(['/bin/sh', '-c', 'touch unasked'], { spec: of('regulated') })
+  assert.equal(unasked.code, 126, describe(unasked))
+  assert.ok(!existsSync(join(stage.project, 'unasked')), 'nothing ran')
+  const command = ['/bin/sh', '-c', 'cat /proc/version > kernel']
+  const accepted = await atTerminal(stage, stage.profile(of('regulated')), command, { timeout: 240_000 })
+  assert.ok(accepted.asked, describe(accepted))
+  assert.match(accepted.stdout, /in microvm .*where the profile asks for os-sandbox/)
+  const kernel = readFileSync(join(stage.project, 'kernel'), 'utf8').trim()
+  assert.match(kernel, /^Linux version /)
+  assert.notEqual(kernel, hostKernel(), 'a kernel of its own')
+  const kinds = (await stage.events()).map((event) => event.ambit.kind as string)
+  assert.equal(kinds.filter((kind) => kind === 'machine.measured').length, 1, kinds.join())
+})
 
 test('a user at high risk has no session where no machine can start, and the message says why', {
   skip: unavailable('user') ?? false,
