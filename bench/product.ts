@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { makeDir } from '../src/lib/make-dir.ts'
 import type { Bench } from './figure.ts'
+import { familyOf } from './memory.ts'
 
 const ROOT = join(import.meta.dirname, '..')
 
@@ -72,7 +73,7 @@ export async function sessionProcess(env: NodeJS.ProcessEnv, project: string): P
 /** Resident bytes of a process and all its descendants that `wanted` takes, by command line. */
 export function residentBytes(pid: number, wanted: (cmdline: string) => boolean): number {
   let total = 0
-  for (const one of descendants(pid)) {
+  for (const one of familyOf([pid])) {
     try {
       const cmdline = readFileSync(`/proc/${one}/cmdline`, 'utf8').replaceAll('\0', ' ')
       if (!wanted(cmdline)) continue
@@ -84,20 +85,4 @@ export function residentBytes(pid: number, wanted: (cmdline: string) => boolean)
   }
   if (total === 0) throw new Error('its process was not found')
   return total
-}
-
-function descendants(root: number): number[] {
-  const parents = new Map<number, number[]>()
-  for (const name of readdirSync('/proc').filter((one) => /^\d+$/.test(one))) {
-    try {
-      const stat = readFileSync(`/proc/${name}/stat`, 'utf8')
-      const parent = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1])
-      parents.set(parent, [...(parents.get(parent) ?? []), Number(name)])
-    } catch {
-      // Gone meanwhile.
-    }
-  }
-  const found = [root]
-  for (const pid of found) found.push(...(parents.get(pid) ?? []))
-  return found
 }
