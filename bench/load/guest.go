@@ -31,6 +31,9 @@ func runGuest() error {
 	if err != nil {
 		return err
 	}
+	if err := raiseNetwork(); err != nil {
+		return fmt.Errorf("raising the network: %w", err)
+	}
 	if err := syscall.Chroot(root); err != nil {
 		return err
 	}
@@ -86,6 +89,33 @@ func loadModules() error {
 		file.Close()
 		if number != 0 && number != syscall.EEXIST {
 			return fmt.Errorf("loading %s: %w", name, number)
+		}
+	}
+	return nil
+}
+
+// raiseNetwork takes the address that QEMU's own network expects: 10.0.2.15/24.
+func raiseNetwork() error {
+	socket, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_DGRAM, 0)
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(socket)
+	inet := func(a, b, c, d byte) []byte { return []byte{syscall.AF_INET, 0, 0, 0, a, b, c, d} }
+	for _, one := range []struct {
+		request uintptr
+		value   []byte
+	}{
+		{syscall.SIOCSIFADDR, inet(10, 0, 2, 15)},
+		{syscall.SIOCSIFNETMASK, inet(255, 255, 255, 0)},
+		{syscall.SIOCSIFFLAGS, []byte{syscall.IFF_UP | syscall.IFF_RUNNING, 0}},
+	} {
+		var ifreq [40]byte
+		copy(ifreq[:16], "eth0")
+		copy(ifreq[16:], one.value)
+		_, _, number := syscall.Syscall(syscall.SYS_IOCTL, uintptr(socket), one.request, uintptr(unsafe.Pointer(&ifreq)))
+		if number != 0 {
+			return number
 		}
 	}
 	return nil
