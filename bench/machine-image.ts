@@ -27,7 +27,14 @@ export async function placeImage(bench: Bench, home: string): Promise<Image> {
   return await verifyImage(placeOf(own), own)
 }
 
+/** Has the Ambit in `home` keep a machine of the profile's size that sessions go on from. */
+export async function takeSnapshot(home: string, profile: string, project: string): Promise<void> {
+  const words = ['image', 'warm', '--profile', profile]
+  await sh('env', [`AMBIT_HOME=${home}`, join(ROOT, 'ambit'), ...words], project)
+}
+
 function linkOrCopy(from: string, to: string): void {
+  if (existsSync(to)) return // placed before, for another of its sessions
   try {
     linkSync(from, to)
   } catch {

@@ -5,7 +5,7 @@
  */
 import { execFileSync } from 'node:child_process'
 import { lstatSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { basename, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { nativeBinary } from '../../src/lib/paths.ts'
 import { DIRECTORY, type Entry, packCpio, PROGRAM } from '../../src/runtime/microvm-image/cpio.ts'
 import { lookForTool } from '../../src/runtime/tools.ts'
@@ -13,39 +13,39 @@ import { debianProgram } from '../cache.ts'
 import type { Bench } from '../figure.ts'
 import { LineProcess } from '../line-process.ts'
 import { placeImage } from '../machine-image.ts'
+import { familyOf } from '../memory.ts'
 import { buildPassthroughHp } from '../peers/mounts.ts'
+import type { Opening } from './runtimes-places.ts'
 
 /** As bench/load/guest.go has them. */
 const BROUGHT = 'bench'
 const SEEN = '/tmp/seen'
 
-export interface GuestFuse {
-  readonly agent: LineProcess
-  readonly tree: string
-  readonly dir: string
-  readonly rg: string
-}
+/** The machine's address of this one, in QEMU's own network. */
+const HOST = '10.0.2.2'
 
-/** Boots it with a copy of `tree`, and as much memory and as many processors as a session's machine has. */
+/** To boot with a copy of `tree`, and as much memory and as many processors as a session's machine has. */
 export async function guestWithFuse(
   bench: Bench,
   load: string,
   tree: string,
+  server: { readonly port: number; readonly ca: string },
   size: { readonly memory: number; readonly processors: number },
-): Promise<GuestFuse> {
+): Promise<Opening> {
   const qemu = lookForTool('qemu-system-x86_64')
   if (!qemu) throw new Error('qemu-system-x86_64 is not installed')
   const image = await placeImage(bench, join(bench.scratch, 'bare-guest'))
-  const initramfs = join(bench.scratch, 'guest-fuse.cpio')
+  const initramfs = join(dirname(tree), 'guest-fuse.cpio')
   const rg = await debianProgram('rg', 'ripgrep')
-  const server = await buildPassthroughHp()
+  const fuse = await buildPassthroughHp()
   const brought = packCpio([
     directory(BROUGHT),
     file(`${BROUGHT}/load`, load),
     file(`${BROUGHT}/rg`, rg),
-    file(`${BROUGHT}/passthrough_hp`, server),
+    file(`${BROUGHT}/ca.pem`, server.ca),
+    file(`${BROUGHT}/passthrough_hp`, fuse),
     directory(`${BROUGHT}/lib`),
-    ...libraries(server).map((path) => file(`${BROUGHT}/lib/${basename(path)}`, path)),
+    ...libraries(fuse).map((path) => file(`${BROUGHT}/lib/${basename(path)}`, path)),
     directory(`${BROUGHT}/shown`),
     directory(`${BROUGHT}/shown/dir`),
     ...treeOf(tree, `${BROUGHT}/shown/tree`),
@@ -60,12 +60,22 @@ export async function guestWithFuse(
     ['-kernel', image.kernel, '-initrd', initramfs, '-append', line],
     ['-blockdev', `driver=file,filename=${image.root},node-name=root,read-only=on,locking=off`],
     ['-device', 'virtio-blk-device,drive=root', '-device', 'virtio-rng-device'],
+    ['-netdev', 'user,id=net', '-device', 'virtio-net-device,netdev=net'],
     ['-device', 'virtio-serial-device', '-chardev', 'stdio,id=line,signal=off'],
     ['-device', 'virtserialport,chardev=line,name=bench'],
   ].flat()
-  const { child, greeting } = await LineProcess.start(bench, argv, { patience: 90_000 })
-  if (typeof greeting.error === 'string') throw new Error(greeting.error)
-  return { agent: child, tree: `${SEEN}/tree`, dir: `${SEEN}/dir`, rg: `/tmp/${BROUGHT}/rg` }
+  return async () => {
+    const { child, greeting } = await LineProcess.start(bench, argv, { patience: 90_000 })
+    if (typeof greeting.error === 'string') throw new Error(greeting.error)
+    return {
+      agent: child,
+      tree: `${SEEN}/tree`,
+      dir: `${SEEN}/dir`,
+      rg: `/tmp/${BROUGHT}/rg`,
+      order: { url: `https://${HOST}:${server.port}`, ca: `/tmp/${BROUGHT}/ca.pem` },
+      processes: () => familyOf([child.pid]),
+    }
+  }
 }
 
 const directory = (path: string): Entry => ({ path, mode: DIRECTORY })

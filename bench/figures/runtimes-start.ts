@@ -5,16 +5,15 @@ import { join } from 'node:path'
 import { bootsGuest } from '../../src/runtime/accelerator/boot.ts'
 import { lookForRunsc } from '../../src/runtime/gvisor.ts'
 import { lookForTool } from '../../src/runtime/tools.ts'
-import { sh } from '../cache.ts'
 import type { Bench } from '../figure.ts'
-import { packagedKernel, placeImage } from '../machine-image.ts'
+import { packagedKernel, placeImage, takeSnapshot } from '../machine-image.ts'
 import { attempt } from '../peers/attempt.ts'
 import { product } from '../product.ts'
 import { writeProfile } from '../profile.ts'
 import type { Contender } from '../stats.ts'
 
 export const BARE = 'bare process'
-export const BWRAP = 'bare bwrap --unshare-all'
+export const BWRAP = 'bare bwrap'
 export const RUNSC = 'bare runsc do'
 export const QEMU = 'bare QEMU with TCG: Debian’s kernel as packaged, and the initramfs'
 export const UNPACKED = 'the same QEMU, with the kernel of the image, unpacked'
@@ -30,17 +29,17 @@ const SAYS = ['/bin/echo', 'up']
 const BWRAP_ARGV = 'bwrap --unshare-all --ro-bind / / --proc /proc --dev /dev'.split(' ')
 
 /** `runsc` as its own documentation runs one command. @throws Error where it is not installed. */
-export function runscDo(): string[] {
+export function runscDo(network: 'none' | 'host'): string[] {
   const path = lookForRunsc()
   if (!path) throw new Error('runsc is not installed')
-  return [path, '--rootless', '--network=none', '--ignore-cgroups', 'do']
+  return [path, '--rootless', `--network=${network}`, '--ignore-cgroups', 'do']
 }
 
 export async function starts(bench: Bench): Promise<readonly Contender[]> {
   const project = join(bench.scratch, 'start-project')
   mkdirSync(project)
   const prepare: readonly (readonly [string, () => Promise<Contender>])[] = [
-    [RUNSC, async () => firstWord(RUNSC, [...runscDo(), ...SAYS])],
+    [RUNSC, async () => firstWord(RUNSC, [...runscDo('none'), ...SAYS])],
     [QEMU, () => bareMachine(bench, QEMU)],
     [UNPACKED, () => bareMachine(bench, UNPACKED)],
     [OS_SANDBOX, () => session(bench, OS_SANDBOX, 'os-sandbox', project)],
@@ -51,19 +50,22 @@ export async function starts(bench: Bench): Promise<readonly Contender[]> {
   const contenders = [firstWord(BARE, SAYS), firstWord(BWRAP, [...BWRAP_ARGV, ...SAYS])]
   // One after the other: the first of them may have to build the image.
   for (const [name, make] of prepare) contenders.push(await attempt(name, make))
-  return contenders.map((contender) => atRest(bench, contender))
+  const sessions = [OS_SANDBOX, CONTAINER, COLD, WARM]
+  return contenders.map((one) => (sessions.includes(one.name) ? thenRest(bench, one) : one))
 }
 
 /**
  * As it is for a person, who does not start a session each second: no session host of an earlier start is loading
- * beside this one, which would cost it, bare or not, up to a fifth of a second.
+ * beside the next one, which would cost it, bare or not, up to a fifth of a second.
  */
-function atRest(bench: Bench, { name, measure }: Contender): Contender {
-  const rest = async (): Promise<void> => {
+function thenRest(bench: Bench, { name, measure }: Contender): Contender {
+  const measureAndRest = async (): Promise<readonly number[]> => {
+    const values = await measure()
     await new Promise((resolve) => setTimeout(resolve, REST))
     for (const home of homesOf(bench)) await hostReady(home)
+    return values
   }
-  return { name, measure: () => rest().then(measure) }
+  return { name, measure: measureAndRest }
 }
 
 /** Milliseconds. The daemon loads a new session host one second after one was taken. */
@@ -94,9 +96,7 @@ async function session(bench: Bench, name: string, runtime: string, project: str
   const files = [{ path: '${project}', access: 'write' }]
   const profile = writeProfile(bench, `start-${name.replaceAll(/\W+/g, '-')}`, { isolation, files })
   if (runtime === 'microvm') await placeImage(bench, home)
-  const ambit = run([])[0] ?? ''
-  if (name === WARM)
-    await sh('env', [`AMBIT_HOME=${home}`, ambit, 'image', 'warm', '--profile', profile], project)
+  if (name === WARM) await takeSnapshot(home, profile, project)
   return firstWord(name, run(['--profile', profile, '--project', project, '--', ...SAYS]), project, env)
 }
 
