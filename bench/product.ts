@@ -51,7 +51,7 @@ async function stopDaemon(home: string): Promise<void> {
     try {
       const environment = readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0')
       if (!environment.includes(`AMBIT_HOME=${home}`)) continue
-      if (!readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('ambitd')) continue
+      if (!commandLine(pid).includes('ambitd')) continue
       process.kill(pid, 'SIGTERM')
       for (let waited = 0; waited < 3000 && existsSync(`/proc/${pid}`); waited += 50)
         await new Promise((resolve) => setTimeout(resolve, 50))
@@ -75,8 +75,7 @@ export function residentBytes(pid: number, wanted: (cmdline: string) => boolean)
   let total = 0
   for (const one of familyOf([pid])) {
     try {
-      const cmdline = readFileSync(`/proc/${one}/cmdline`, 'utf8').replaceAll('\0', ' ')
-      if (!wanted(cmdline)) continue
+      if (!wanted(commandLine(one))) continue
       const kilobytes = /^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${one}/status`, 'utf8'))?.[1]
       total += Number(kilobytes ?? 0) * 1024
     } catch {
@@ -85,4 +84,17 @@ export function residentBytes(pid: number, wanted: (cmdline: string) => boolean)
   }
   if (total === 0) throw new Error('its process was not found')
   return total
+}
+
+/** The last descendant of `pid` whose command line is `wanted`. */
+export const descendant = (pid: number, wanted: string): number | undefined =>
+  familyOf([pid]).findLast((one) => commandLine(one) === wanted)
+
+/** Its arguments with spaces between them; empty when it is gone. */
+export function commandLine(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ').trim()
+  } catch {
+    return ''
+  }
 }

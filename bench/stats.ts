@@ -28,7 +28,10 @@ export interface Spread {
   readonly n: number
 }
 
-/** Runs `warmups` unrecorded and `rounds` recorded rounds. A contender that fails is out, with its reason. */
+/** For a shorter run. */
+const MOST_ROUNDS = Number(process.env.AMBIT_BENCH_ROUNDS) || Number.POSITIVE_INFINITY
+
+/** Runs `warmups` unrecorded and `rounds` recorded rounds, or as many as the user wants at most. A contender that fails is out, with its reason. */
 export async function paired(
   contenders: readonly Contender[],
   rounds: number,
@@ -36,7 +39,7 @@ export async function paired(
 ): Promise<Results> {
   const values = new Map<string, (readonly number[])[]>(contenders.map(({ name }) => [name, []]))
   const failures = new Map<string, string>()
-  for (let round = -warmups; round < rounds; round++) {
+  for (let round = -warmups; round < Math.min(rounds, MOST_ROUNDS); round++) {
     for (const contender of rotated(contenders, round + warmups)) {
       if (failures.has(contender.name)) continue
       try {

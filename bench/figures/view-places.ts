@@ -10,7 +10,7 @@ import { debianProgram } from '../cache.ts'
 import type { Bench } from '../figure.ts'
 import { LineProcess } from '../line-process.ts'
 import { bindfs, type Mount, passthroughHp } from '../peers/mounts.ts'
-import { product } from '../product.ts'
+import { descendant, product } from '../product.ts'
 import { writeProfile } from '../profile.ts'
 
 export interface Place {
@@ -25,6 +25,8 @@ export interface Place {
   readonly ownTmp: boolean
   /** The process that serves the file system, where its system calls can be counted. */
   readonly server?: number
+  /** The agent's process as the host counts, where its system calls can be counted. */
+  readonly client?: number
 }
 
 interface Backing {
@@ -58,7 +60,7 @@ export const PLACES: readonly {
 
 async function native({ bench, load, tree, tmp }: Backing): Promise<Place> {
   const { child } = await LineProcess.start(bench, [load, 'agent'])
-  return { agent: child, tree, tmp, tmpBacking: tmp, ownTmp: true }
+  return { agent: child, tree, tmp, tmpBacking: tmp, ownTmp: true, client: child.pid }
 }
 
 async function passedThrough({ bench, load, tree, tmp, mounts }: Backing, mount: Mount): Promise<Place> {
@@ -138,5 +140,6 @@ async function session(backing: Backing, project: object): Promise<Place> {
     'agent',
   ]
   const { child } = await LineProcess.start(bench, run(args), { env, cwd: tree })
-  return { agent: child, tree, tmp, tmpBacking: tmp, ownTmp: !('via' in project) }
+  const client = descendant(child.pid, `${load} agent`)
+  return { agent: child, tree, tmp, tmpBacking: tmp, ownTmp: !('via' in project), ...(client && { client }) }
 }

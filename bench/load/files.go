@@ -30,7 +30,9 @@ func execute(o order) (answer, error) {
 		lines := strings.Split(strings.TrimSpace(complaint.String()), "\n")
 		return nil, fmt.Errorf("%s: %w: %.160s", o.Argv[0], err, lines[len(lines)-1])
 	}
-	return answer{"seconds": time.Since(began).Seconds(), "bytes": count}, nil
+	took := time.Since(began).Seconds()
+	system := command.ProcessState.SystemTime().Seconds()
+	return answer{"seconds": took, "system": system, "bytes": count}, nil
 }
 
 // create makes o.Files small files in a new directory; removing them is not timed.
