@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bufio"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -17,11 +19,14 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // serveUpstream serves HTTPS/1.1 on loopback with a P-256 certificate of a fresh CA, written to DIR/ca.pem, until
-// stdin ends. A bare QEMU's own network calls loopback 10.0.2.2. It prints {"port":N}.
+// stdin ends. A bare QEMU's own network calls loopback 10.0.2.2. It prints {"port":N}, and for each line that it reads
+// how many connections it had until then, how many of these resumed a TLS session, and how many requests.
 func serveUpstream(dir string) error {
 	certificate, err := issue(filepath.Join(dir, "ca.pem"))
 	if err != nil {
@@ -39,21 +44,54 @@ func serveUpstream(dir string) error {
 			Certificates:     []tls.Certificate{certificate},
 			NextProtos:       []string{"http/1.1"},
 			CurvePreferences: []tls.CurveID{tls.X25519},
+			// Not every proxy resumes sessions; so none can.
+			SessionTicketsDisabled: true,
 		},
 		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
+		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
+			return context.WithValue(ctx, first, &sync.Once{})
+		},
 	}
 	go func() { _ = server.ServeTLS(listener, "", "") }()
-	if err := json.NewEncoder(os.Stdout).Encode(answer{"port": listener.Addr().(*net.TCPAddr).Port}); err != nil {
+	out := json.NewEncoder(os.Stdout)
+	if err := out.Encode(answer{"port": listener.Addr().(*net.TCPAddr).Port}); err != nil {
 		return err
 	}
-	_, err = io.Copy(io.Discard, os.Stdin)
-	return err
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		counts := answer{"connections": connections.Load(), "resumed": resumed.Load(), "requests": requests.Load()}
+		if err := out.Encode(counts); err != nil {
+			return err
+		}
+	}
+	return in.Err()
+}
+
+type contextKey int
+
+// first marks a connection until its first request.
+const first contextKey = 0
+
+var connections, resumed, requests atomic.Int64
+
+func count(r *http.Request) {
+	requests.Add(1)
+	r.Context().Value(first).(*sync.Once).Do(func() {
+		connections.Add(1)
+		if r.TLS.DidResume {
+			resumed.Add(1)
+		}
+	})
 }
 
 var small = []byte(`{"id":"bench","text":"a small answer of the size of many API replies","usage":{"in":12,"out":34}}`)
 
-// respond: GET /hold sends one byte and waits for the client to go; POST counts; anything else is a small answer.
+// respond: /close ends its connection; GET /hold sends one byte and waits for the client to go; POST counts; anything else is a small answer.
 func respond(w http.ResponseWriter, r *http.Request) {
+	count(r)
+	if r.URL.Path == "/close" {
+		w.Header().Set("Connection", "close")
+	}
 	switch {
 	case r.URL.Path == "/hold":
 		w.WriteHeader(http.StatusOK)

@@ -53,6 +53,10 @@ sslcrtd_children 2
 acl first at_step SslBump1
 ssl_bump peek first
 ssl_bump bump all
+client_persistent_connections on
+server_persistent_connections on
+sslproxy_session_cache_size 2 MB
+sslproxy_session_ttl 300
 tls_outgoing_options cafile=${upstreamCa}
 http_access allow all
 cache deny all
