@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { homedir } from 'node:os'
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { homedir, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { dedicated, drive, isRoot, last, shell } from './world.ts'
@@ -213,6 +213,28 @@ test('over a limit, everything ends (R-01, R-02, R-07)', () => {
   const fill = 'dd if=/dev/zero of=/tmp/x bs=1M count=60 2>/dev/null; sleep 5'
   assert.deepEqual(last(shell(fill, { limits: { memory: 40 << 20 } })), { ev: 'over-limit', limit: 'memory' })
   assert.deepEqual(last(shell('sleep 5', { limits: { wallclock: 300 } })), { ev: 'timeout' })
+})
+
+test('what a command adds to a large home in its first moment counts (R-07)', () => {
+  const home = mkdtempSync(join(tmpdir(), 'ambit-home-'))
+  // Looked through last.
+  const deepest = Array.from({ length: 60 }, () => 'd').join('/')
+  mkdirSync(join(home, deepest), { recursive: true })
+  for (let place = deepest; place; place = place.slice(2))
+    for (let file = 0; file < 500; file += 1) writeFileSync(join(home, place, String(file)), '')
+  chmodSync(home, 0o755)
+  chmodSync(join(home, deepest), 0o777)
+  const mounts = [{ kind: 'bind', source: home, target: '/home/u', write: true }] as const
+  const add = (size: string, seconds: number): unknown =>
+    last(
+      shell(`fallocate -l ${size} /home/u/${deepest}/added; sleep ${seconds}`, {
+        mounts,
+        limits: { disk: 16 << 20 },
+      }),
+    )
+  assert.deepEqual(add('1M', 1), { ev: 'exit', code: 0 }, 'positive control')
+  assert.deepEqual(add('64M', 8), { ev: 'over-limit', limit: 'disk' })
+  rmSync(home, { recursive: true })
 })
 
 test('freeze stops every process and thaw lets them go on', () => {

@@ -135,9 +135,9 @@ fn build(start: &Start, waiting: Waiting) -> Result<Stood> {
 }
 
 fn watch_limits(start: &Start, cell: &Cell, bell: &Bell) -> Result<()> {
-    let watchdog =
-        Watchdog::new(&start.mounts, start.limits, &ambit_launch::spec::Cell::Bubblewrap {}, cell.init_pid)
-            .context("starting the watchdog")?;
+    let kind = ambit_launch::spec::Cell::Bubblewrap {};
+    let watchdog = Watchdog::new(&start.mounts, start.limits, &kind, cell.init_pid, Vec::new())
+        .context("starting the watchdog")?;
     let bell = bell.clone();
     std::thread::spawn(move || watchdog.run(&bell));
     Ok(())

@@ -219,20 +219,11 @@ fn pass_credentials(socket: &OwnedFd) -> std::io::Result<()> {
 fn first_news(
     command: &OwnedFd,
     outer: &mut Child,
-    mut supervisor: Option<(&Control, &mut Orders)>,
+    supervisor: Option<(&Control, &mut Orders)>,
 ) -> Result<(FromCommand, Vec<OwnedFd>, libc::pid_t)> {
     let what = "building the cell";
-    let heard = supervisor.as_ref().map(|(control, _)| control.as_fd().as_raw_fd());
-    let fds: Vec<RawFd> = [Some(command.as_raw_fd()), heard].into_iter().flatten().collect();
-    while let ready = sys::poll(&fds, None).context(what)?
-        && ready[0] == 0
-    {
-        if let Some((control, orders)) = supervisor.as_mut().filter(|_| ready[1] != 0) {
-            orders.read(control.as_fd())?;
-            if orders.kills() {
-                return Err(Failure::new(what, "the supervisor called it off"));
-            }
-        }
+    if let Some((control, orders)) = supervisor {
+        orders.until_readable(command.as_raw_fd(), control, what)?;
     }
     let message = sys::receive(command.as_fd()).context(what)?;
     if message.bytes.is_empty() {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
-use crate::failure::Failure;
+use crate::failure::{Context, Failure};
 use crate::sys;
 use crate::tpm::measure;
 
@@ -153,6 +153,22 @@ impl Orders {
         self.buffer.extend_from_slice(&chunk[..length as usize]);
         if self.buffer.len() > 16 * MAX_LINE {
             return Err(Failure::new("reading an order", "too much at once"));
+        }
+        Ok(())
+    }
+
+    /// Waits until `fd` is readable; the supervisor is heard meanwhile, and may call it off.
+    pub fn until_readable(&mut self, fd: RawFd, control: &Control, what: &str) -> Result<(), Failure> {
+        let fds = [fd, control.as_fd().as_raw_fd()];
+        while let ready = sys::poll(&fds, None).context(what)?
+            && ready[0] == 0
+        {
+            if ready[1] != 0 {
+                self.read(control.as_fd())?;
+                if self.kills() {
+                    return Err(Failure::new(what, "the supervisor called it off"));
+                }
+            }
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! What the session adds to the disk beside the view, which has a quota of its own: the agent's home is a plain bind.
 //! It is measured by walking it, when the file system under it has filled or some time has passed, so a session goes
 //! over by at most what can be written in one look of the watchdog and one walk. Counted too: files that were unlinked
-//! while a process keeps them open or mapped. Not counted: descriptors that lie in a socket on their way.
+//! while a process keeps them open or mapped. Not counted: descriptors that lie in a socket on their way. What was there
+//! before is walked while the cell is made (2 µs a name), and the command waits for the end of that.
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::fs;
@@ -9,9 +10,13 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::control::{Control, Orders};
+use crate::failure::{Context, Failure, Result};
+use crate::spec::Mount;
 use crate::sys;
 
 /// A walk takes at most one part in fifty of the time.
@@ -29,6 +34,37 @@ struct Size {
     names: u64,
     /// Something could not be read, so it is more than this.
     partial: bool,
+}
+
+/// What lies in the writable binds before the command starts, being measured.
+pub struct Baseline {
+    thread: JoinHandle<io::Result<Vec<Disk>>>,
+    /// At its end when the thread is.
+    known: OwnedFd,
+}
+
+impl Baseline {
+    /// `bytes` may be added to each. Sources of `mounts` are as this process reaches them.
+    pub fn begin(mounts: &[Mount], bytes: u64) -> io::Result<Self> {
+        let homes = mounts.iter().filter_map(|mount| match mount {
+            Mount::Bind { source, write: true, .. } => Some(source.clone()),
+            _ => None,
+        });
+        let homes: Vec<PathBuf> = homes.collect();
+        let (known, measuring) = sys::pipe()?;
+        let thread = thread::spawn(move || {
+            let _measuring = measuring;
+            homes.iter().map(|home| Disk::new(home, bytes)).collect()
+        });
+        Ok(Self { thread, known })
+    }
+
+    /// Waits for it, while the supervisor may call it off.
+    pub fn finish(self, control: &Control, orders: &mut Orders) -> Result<Vec<Disk>> {
+        let what = "measuring the home";
+        orders.until_readable(self.known.as_raw_fd(), control, what)?;
+        self.thread.join().map_err(|_| Failure::new(what, "it broke off"))?.context(what)
+    }
 }
 
 pub struct Disk {

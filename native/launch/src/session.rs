@@ -9,6 +9,7 @@ use crate::cell::ToCell;
 use crate::cell_end::{self, Built, Cell, Evidence, Stdio};
 use crate::cgroup::Group;
 use crate::control::{Control, ControlState, Ending, Event, Order, Orders, State};
+use crate::disk::{Baseline, Disk};
 use crate::failure::{Context, Failure, Result};
 use crate::fuse;
 use crate::gvisor::trace::Trace;
@@ -37,6 +38,7 @@ pub enum End {
 
 pub fn run(world: World, control: &Control) -> Result<()> {
     let mut orders = Orders::default();
+    let homes = Baseline::begin(&world.stage.mounts, world.spec.limits.disk).context("measuring the home")?;
     if !wait_for(Order::Build, &world, control, &mut orders)? {
         return Ok(());
     }
@@ -47,10 +49,7 @@ pub fn run(world: World, control: &Control) -> Result<()> {
     let evidence = Recording::start(evidence, &world)?;
     cell.controls.extend(limits::controls(world.spec.limits, world.group.as_ref().map_err(String::as_str)));
     cell.controls.push(evidence.control());
-    control.emit(&Event::Ready { controls: &cell.controls });
-    // While the supervisor puts that on record. Without it the session fails, and nothing has run.
-    let watched = watch_limits(&world, &cell);
-    let ended = match watched.and_then(|()| wait_for(Order::Exec, &world, control, &mut orders)) {
+    let ended = match ready(&world, control, &mut orders, &cell, homes) {
         Ok(true) => live(&world, control, &mut orders, &cell, stdio, &evidence),
         Ok(false) => Ok(End::Killed),
         Err(failure) => Err(failure),
@@ -61,8 +60,24 @@ pub fn run(world: World, control: &Control) -> Result<()> {
     announce(control, &world, ended)
 }
 
-fn watch_limits(world: &World, cell: &Cell) -> Result<()> {
-    let watchdog = Watchdog::new(&world.spec.mounts, world.spec.limits, &world.spec.cell, cell.init_pid)
+/// Up to the word to start the command. False when it was called off.
+fn ready(
+    world: &World,
+    control: &Control,
+    orders: &mut Orders,
+    cell: &Cell,
+    homes: Baseline,
+) -> Result<bool> {
+    let homes = homes.finish(control, orders)?;
+    control.emit(&Event::Ready { controls: &cell.controls });
+    // While the supervisor puts that on record. Without it the session fails, and nothing has run.
+    watch_limits(world, cell, homes)?;
+    wait_for(Order::Exec, world, control, orders)
+}
+
+fn watch_limits(world: &World, cell: &Cell, homes: Vec<Disk>) -> Result<()> {
+    let World { spec, .. } = world;
+    let watchdog = Watchdog::new(&spec.mounts, spec.limits, &spec.cell, cell.init_pid, homes)
         .context("starting the watchdog")?;
     let bell = world.bell.clone();
     std::thread::spawn(move || watchdog.run(&bell));

@@ -34,14 +34,19 @@ pub struct Watchdog {
     guest: Option<fs::File>,
     processes: u64,
     memory: u64,
-    disk: u64,
-    /// Where the agent's own files lie on the host's disk: its home.
-    binds: Vec<PathBuf>,
+    /// Where the agent's own files lie on the host's disk.
+    homes: Vec<Disk>,
 }
 
 impl Watchdog {
     /// `init`: PID 1 of the cell, as we count.
-    pub fn new(mounts: &[Mount], limits: Limits, cell: &Cell, init: libc::pid_t) -> std::io::Result<Self> {
+    pub fn new(
+        mounts: &[Mount],
+        limits: Limits,
+        cell: &Cell,
+        init: libc::pid_t,
+        homes: Vec<Disk>,
+    ) -> std::io::Result<Self> {
         // A guest's own memory is the Sentry's, and counts as its.
         let guest = matches!(cell, Cell::Gvisor { .. });
         let is_ours = |mount: &&Mount| {
@@ -59,24 +64,16 @@ impl Watchdog {
             root: fs::File::open(&root)?,
             processes: limits.processes,
             memory: limits.memory,
-            disk: limits.disk,
-            binds: mounts
-                .iter()
-                .filter(|mount| matches!(mount, Mount::Bind { write: true, .. }))
-                .map(|mount| below(&placed(mount.target())))
-                .collect(),
+            homes,
         })
     }
 
     /// Until something is over a limit or the cell is gone.
-    pub fn run(self, bell: &Bell) {
-        let disks: io::Result<Vec<Disk>> =
-            self.binds.iter().map(|path| Disk::new(&self.inside(path), self.disk)).collect();
-        let Ok(mut disks) = disks else { return bell.ring(Alarm::OverLimit("disk")) };
+    pub fn run(mut self, bell: &Bell) {
         while let Some(usage) = self.look() {
             let processes: Vec<PathBuf> =
                 usage.pids.iter().map(|pid| self.inside("proc").join(pid)).collect();
-            if disks.iter_mut().any(|disk| disk.is_over(&processes)) {
+            if self.homes.iter_mut().any(|home| home.is_over(&processes)) {
                 return bell.ring(Alarm::OverLimit("disk"));
             }
             if usage.processes > self.processes {

@@ -87,7 +87,7 @@ impl Running<'_> {
 
     fn watch_limits(&self) -> Result<()> {
         let limits = machine::limits_of_qemu(self.machine, self.world.spec.limits);
-        let watchdog = Watchdog::new(&[], limits, &self.world.spec.cell, self.cell.init_pid)
+        let watchdog = Watchdog::new(&[], limits, &self.world.spec.cell, self.cell.init_pid, Vec::new())
             .context("starting the watchdog")?;
         let bell = self.world.bell.clone();
         std::thread::spawn(move || watchdog.run(&bell));
