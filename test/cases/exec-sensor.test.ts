@@ -1,7 +1,7 @@
 /** The exec sensor's record is of what ran, however a program was named. */
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
-import { copyFileSync, existsSync, readFileSync } from 'node:fs'
+import { copyFileSync, existsSync, readFileSync, truncateSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { RUNTIME } from '../support/runtime.ts'
@@ -176,4 +176,19 @@ asBoth('has the digest of what runs, changed by a mapping that was kept over a s
   const expected = ran.stdout.trim().split('\n')
   assert.equal(new Set(expected).size, 2, 'control: two programs')
   assert.deepEqual(digests, expected)
+})
+
+asBoth('remembers the digest of a large program on the view, and of none in the home', async (as) => {
+  const stage = new Stage(as, { files: {} })
+  const large = join(stage.project, 'large')
+  copyFileSync('/usr/bin/true', large)
+  truncateSync(large, 5 << 20)
+  stage.own()
+  const runs = 'for path in ./large "$HOME/large"; do $path; sleep 2; $path; done'
+  const ran = await stage.session(['/bin/sh', '-c', `cp large "$HOME/large"; sleep 1; ${runs}`])
+  assert.equal(ran.code, 0, describe(ran))
+  const digests = (await stage.events())
+    .filter(({ ambit, process }) => ambit.kind === 'process.launch' && process.file.path.endsWith('/large'))
+    .map(({ process }) => process.file.hashes?.[0]?.value)
+  assert.deepEqual(digests, [undefined, sha256(large), undefined, undefined])
 })

@@ -31,16 +31,15 @@ const WAITING: usize = 8;
 type Key = (u64, u64, u64, i64, i64, i64, i64);
 type Cache = Arc<Mutex<HashMap<Key, Option<String>>>>;
 
-const FUSE: libc::c_long = 0x6573_5546;
-
 /// Where a change to come gives the file another key. Not on an agent's own files of other file systems: writing
 /// through a mapping leaves the times as they are (tmpfs), or changes them but once for all that is written until the
 /// page is clean (ext4). That such a mapping makes execve fail does not help, for it is asked about before that.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Lasting {
     ReadOnly,
-    /// And on the view: the kernel writes what a mapping changed, at the latest when the mapping goes.
-    View,
+    /// And on the view, whose device this is: the kernel writes what a mapping changed, at the latest when the mapping
+    /// goes. Another FUSE file system may show other content under the same times.
+    View(u64),
 }
 
 struct Large {
@@ -116,17 +115,15 @@ fn tells_changes(file: &File, metadata: &fs::Metadata, lasting: Lasting) -> bool
     let changed = Duration::new(metadata.ctime().max(0) as u64, metadata.ctime_nsec() as u32);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let rests = now.checked_sub(changed).is_some_and(|age| age > TICK);
-    // SAFETY: zeroed structures are valid, and the kernel fills them or says that it did not.
-    let (mount, system) = unsafe {
-        let (mut mount, mut system): (libc::statvfs, libc::statfs) = std::mem::zeroed();
-        let fd = file.as_raw_fd();
-        if libc::fstatvfs(fd, &mut mount) != 0 || libc::fstatfs(fd, &mut system) != 0 {
-            return false;
-        }
-        (mount, system)
-    };
-    let view = lasting == Lasting::View && system.f_type == FUSE;
-    rests && (mount.f_flag & libc::ST_RDONLY != 0 || view)
+    rests && (lasting == Lasting::View(metadata.dev()) || is_read_only(file))
+}
+
+fn is_read_only(file: &File) -> bool {
+    // SAFETY: a zeroed structure is valid, and the kernel fills it or says that it did not.
+    unsafe {
+        let mut mount: libc::statvfs = std::mem::zeroed();
+        libc::fstatvfs(file.as_raw_fd(), &mut mount) == 0 && mount.f_flag & libc::ST_RDONLY != 0
+    }
 }
 
 fn has_key(file: &File, known: &Key) -> bool {
@@ -194,6 +191,22 @@ fn hash(mut file: &File, size: u64, abandoned: &dyn Fn() -> bool) -> io::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_change_unseen_is_remembered_on_the_view_only() {
+        let path = std::env::temp_dir().join(format!("ambit-digest-{}", std::process::id()));
+        fs::write(&path, "abc").unwrap();
+        std::thread::sleep(2 * TICK);
+        let file = File::open(&path).unwrap();
+        let metadata = file.metadata().unwrap();
+        let device = crate::fuse::device(&path).unwrap();
+        assert_eq!(device, metadata.dev());
+        let tells = |lasting| tells_changes(&file, &metadata, lasting);
+        assert!(tells(Lasting::View(device)));
+        assert!(!tells(Lasting::View(device + 1)), "as another file system of the same kind");
+        assert!(!tells(Lasting::ReadOnly));
+        fs::remove_file(path).unwrap();
+    }
 
     #[test]
     fn a_file_that_grows_has_no_digest() {

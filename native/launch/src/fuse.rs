@@ -1,5 +1,6 @@
 //! The view's mount point: FUSE, mounted in the outer namespaces and served from outside them.
 use std::fs::OpenOptions;
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -27,6 +28,19 @@ pub fn mount(device: &Path, target: &Path, session: &str) -> Result<OwnedFd> {
     sys::mount(Some(Path::new(&name)), target, Some("fuse"), flags, Some(&options))
         .context("mounting the view")?;
     Ok(device.into())
+}
+
+/// The device that files on it show. Whoever serves it is not asked: it may hang.
+pub fn device(target: &Path) -> io::Result<u64> {
+    let target = sys::cpath(target)?;
+    // SAFETY: statx is plain data that the kernel fills; the path is a C string.
+    let found = unsafe {
+        let mut found: libc::statx = std::mem::zeroed();
+        let flags = libc::AT_STATX_DONT_SYNC;
+        sys::check(libc::statx(libc::AT_FDCWD, target.as_ptr(), flags, 0, &mut found))?;
+        found
+    };
+    Ok(libc::makedev(found.stx_dev_major, found.stx_dev_minor))
 }
 
 /// Ends the connection: whoever waits for an answer gets ENOTCONN. A view that was killed while one of its threads had

@@ -111,8 +111,9 @@ pub struct Journaled {
 }
 
 impl Journaled {
-    pub fn new(journal: Arc<Journal>, bell: Bell) -> Self {
-        Self { digests: Digests::new(journal.clone(), bell, Lasting::View), journal }
+    /// `view`: its device.
+    pub fn new(journal: Arc<Journal>, bell: Bell, view: u64) -> Self {
+        Self { digests: Digests::new(journal.clone(), bell, Lasting::View(view)), journal }
     }
 }
 

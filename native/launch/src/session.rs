@@ -95,7 +95,8 @@ impl Recording {
         match evidence {
             Evidence::Guest(trace) => Ok(Self::Guest(trace)),
             Evidence::Calls(listener) => {
-                let records = Journaled::new(world.journal.clone(), world.bell.clone());
+                let view = fuse::device(&world.stage.fuse()).context("finding the view's device")?;
+                let records = Journaled::new(world.journal.clone(), world.bell.clone(), view);
                 let sensor =
                     Sensor::new(listener, records, world.bell.clone()).context("starting the exec sensor")?;
                 Ok(Self::Calls(std::thread::spawn(move || sensor.run())))
