@@ -323,10 +323,12 @@ impl Follower {
 mod tests {
     use super::*;
     use crate::alarm;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     fn follower() -> (Follower, PathBuf) {
-        let path =
-            std::env::temp_dir().join(format!("ambit-trace-{}-{:?}", std::process::id(), Instant::now()));
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("ambit-trace-{}-{number}", std::process::id()));
         let journal = Arc::new(Journal::open(&path).unwrap());
         let (bell, _) = alarm::alarms().unwrap();
         let follower = Follower {
