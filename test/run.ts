@@ -7,7 +7,7 @@
 import { spawnSync } from 'node:child_process'
 import { existsSync, globSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, relative } from 'node:path'
 import { run } from 'node:test'
 import { parseArgs } from 'node:util'
 import type { RuntimeName } from '../src/profile/plan.ts'
@@ -17,6 +17,7 @@ import { caseTable, missingCases } from './support/case-table.ts'
 import { OBSERVED, type Observation } from './support/case.ts'
 import { cannotBoot, testImage } from './support/guest.ts'
 import { product } from './support/product.ts'
+import { limitFiles } from './support/file-limit.ts'
 import { watch, type Outcome } from './support/results.ts'
 import { caseOf, notRun, type RanOn, runtimeTable } from './support/runtime-table.ts'
 import { parseRuntime, RUNTIME_VARIABLE } from './support/runtime.ts'
@@ -29,6 +30,10 @@ import { account, openDevices, parseAs } from './support/users.ts'
 const STEP_MS = 1_800_000
 /** A whole run without the long tests, which have an hour of their own among them. Building does not count. */
 const LIMIT_MINUTES = 45
+/** A file that hangs, too. The longest of those that boot no machine takes three minutes. */
+const FILE_MS = 600_000
+/** With a machine, and for a single test. */
+const LONG_MS = 1_200_000
 /** Files whose tests boot a machine. */
 const BOOTS =
   /\/([a-z-]*microvm[a-z-]*|guest|image|equivalence|attest|accelerator|cgroup|doctor)(\.all)?\.test\.ts$/
@@ -141,10 +146,16 @@ async function runTests(suite: Suite, files: readonly string[], most: number): P
   process.env[RUNTIME_VARIABLE] = suite.runtime
   // For one test that names none, and beyond what its commands may take together. An hour
   // (test/life/hour.all.test.ts) has a beginning and an end, too; machines start slowly.
-  const timeout = all ? 5_400_000 : suite.runtime === 'os-sandbox' ? 1_200_000 : 2_400_000
+  const timeout = all ? 5_400_000 : suite.runtime === 'os-sandbox' ? LONG_MS : 2_400_000
+  const paths = files.map((file) => join(root, file))
+  const fileLimit = (file: string): number =>
+    timeout > LONG_MS ? timeout : BOOTS.test(file) ? LONG_MS : FILE_MS
+  const stop = limitFiles(paths, fileLimit, (file, ms) =>
+    console.log(`✗ ${relative(root, file)}: it did not end within ${ms / 60_000} minutes, and was killed`),
+  )
   return await watch(
     run({
-      files: files.map((file) => join(root, file)),
+      files: paths,
       cwd: root,
       concurrency: suite.runtime === 'microvm' ? 1 : most,
       timeout,
@@ -153,7 +164,7 @@ async function runTests(suite: Suite, files: readonly string[], most: number): P
     }),
     root,
     timeout / 3,
-  )
+  ).finally(stop)
 }
 
 /**
