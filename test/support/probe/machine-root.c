@@ -12,6 +12,7 @@
 #include <net/if.h>
 #include <netinet/ip.h>
 #include <netinet/tcp.h>
+#include <netinet/udp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,7 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/time.h>
+#include <sys/un.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -55,6 +57,14 @@ static void find(const char *name, char *into) {
     }
 }
 
+/* What listens there is the host's. */
+static long dial_path(const char *path) {
+  struct sockaddr_un to = {.sun_family = AF_UNIX};
+  strncpy(to.sun_path, path, sizeof to.sun_path - 1);
+  int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+  return closed(fd, connect(fd, (void *)&to, sizeof to));
+}
+
 static void files(void) {
   told("uid", getuid() == 0 ? 0 : -1);
   told("remount", mount(0, "/view", 0, MS_REMOUNT | MS_NOSUID | MS_NODEV, 0));
@@ -85,6 +95,8 @@ static void files(void) {
   told("foreign write", put(in(project, "foreign.txt"), O_TRUNC));
   told("foreign owner", chown(in(project, "foreign.txt"), 1000, 1000));
   told("foreign mode", chmod(in(project, "foreign.txt"), 0666));
+  told("socket there", access(in(project, "other.sock"), F_OK));
+  told("socket", dial_path(in(project, "other.sock")));
   told("set-uid asked", chmod(in(project, "open.txt"), 06777));
 }
 
@@ -148,6 +160,59 @@ static unsigned short sum(const void *bytes, size_t length, unsigned total) {
   return htons(~total & 0xffff);
 }
 
+/* The cable itself; what is read from it ends after a moment of silence. */
+static int cable(void) {
+  int fd = socket(AF_PACKET, SOCK_RAW, htons(ETH_P_ALL));
+  struct sockaddr_ll whole = {.sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL), .sll_ifindex = if_nametoindex("eth0")};
+  struct timeval patience = {.tv_usec = 400000};
+  bind(fd, (void *)&whole, sizeof whole);
+  setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  return fd;
+}
+
+static const char OWN[] = "\x52\x54\x00\x12\x34\x56";
+
+static struct ether_header ether_to(const void *neighbour) {
+  struct ether_header ether = {.ether_type = htons(ETHERTYPE_IP)};
+  memcpy(ether.ether_dhost, neighbour, 6);
+  memcpy(ether.ether_shost, OWN, 6);
+  return ether;
+}
+
+static struct iphdr ip_to(const char *from, const char *to, int protocol, int length) {
+  struct iphdr ip = {.ihl = 5, .version = 4, .tot_len = htons(length), .ttl = 64, .protocol = protocol,
+                     .saddr = inet_addr(from), .daddr = inet_addr(to)};
+  ip.check = sum(&ip, 20, 0);
+  return ip;
+}
+
+/* A datagram of our own making to whoever has this address on the cable: a question for a name. Whether one comes back. */
+static const char *shout(const void *neighbour, const char *from, const char *to, int port) {
+  struct {
+    struct ether_header ether;
+    struct iphdr ip;
+    struct udphdr udp;
+    char question[27];
+  } __attribute__((packed)) frame = {ether_to(neighbour), ip_to(from, to, IPPROTO_UDP, 55),
+                                     .question = "\1\2\1\0\0\1\0\0\0\0\0\0\4root\4test\0\0\1\0"};
+  static int own_port = 43000;
+  frame.question[26] = 1;
+  frame.udp = (struct udphdr){.source = htons(own_port++), .dest = htons(port), .len = htons(35)};
+  int fd = cable();
+  if (send(fd, &frame, sizeof frame, 0) != sizeof frame) return strerrorname_np(errno);
+  const char *seen = "none";
+  unsigned char heard[2000];
+  for (ssize_t length; (length = recv(fd, heard, sizeof heard, 0)) > 0;) {
+    struct ether_header *ether = (void *)heard;
+    struct iphdr *ip = (void *)(heard + 14);
+    struct udphdr *udp = (void *)(heard + 34);
+    if (length < 42 || ether->ether_type != htons(ETHERTYPE_IP) || ip->protocol != IPPROTO_UDP) continue;
+    if (udp->dest == frame.udp.source) seen = "answered";
+  }
+  close(fd);
+  return seen;
+}
+
 /* A TCP SYN of our own making to the host's side of the cable; whether anything comes back. */
 static const char *knock(const unsigned char *neighbour, const char *from, const char *to, int port) {
   struct {
@@ -163,22 +228,14 @@ static const char *knock(const unsigned char *neighbour, const char *from, const
     unsigned short length;
     struct tcphdr tcp;
   } __attribute__((packed)) summed = {0};
-  memcpy(frame.ether.ether_dhost, neighbour, 6);
-  memcpy(frame.ether.ether_shost, "\x52\x54\x00\x12\x34\x56", 6);
-  frame.ether.ether_type = htons(ETHERTYPE_IP);
-  frame.ip = (struct iphdr){.ihl = 5, .version = 4, .tot_len = htons(40), .ttl = 64, .protocol = IPPROTO_TCP,
-                            .saddr = inet_addr(from), .daddr = inet_addr(to)};
-  frame.ip.check = sum(&frame.ip, 20, 0);
+  frame.ether = ether_to(neighbour);
+  frame.ip = ip_to(from, to, IPPROTO_TCP, 40);
   frame.tcp.source = htons(own_port++), frame.tcp.dest = htons(port), frame.tcp.seq = 1;
   frame.tcp.doff = 5, frame.tcp.syn = 1, frame.tcp.window = htons(1000);
   summed.from = frame.ip.saddr, summed.to = frame.ip.daddr, summed.protocol = IPPROTO_TCP, summed.length = htons(20);
   summed.tcp = frame.tcp;
   frame.tcp.check = sum(&summed, sizeof summed, 0);
-  int fd = socket(AF_PACKET, SOCK_RAW, htons(ETH_P_ALL));
-  struct sockaddr_ll cable = {.sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL), .sll_ifindex = if_nametoindex("eth0")};
-  struct timeval patience = {.tv_usec = 400000};
-  bind(fd, (void *)&cable, sizeof cable);
-  setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  int fd = cable();
   if (send(fd, &frame, sizeof frame, 0) != sizeof frame) return strerrorname_np(errno);
   const char *seen = "none";
   unsigned char heard[2000];
@@ -208,6 +265,15 @@ static const char *dial(const char *host, int port) {
   return length > 0 && strstr(text, "local service") ? "local service" : length > 0 ? "the gate" : "none";
 }
 
+/* Machines that run beside this one have its addresses, and one of them listens (test/support/machine-beside.ts). */
+static void others(const unsigned char *gate) {
+  const char *everybody = "\xff\xff\xff\xff\xff\xff";
+  tell("question", shout(gate, "192.0.0.2", "192.0.0.1", 53));
+  tell("shout", shout(everybody, "192.0.0.1", "192.0.0.2", 7777));
+  tell("shout to all", shout(everybody, "192.0.0.1", "255.255.255.255", 7777));
+  tell("call", shout(OWN, "192.0.0.1", "192.0.0.2", 7777));
+}
+
 static void network(char places[8][64]) {
   struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(9), .sin_addr.s_addr = inet_addr("192.0.0.1")};
   int udp = socket(AF_INET, SOCK_DGRAM, 0);
@@ -216,13 +282,13 @@ static void network(char places[8][64]) {
   setsockopt(udp, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
   connect(udp, (void *)&to, sizeof to);
   told("udp", write(udp, "x", 1) < 0 ? -1 : recv(udp, &byte, 1, 0));
+  unsigned char mac[6] = {0};
   for (int at = 0; places[at][0]; at++) {
     char host[64];
     int port;
     if (sscanf(places[at], "%63[^:]:%d", host, &port) != 2) continue;
     snprintf(name, sizeof name, "dial %d", at);
     tell(name, dial(host, port));
-    unsigned char mac[6] = {0};
     FILE *neighbours = fopen("/proc/net/arp", "r");
     for (char line[200]; neighbours && fgets(line, sizeof line, neighbours);)
       sscanf(line, "192.0.0.1 %*s %*s %hhx:%hhx:%hhx:%hhx:%hhx:%hhx", mac, mac + 1, mac + 2, mac + 3, mac + 4, mac + 5);
@@ -234,6 +300,7 @@ static void network(char places[8][64]) {
     snprintf(name, sizeof name, "knock as the gate's %d", at);
     tell(name, knock(mac, "21.0.0.5", host, port));
   }
+  others(mac);
 }
 
 /* A port that PID 1 holds, taken from it. */
