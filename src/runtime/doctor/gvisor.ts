@@ -12,9 +12,8 @@ const PLATFORMS = ['kvm', 'systrap', 'ptrace'] as const
  * Whether gVisor's `runsc` runs a guest, and on which platforms: each is tried, with a time limit, since KVM may open
  * and then hang. Sessions use what this version takes by itself: `runsc flags` says which one that is.
  */
-export async function gvisor(): Promise<Probe> {
+export async function gvisor(path = lookForRunsc()): Promise<Probe> {
   const name = 'gVisor'
-  const path = lookForRunsc()
   if (!path) return lacks(name, 'runsc is not installed', installHint('runsc'), false)
   const version = await tryRun(path, ['--version'])
   if (!version.ok) return lacks(name, version.why, installHint('runsc'), false)
