@@ -138,11 +138,11 @@ test(`an agent works for ${MINUTES} minutes; nothing grows, and the end is clean
       onStart: (pid) => (run = pid),
     })
     .finally(() => (over = true))
-  const samples: { at: number; sample: Sample }[] = []
+  const samples: Sample[] = []
   await sleep(5000)
   while (!over && performance.now() - began < LENGTH) {
     const sample = sampleOf(stage, run)
-    samples.push({ at: performance.now() - began, sample })
+    samples.push(sample)
     if (samples.length % 10 === 1) console.error(`hour: ${model.turns} turns, ${JSON.stringify(sample)}`)
     await sleep(SAMPLE_MS)
   }
@@ -159,7 +159,7 @@ test(`an agent works for ${MINUTES} minutes; nothing grows, and the end is clean
   assert.ok(refused.length >= 3, JSON.stringify(summary.refusals))
   assert.equal(readFileSync(join(stage.project, 'ledger.csv'), 'utf8'), '1,2\n', 'edits wait for review')
   assert.ok(existsSync(join(stage.workspace, 'copy-1.csv')))
-  const growth = checkGrowth(samples.filter(({ at }) => at >= LENGTH / 3).map(({ sample }) => sample))
+  const growth = checkGrowth(samples.filter(({ at }) => at - began >= LENGTH / 3))
   await checkEnd(stage, mounts)
   const journal = sizeBelow(join(stage.ambitHome, 'state/sessions', summary.session, 'journal'))
   // A turn is some fifteen programs, sixty file facts and four requests: of 100 to 600 bytes each.
