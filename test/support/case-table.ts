@@ -1,5 +1,6 @@
 /** The table that a test run ends with: every claimed case, what was expected and what was seen, by kind of user. */
 import { CANNOT, EXPECTED, LATER } from '../cases/catalogue.ts'
+import { PUBLISHED } from '../cases/published.ts'
 import type { Observation } from './case.ts'
 import type { Outcome } from './results.ts'
 import type { As } from './users.ts'
@@ -36,7 +37,17 @@ export function caseTable(outcomes: readonly Outcome[], observations: readonly O
   ])
   const table = columns([['case', 'expected', 'got (user)', 'got (root)'], ...rows])
   const cannot = Object.entries(CANNOT).map(([id, why]) => `  ${id}  ${why}`)
-  return `${table}\n\ncannot apply (${cannot.length}):\n${cannot.join('\n')}\n\nnot yet (${LATER.length}): ${LATER.join(' ')}`
+  return `${table}\n\ncannot apply (${cannot.length}):\n${cannot.join('\n')}\n\nnot yet (${LATER.length}): ${LATER.join(' ')}\n\n${publishedTable()}`
+}
+
+/** What was published of others, and where it is tried. */
+function publishedTable(): string {
+  const lines = PUBLISHED.map(({ product, what, here }, at) => {
+    const head = PUBLISHED[at - 1]?.product === product ? '' : `  ${product}\n`
+    return `${head}    ${what}: ${typeof here === 'string' ? `not tried: ${here}` : here.join(' ')}`
+  })
+  const tried = PUBLISHED.filter(({ here }) => typeof here !== 'string').length
+  return `published of others (${PUBLISHED.length}; ${tried} tried by the cases named):\n${lines.join('\n')}`
 }
 
 const WIDEST = [4, 48, 52, 52]
