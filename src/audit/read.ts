@@ -40,14 +40,6 @@ export function* readEvents(dir: string, { session, from = 0 }: ReadOptions = {}
   }
 }
 
-/** The entry of `index` as it was hashed. */
-export function readEntry(dir: string, index: number, size: number): Buffer {
-  const tile = Math.floor(index / WIDTH)
-  const entry = readBundle(dir, tile, tileWidth('entries', tile, size)).entries[index % WIDTH]
-  if (!entry) throw broken(index, 'it is not there')
-  return entry
-}
-
 /** The checkpoint in `dir`, its signature unchecked; null when there is none. */
 export function readCheckpoint(dir: string): (Checkpoint & { readonly note: string }) | null {
   try {

@@ -1,5 +1,5 @@
 /**
- * RFC 6962 Merkle trees: hashing, inclusion and consistency proofs. Pure; where hashes lie is the caller's affair.
+ * RFC 6962 Merkle trees: hashing and inclusion proofs. Pure; where hashes lie is the caller's affair.
  * Sizes and indexes are safe integers; nothing here uses 32-bit operators on them.
  */
 import { hash } from 'node:crypto'
@@ -66,89 +66,6 @@ export function inclusionProof(index: number, size: number, read: HashReader): H
   }
   return path.reverse()
 }
-
-/** PROOF(old, D[size]) of RFC 6962 §2.1.2. Empty when the trees are equal or `old` is empty. */
-export function consistencyProof(old: number, size: number, read: HashReader): Hash[] {
-  if (!(old >= 0 && old <= size)) throw new RangeError(`no tree of ${old} in a tree of ${size}`)
-  if (old === 0 || old === size) return []
-  const proof: Hash[] = []
-  let low = 0
-  let high = size
-  while (old !== high) {
-    const middle = low + splitOf(high - low)
-    if (old <= middle) {
-      proof.push(rangeRoot(middle, high, read))
-      high = middle
-    } else {
-      proof.push(rangeRoot(low, middle, read))
-      low = middle
-    }
-  }
-  if (low > 0) proof.push(rangeRoot(low, high, read))
-  return proof.reverse()
-}
-
-/** RFC 9162 §2.1.3.2. True when `proof` shows that `leaf` is entry `index` of the tree `(size, root)`. */
-export function verifyInclusion(
-  leaf: Hash,
-  index: number,
-  size: number,
-  proof: readonly Hash[],
-  root: Hash,
-): boolean {
-  if (!(index >= 0 && index < size)) return false
-  let fn = index
-  let sn = size - 1
-  let r = leaf
-  for (const p of proof) {
-    if (sn === 0) return false
-    if (fn % 2 === 1 || fn === sn) {
-      r = nodeHash(p, r)
-      while (fn % 2 === 0 && fn !== 0) [fn, sn] = [fn / 2, Math.floor(sn / 2)]
-    } else {
-      r = nodeHash(r, p)
-    }
-    fn = Math.floor(fn / 2)
-    sn = Math.floor(sn / 2)
-  }
-  return sn === 0 && equal(r, root)
-}
-
-/** RFC 9162 §2.1.4.2. True when `proof` shows that the tree `(size, root)` extends `(old, oldRoot)`. */
-export function verifyConsistency(
-  old: number,
-  oldRoot: Hash,
-  size: number,
-  root: Hash,
-  proof: readonly Hash[],
-): boolean {
-  if (!(old >= 0 && old <= size)) return false
-  if (old === size) return proof.length === 0 && equal(oldRoot, root)
-  if (old === 0) return proof.length === 0 && equal(oldRoot, EMPTY_ROOT)
-  const path = isPowerOfTwo(old) ? [oldRoot, ...proof] : [...proof]
-  const first = path.shift()
-  if (!first) return false
-  let fn = old - 1
-  let sn = size - 1
-  while (fn % 2 === 1) [fn, sn] = [Math.floor(fn / 2), Math.floor(sn / 2)]
-  let fr = first
-  let sr = first
-  for (const c of path) {
-    if (sn === 0) return false
-    if (fn % 2 === 1 || fn === sn) {
-      fr = nodeHash(c, fr)
-      sr = nodeHash(c, sr)
-      while (fn % 2 === 0 && fn !== 0) [fn, sn] = [fn / 2, Math.floor(sn / 2)]
-    } else {
-      sr = nodeHash(sr, c)
-    }
-    fn = Math.floor(fn / 2)
-    sn = Math.floor(sn / 2)
-  }
-  return sn === 0 && equal(fr, oldRoot) && equal(sr, root)
-}
-
-const isPowerOfTwo = (n: number): boolean => Number.isInteger(Math.log2(n))
 
 /** Plain comparison: roots and leaves are public. */
 export const equal = (a: Hash, b: Hash): boolean => Buffer.compare(a, b) === 0

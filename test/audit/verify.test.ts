@@ -7,11 +7,12 @@ import { signCheckpoint } from '../../src/audit/checkpoint.ts'
 import { EntryBatch } from '../../src/audit/entry-batch.ts'
 import { Log } from '../../src/audit/log.ts'
 import { formatSignerKey, parseSignerKey } from '../../src/audit/note.ts'
-import { proveEntry, verifyProof } from '../../src/audit/prove.ts'
-import { readEntry, readEvents } from '../../src/audit/read.ts'
+import { proveEntry } from '../../src/audit/prove.ts'
+import { readEvents } from '../../src/audit/read.ts'
 import { frameEntries, parseBundle } from '../../src/audit/tiles.ts'
 import { leafHash } from '../../src/audit/tlog.ts'
 import { verifyLog } from '../../src/audit/verify.ts'
+import { verifyProof } from './proofs.ts'
 import { tempDir } from './temp.ts'
 
 const signer = parseSignerKey(formatSignerKey('ambit.invalid/verify', Buffer.alloc(32, 3)))
@@ -177,11 +178,9 @@ test('proves each entry offline, and no other', async (t) => {
   const dir = await makeLog(t)
   for (const index of [0, 255, 256, 511, 599]) {
     const proof = proveEntry(dir, index)
-    assert.ok(verifyProof(proof, readEntry(dir, index, SIZE), signer.vkey))
-    assert.ok(!verifyProof(proof, readEntry(dir, index === 0 ? 1 : index - 1, SIZE), signer.vkey))
-    assert.throws(() => verifyProof(proof.replace('index', 'indexes'), event(index), signer.vkey), {
-      code: 'ERR_LOG_INCONSISTENT',
-    })
+    assert.ok(verifyProof(proof, event(index), signer.vkey))
+    assert.ok(!verifyProof(proof, event(index === 0 ? 1 : index - 1), signer.vkey))
+    assert.throws(() => verifyProof(proof.replace('index', 'indexes'), event(index), signer.vkey))
   }
   assert.throws(() => proveEntry(dir, SIZE), { code: 'ERR_INPUT_INVALID' })
 })
