@@ -6,7 +6,7 @@ import { isRefusal, recordRefusal } from './refuse.ts'
 import { type Registered, registerSession } from './register.ts'
 import type { SessionRequest } from './request.ts'
 import { type Resolved, resolveSession } from './resolve.ts'
-import { type Acceptance, acceptSheet } from './show.ts'
+import { acceptSheet } from './show.ts'
 import { abandonSession, endSession, type Summary } from './end.ts'
 import { openSummaryFile, type SummaryFile } from './summary-file.ts'
 import { superviseSession } from './supervise.ts'
@@ -17,9 +17,10 @@ import { type Wired, wireSession } from './wire.ts'
  * @throws AmbitError when the session does not start; then nothing of it is left.
  */
 export async function runSession(request: SessionRequest, front: Front): Promise<number> {
-  const admitted = await resolveAndShow(request, front)
+  const resolved = await orRefuse(request, () => resolveFor(front, request))
+  const acceptance = await orRefuse(request, () => acceptSheet(resolved, front))
   const summaryFile = openSummary(request)
-  const session = registerSession(admitted.resolved, admitted.acceptance)
+  const session = registerSession(resolved, acceptance)
   const wired = await wireOrAbandon(session, front)
   const ending = await superviseSession(session, wired)
   const summary = await endSession(session, wired, ending)
@@ -28,15 +29,16 @@ export async function runSession(request: SessionRequest, front: Front): Promise
   return summary.exit
 }
 
-/** Everything that may say no before anything is built. A no is recorded. */
-async function resolveAndShow(
-  request: SessionRequest,
-  front: Front,
-): Promise<{ resolved: Resolved; acceptance: Acceptance }> {
+function resolveFor(front: Front, request: SessionRequest): Resolved {
+  const resolved = resolveSession(request)
+  front.accept(request, resolved.plan)
+  return resolved
+}
+
+/** A step that may say no, before anything is built. A no is recorded. */
+async function orRefuse<T>(request: SessionRequest, step: () => T | Promise<T>): Promise<T> {
   try {
-    const resolved = resolveSession(request)
-    front.accept(request, resolved.plan)
-    return { resolved, acceptance: await acceptSheet(resolved, front) }
+    return await step()
   } catch (error) {
     if (isRefusal(error)) await recordRefusal(request, error)
     throw error
