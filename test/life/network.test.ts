@@ -201,13 +201,20 @@ function assertNothingRefused(ran: SessionRan): void {
 
 const BOTH = ['user', 'root'] as const
 
-life(
-  'npm installs with a dependency and npm ci installs again, in the project under review',
-  { 'package.json': '{"name":"app","version":"1.0.0","dependencies":{"tiny":"1.0.0"}}' },
-  'npm install --no-audit --no-fund --no-update-notifier && rm -rf node_modules && npm ci --no-audit --no-fund --no-update-notifier && node -p "require(\'tiny\')"',
-  /from the registry/,
-  { program: 'npm', as: BOTH },
-)
+/** Where a build happens, and how one gets there from the project. */
+const PLACES = {
+  'in the project under review': 'true',
+  'in the workspace': 'cp -r . "$AMBIT_WORKSPACE/app" && cd "$AMBIT_WORKSPACE/app"',
+} as const
+
+for (const [place, enter] of Object.entries(PLACES))
+  life(
+    `npm installs with a dependency and npm ci installs again, ${place}`,
+    { 'package.json': '{"name":"app","version":"1.0.0","dependencies":{"tiny":"1.0.0"}}' },
+    `${enter}; npm install --no-audit --no-fund --no-update-notifier && rm -rf node_modules && npm ci --no-audit --no-fund --no-update-notifier && node -p "require('tiny')"`,
+    /from the registry/,
+    { program: 'npm', as: BOTH },
+  )
 
 life(
   'pip installs into the workspace',
@@ -348,22 +355,24 @@ test(`a page's event stream: ${COUNT} events, ${SILENCE} s of silence, a server 
 
 const rust = withoutPrograms('cargo')
 for (const as of BOTH)
-  test(`cargo builds with a path dependency and with a crate of its registry, as ${as}`, {
-    skip: cannot ?? rust ?? unavailable(as) ?? cargoFor(as) ?? false,
-  }, async () => {
-    const stage = await makeStage(as)
-    stage.put(stage.project, {
-      'app/Cargo.toml':
-        '[package]\nname = "app"\nversion = "0.1.0"\nedition = "2021"\n[dependencies]\nnear = { path = "../near" }\ntiny = "1"\n',
-      'app/src/main.rs': 'fn main() { println!("{} and {}", near::word(), tiny::word()) }\n',
-      'near/Cargo.toml': '[package]\nname = "near"\nversion = "0.1.0"\nedition = "2021"\n',
-      'near/src/lib.rs': 'pub fn word() -> &\'static str { "near" }\n',
+  for (const place of ['project', 'workspace'] as const)
+    test(`cargo builds with a path dependency and with a crate of its registry, in the ${place}, as ${as}`, {
+      skip: cannot ?? rust ?? unavailable(as) ?? cargoFor(as) ?? false,
+    }, async () => {
+      const stage = await makeStage(as)
+      stage.put(stage[place], {
+        'app/Cargo.toml':
+          '[package]\nname = "app"\nversion = "0.1.0"\nedition = "2021"\n[dependencies]\nnear = { path = "../near" }\ntiny = "1"\n',
+        'app/src/main.rs': 'fn main() { println!("{} and {}", near::word(), tiny::word()) }\n',
+        'near/Cargo.toml': '[package]\nname = "near"\nversion = "0.1.0"\nedition = "2021"\n',
+        'near/src/lib.rs': 'pub fn word() -> &\'static str { "near" }\n',
+      })
+      const env = { RUSTUP_HOME: process.env.RUSTUP_HOME ?? join(process.env.HOME ?? '', '.rustup') }
+      const manifest = join(stage[place], 'app/Cargo.toml')
+      const ran = await stage.session(['cargo', 'run', '-q', '--manifest-path', manifest], { env })
+      assert.equal(ran.stdout, 'near and from the registry\n', describe(ran))
+      assertNothingRefused(ran)
     })
-    const env = { RUSTUP_HOME: process.env.RUSTUP_HOME ?? join(process.env.HOME ?? '', '.rustup') }
-    const ran = await stage.session(['cargo', 'run', '-q', '--manifest-path', 'app/Cargo.toml'], { env })
-    assert.equal(ran.stdout, 'near and from the registry\n', describe(ran))
-    assertNothingRefused(ran)
-  })
 
 /** The toolchain of root's home is root's. */
 function cargoFor(as: As): string | null {
