@@ -3,7 +3,7 @@
  * name, or it could change the bounds of the next one (F-24, C-48).
  */
 import { readFileSync, readlinkSync, realpathSync, statSync } from 'node:fs'
-import { basename, dirname, join, resolve } from 'node:path'
+import { basename, dirname, join, relative, resolve } from 'node:path'
 import { AmbitError, errnoOf } from '../lib/errors.ts'
 import { installRoot, type Paths } from '../lib/paths.ts'
 import { printable } from '../lib/printable.ts'
@@ -67,6 +67,10 @@ export function refuseTerritory(root: string, place: string, territories: readon
 /** True when `path` is `directory` or lies within it. Both normalised. */
 export const within = (path: string, directory: string): boolean =>
   path === directory || path.startsWith(directory.endsWith('/') ? directory : `${directory}/`)
+
+/** The names that lead from `directory` to `path`; null unless it lies beneath it. Both normalised. Twin of `beneath` in native/view/src/rules.rs. */
+export const beneath = (path: string, directory: string): string | null =>
+  path !== directory && within(path, directory) ? relative(directory, path) : null
 
 /** The path with the links of its longest existing part resolved. */
 export function realOf(path: string): string {

@@ -1,6 +1,6 @@
 /** Step 4: gate, world, view and cell, in the order that lets none of them run without the others. */
 import { closeSync, writeFileSync } from 'node:fs'
-import { isAbsolute, join, relative } from 'node:path'
+import { join } from 'node:path'
 import { makeDir } from '../lib/make-dir.ts'
 import type { Barrier } from '../audit/barrier.ts'
 import type { FactBody } from '../audit/fact.ts'
@@ -10,6 +10,7 @@ import { journalDir } from '../lib/paths.ts'
 import { openRuntimePolicy } from '../policy/runtime.ts'
 import { fillMirror } from '../profile/mirror.ts'
 import type { Plan } from '../profile/plan.ts'
+import { beneath } from '../profile/territory.ts'
 import { requireEnforced } from '../runtime/enforcement.ts'
 import { type PreparedLaunch, prepareLaunch } from '../runtime/prepare.ts'
 import { sessionOwner } from '../runtime/owner.ts'
@@ -224,10 +225,7 @@ function upperOf(dir: string, index: number, root: Plan['roots'][number]): strin
 /** Names under `root` that something else is mounted over: they must stay where they are. */
 function nestedIn(plan: Plan, root: string, spec: LaunchSpec): string[] {
   const others = [...plan.roots.map((other) => other.path), ...spec.mounts.map((mount) => mount.target)]
-  const inside = others
-    .filter((path) => path !== root)
-    .map((path) => relative(root, path))
-    .filter((path) => path !== '' && !path.startsWith('..') && !isAbsolute(path))
+  const inside = others.map((path) => beneath(path, root)).filter((path) => path !== null)
   return [...new Set(inside)]
 }
 

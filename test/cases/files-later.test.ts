@@ -3,10 +3,12 @@ import assert from 'node:assert/strict'
 import { existsSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { constants } from 'node:os'
 import { join } from 'node:path'
+import { test } from 'node:test'
 import { attack } from '../support/case.ts'
 import { eventually } from '../support/processes.ts'
 import { meanwhile, PRELUDE } from '../support/meanwhile.ts'
 import { describe, Stage, type Step } from '../support/stage.ts'
+import { unavailable } from '../support/users.ts'
 
 const SECRET = 'the content that is taken away'
 
@@ -261,4 +263,21 @@ attack('F-14', 'stores that nested .git files and bare repositories name stay as
     describe(outside),
   )
   return `${decisive.length + MADE.length} places kept, ${FREE.length} free`
+})
+
+test('what holds another root keeps its place, whatever its name begins with', {
+  skip: unavailable('user') ?? false,
+}, async () => {
+  const names = ['kept', '..kept', '...']
+  const files = Object.fromEntries([...names, 'free'].map((name) => [`${name}/data/x`, 'x']))
+  const stage = new Stage('user', { files })
+  const spec = {
+    files: [
+      { path: '${project}', access: 'write' },
+      ...names.map((name) => ({ path: `\${project}/${name}/data`, access: 'read' })),
+    ],
+  }
+  const moves = [...names, 'free'].map((name) => `mv ${name} moved && echo "moved ${name}"`)
+  const ran = await stage.session(['/bin/sh', '-c', moves.join('; ')], { spec })
+  assert.deepEqual(ran.stdout.match(/^moved .*/gm), ['moved free'], describe(ran))
 })

@@ -1,16 +1,24 @@
 /** F-05, F-06, F-14, F-24, K-..: roots that would come to mean more than the sheet says. */
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, renameSync, symlinkSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { test } from 'node:test'
 import { compileGlobs } from '../../src/lib/glob.ts'
 import { installRoot } from '../../src/lib/paths.ts'
+import { beneath } from '../../src/profile/territory.ts'
 import { refuses, World } from './support.ts'
 
 const READ_PROJECT = '  files: [{ path: "${project}", access: review }]\n'
 const FORBIDDEN = 'ERR_PATH_FORBIDDEN'
 const rooted = (path: string) => `  files: [{ path: "${path}", access: read }]\n`
+
+test('which root holds a path: the same answers as native code, from the same vectors', () => {
+  const file = join(import.meta.dirname, '../fixtures/beneath-vectors.json')
+  const vectors = JSON.parse(readFileSync(file, 'utf8')) as [string, string, string | null][]
+  for (const [path, directory, expected] of vectors)
+    assert.equal(beneath(path, directory), expected, `${path} in ${directory}`)
+})
 
 test('F-05: a root that became a link to / or to its parent does not widen', () => {
   using world = new World()

@@ -3,6 +3,8 @@ use ambit_shared::glob::{BadGlob, Globs, fold_name};
 use rustix::fs::FileType;
 
 use std::collections::HashSet;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{OnceLock, RwLock};
 
@@ -249,5 +251,22 @@ impl Rules {
             && self.protect.is_empty()
             && self.review.is_empty()
             && self.nested.is_empty()
+    }
+}
+
+/// The names that lead from `directory` to `path`; none unless it lies beneath it. Twin of `beneath` in
+/// src/profile/territory.ts; test/fixtures/beneath-vectors.json holds both to the same answers.
+pub fn beneath(path: &Path, directory: &Path) -> Option<Vec<u8>> {
+    let rest = path.strip_prefix(directory).ok()?.as_os_str().as_bytes();
+    (!rest.is_empty()).then(|| rest.to_vec())
+}
+
+#[test]
+fn a_root_lies_beneath_another_as_the_vectors_say() {
+    let text = include_str!("../../../test/fixtures/beneath-vectors.json");
+    let vectors: Vec<(String, String, Option<String>)> = serde_json::from_str(text).unwrap();
+    for (path, directory, expected) in &vectors {
+        let found = beneath(Path::new(path), Path::new(directory));
+        assert_eq!(found, expected.as_ref().map(|rest| rest.as_bytes().to_vec()), "{path} in {directory}");
     }
 }

@@ -21,7 +21,7 @@ use crate::listing::Listings;
 use crate::quota::{OverQuota, Quota};
 use crate::record::{Recorder, path_text};
 use crate::root::Root;
-use crate::rules::Class;
+use crate::rules::{Class, beneath};
 use crate::spec::{Owner, ViewSpec};
 use crate::stale::Stale;
 use crate::sys::{self, errno};
@@ -71,11 +71,8 @@ impl View {
     ) -> Result<Self, String> {
         let roots = spec.roots.iter().map(Root::open).collect::<Result<Vec<_>, _>>()?;
         for root in &roots {
-            let beneath = |outer: &Root| {
-                let path = root.path.strip_prefix(&outer.path).ok()?.as_os_str().as_bytes().to_vec();
-                (!path.is_empty()).then_some(path)
-            };
-            root.rules.place(&roots.iter().filter_map(beneath).collect::<Vec<_>>());
+            let around = roots.iter().filter_map(|outer| beneath(&root.path, &outer.path));
+            root.rules.place(&around.collect::<Vec<_>>());
         }
         let view = View {
             roots,
