@@ -6,11 +6,13 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { makeDir } from '../src/lib/make-dir.ts'
 import { messageOf } from '../src/lib/errors.ts'
+import { ATTESTATION_TARGETS } from './attestation-targets.ts'
 import { fuzz } from './fuzz.ts'
 import { fuzzLive } from './live.ts'
 import { LIVE_TARGETS } from './live-targets.ts'
-import { TARGETS } from './targets.ts'
+import { TARGETS as PARSERS } from './targets.ts'
 
+const TARGETS = { ...PARSERS, ...ATTESTATION_TARGETS }
 /** Fuzzed in Rust → the crate whose tests hold the target. */
 const NATIVE: Readonly<Record<string, string>> = {
   'terminal-filter': 'ambit-launch',
@@ -18,6 +20,8 @@ const NATIVE: Readonly<Record<string, string>> = {
   'launch-spec': 'ambit-launch',
   'machine-news': 'ambit-launch',
   'machine-frames': 'ambit-launch',
+  'guest-trace': 'ambit-launch',
+  tpm: 'ambit-launch',
   'journal-prefix': 'ambit-shared',
   'spec-and-orders': 'ambit-view',
   'names-and-settings': 'ambit-view',
@@ -32,8 +36,8 @@ const ALL = [...Object.keys(TARGETS), ...Object.keys(LIVE_TARGETS), ...Object.ke
 if (values.help) {
   console.log(`usage: ./dev fuzz [NAME…] [--seconds N] [--seed N]
 
-Each target runs for N seconds (60). Findings of TypeScript's targets are kept under fuzz/crashes; run again with the same
-seed for the same inputs.
+Each target runs for N seconds (60). Findings are kept under fuzz/crashes; run again with the same seed for the same
+inputs.
 
 targets: ${ALL.join(', ')}`)
   process.exit(0)
@@ -92,7 +96,7 @@ function parse() {
   return { values, positionals }
 }
 
-/** A target of the Rust parts: a test of its crate (src/fuzz.rs) that keeps its findings, or says their seed, itself. */
+/** A target of the Rust parts: a test of its crate (src/fuzz.rs) that keeps its findings itself. */
 function fuzzNative(name: string, crate: string): boolean {
   const test = `fuzz_${name.replaceAll('-', '_')}`
   const { status } = spawnSync(

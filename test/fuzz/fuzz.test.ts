@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { ATTESTATION_TARGETS } from '../../fuzz/attestation-targets.ts'
 import { fuzz } from '../../fuzz/fuzz.ts'
 import { TARGETS } from '../../fuzz/targets.ts'
 
 const SECONDS = 0.7
 
-for (const [name, target] of Object.entries(TARGETS)) {
+for (const [name, target] of Object.entries({ ...TARGETS, ...ATTESTATION_TARGETS })) {
   test(`fuzzing ${name} finds nothing in ${SECONDS} s`, () => {
     const seed = Date.now() % 2 ** 31
     const { finding } = fuzz(name, target, SECONDS * 1000, seed)

@@ -24,29 +24,63 @@ const SPICE: [&[u8]; 14] = [
     b"999999999999",
 ];
 
+/// The same for inputs that are made of a number, of which there may be few a second.
+const A_WHILE: Duration = Duration::from_secs(1);
+
+/// What `./dev fuzz` asks for, if it does.
+fn asked(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Runs one input. What breaks a promise is kept where somebody looks for such.
+fn attempt(name: &str, input: &[u8], told: &str, run: impl FnOnce()) {
+    if let Err(broken) = catch_unwind(AssertUnwindSafe(run)) {
+        eprintln!("{name}: {told}");
+        if asked("AMBIT_FUZZ_SECONDS").is_some() {
+            keep(name, input);
+        }
+        resume_unwind(broken);
+    }
+}
+
+/// Calls `act` with numbers of which it makes what it tries; those of which it broke before come first. It panics when a
+/// promise is broken.
+pub fn fuzz_by_number(name: &str, mut act: impl FnMut(u64)) {
+    let seed = asked("AMBIT_FUZZ_SEED").unwrap_or(0x5eed);
+    let mut once = |number: u64| {
+        // Before it: it may end the process.
+        println!("{name}: AMBIT_FUZZ_SEED={number}");
+        attempt(name, &number.to_le_bytes(), &format!("AMBIT_FUZZ_SEED={number}"), || act(number));
+    };
+    let known = found_before(name).into_iter().filter_map(|found| found.try_into().ok());
+    known.map(u64::from_le_bytes).for_each(&mut once);
+    let end = Instant::now() + asked("AMBIT_FUZZ_SECONDS").map_or(A_WHILE, Duration::from_secs);
+    let mut runs = 0;
+    while Instant::now() < end {
+        once(seed + runs);
+        runs += 1;
+    }
+    assert!(runs > 3, "{name}: {runs} runs");
+}
+
 /// Calls `check` with the seeds, what was found before, then mutations of them. It panics when a promise is broken.
 pub fn fuzz(name: &str, seeds: &[&[u8]], check: impl Fn(&[u8])) {
-    let time = std::env::var("AMBIT_FUZZ_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+    let time = asked("AMBIT_FUZZ_SECONDS");
     // A brief run is the same run every time: what it finds belongs to the change that is tested.
-    let fresh = || if time.is_some() { now() } else { 7 };
-    let seed = std::env::var("AMBIT_FUZZ_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(fresh);
+    let seed = asked("AMBIT_FUZZ_SEED").unwrap_or_else(|| if time.is_some() { now() } else { 7 });
     let mut corpus: Vec<Vec<u8>> = seeds.iter().map(|seed| seed.to_vec()).chain(found_before(name)).collect();
     let mut random = Random(seed | 1);
     let mut runs = 0u64;
-    let attempt = |input: &[u8], runs: u64| {
-        if let Err(broken) = catch_unwind(AssertUnwindSafe(|| check(input))) {
-            eprintln!("{name}: seed {seed}, input {runs}: {}", input.escape_ascii());
-            if time.is_some() {
-                keep(name, input);
-            }
-            resume_unwind(broken);
-        }
+    let once = |input: &[u8], runs: u64| {
+        attempt(name, input, &format!("seed {seed}, input {runs}: {}", input.escape_ascii()), || {
+            check(input)
+        });
     };
-    corpus.iter().for_each(|input| attempt(input, 0));
+    corpus.iter().for_each(|input| once(input, 0));
     let end = Instant::now() + time.map_or(BRIEFLY, Duration::from_secs);
     while Instant::now() < end {
         let input = mutate(&corpus, &mut random);
-        attempt(&input, runs);
+        once(&input, runs);
         runs += 1;
         // A little drift away from the seeds; old inputs stay likely.
         if runs.is_multiple_of(64) && corpus.len() < 4096 {

@@ -1,11 +1,9 @@
 //! Seeded, bounded fuzzing of what comes from outside: the spec, orders, path texts, git's settings, and the layer of
-//! changes, which the agent wrote. `AMBIT_FUZZ_SECONDS` and `AMBIT_FUZZ_SEED` make it longer or another
-//! (`cargo test --release -p ambit-view fuzz`).
+//! changes, which the agent wrote. `./dev fuzz NAME` makes it longer.
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -50,19 +48,9 @@ impl Numbers {
     }
 }
 
-/// Runs `act` for its share of time, with a seed that is printed when it fails.
+/// Runs `act` for its share of time, each time with other numbers.
 pub fn fuzz(name: &str, mut act: impl FnMut(&mut Numbers)) {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seed = number("AMBIT_FUZZ_SEED").unwrap_or(0x5eed);
-    let until = Instant::now() + Duration::from_secs(number("AMBIT_FUZZ_SECONDS").unwrap_or(1));
-    let mut runs = 0;
-    while Instant::now() < until {
-        let mut numbers = Numbers((seed + runs) | 1 << 40);
-        println!("{name}: AMBIT_FUZZ_SEED={}", seed + runs);
-        act(&mut numbers);
-        runs += 1;
-    }
-    assert!(runs > 3, "{name}: {runs} runs");
+    ambit_shared::fuzz::fuzz_by_number(name, |seed| act(&mut Numbers(seed | 1 << 40)));
 }
 
 #[test]
@@ -75,7 +63,7 @@ fn fuzz_spec_and_orders() {
     assert!(ViewSpec::parse(&spec).is_ok());
     let order = br#"{"op":"narrow","root":0,"hide":["**/x"],"protect":[]}"#;
     assert!(Order::parse(std::str::from_utf8(order).unwrap()).is_some());
-    fuzz("spec", |numbers| {
+    fuzz("spec-and-orders", |numbers| {
         for _ in 0..200 {
             if let Ok(spec) = ViewSpec::parse(&numbers.mutate(&spec)) {
                 assert!(spec.version == 1 && spec.roots.iter().all(|root| root.path.is_absolute()));
@@ -88,7 +76,7 @@ fn fuzz_spec_and_orders() {
 #[test]
 fn fuzz_names_and_settings() {
     let config = b"[core]\n\thooksPath = \"a b\" ; x\n[include]\npath=../c \\\n d\n";
-    fuzz("names", |numbers| {
+    fuzz("names-and-settings", |numbers| {
         for _ in 0..200 {
             let bytes = numbers.bytes(80);
             assert_eq!(path_bytes(&path_text(&bytes)), bytes);
@@ -177,7 +165,7 @@ fn ask(dir: &Path, op: &str) -> Result<serde_json::Value, String> {
 
 #[test]
 fn fuzz_review_layer() {
-    fuzz("review", |numbers| {
+    fuzz("review-layer", |numbers| {
         let scene = Scene::new();
         scene.fill(numbers);
         for op in ["list", "show", "apply", "drop"] {

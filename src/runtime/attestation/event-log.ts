@@ -28,8 +28,8 @@ export function parseEventLog(log: Buffer): readonly Measured[] | null {
   try {
     const bytes = new Bytes(log)
     const [register, type] = [bytes.u32le(), bytes.u32le()]
-    bytes.take(20)
-    if (register !== 0 || type !== NO_ACTION || !bytes.take(bytes.u32le()).equals(SPECIFICATION)) return null
+    if (register !== 0 || type !== NO_ACTION || bytes.take(20).some((byte) => byte !== 0)) return null
+    if (!bytes.take(bytes.u32le()).equals(SPECIFICATION)) return null
     const events: Measured[] = []
     while (!bytes.ended && events.length < MOST) events.push(parseEvent(bytes))
     return bytes.ended ? events : null

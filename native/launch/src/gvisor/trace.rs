@@ -320,12 +320,15 @@ impl Follower {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::alarm;
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    fn follower() -> (Follower, PathBuf) {
+    pub fn follower() -> (Follower, PathBuf) {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("ambit-trace-{}-{number}", std::process::id()));
@@ -358,21 +361,21 @@ mod tests {
         [&[field << 3 | 2][..], &varint(bytes.len() as u64), bytes].concat()
     }
 
-    fn message(kind: u16, payload: &[u8]) -> Vec<u8> {
+    pub fn message(kind: u16, payload: &[u8]) -> Vec<u8> {
         [&8u16.to_ne_bytes()[..], &kind.to_ne_bytes(), &[0; 4], payload].concat()
     }
 
-    fn context(process: i64, thread: i64) -> Vec<u8> {
+    pub fn context(process: i64, thread: i64) -> Vec<u8> {
         [&[2 << 3][..], &varint(thread as u64), &[4 << 3], &varint(process as u64)].concat()
     }
 
-    fn exec(pid: i64, path: &str, argv: &[&str]) -> Vec<u8> {
+    pub fn exec(pid: i64, path: &str, argv: &[&str]) -> Vec<u8> {
         let context = [context(pid, pid), text(8, b"/")].concat();
         let argv: Vec<u8> = argv.iter().flat_map(|word| text(3, word.as_bytes())).collect();
         message(kind::EXEC, &[text(1, &context), text(2, path.as_bytes()), argv].concat())
     }
 
-    fn raw(process: i64, thread: i64, call: libc::c_long, exit: Option<&[u8]>) -> Vec<u8> {
+    pub fn raw(process: i64, thread: i64, call: libc::c_long, exit: Option<&[u8]>) -> Vec<u8> {
         let call = [&[4 << 3][..], &varint(call as u64)].concat();
         let exit = exit.map(|exit| text(2, exit)).unwrap_or_default();
         message(kind::RAW_CALL, &[text(1, &context(process, thread)), exit, call].concat())
@@ -385,7 +388,7 @@ mod tests {
         launches.map(|record| record.contains(UNREPORTED)).collect()
     }
 
-    const DONE: Option<&[u8]> = Some(&[]);
+    pub const DONE: Option<&[u8]> = Some(&[]);
     const REFUSED: Option<&[u8]> = Some(&[2 << 3, 2]);
     const EXECVE: libc::c_long = libc::SYS_execve;
 
