@@ -36,7 +36,7 @@ const FILE_MS = 600_000
 const LONG_MS = 1_200_000
 /** Files whose tests boot a machine. */
 const BOOTS =
-  /\/([a-z-]*microvm[a-z-]*|guest|image|equivalence|attest|accelerator|cgroup|doctor)(\.all)?\.test\.ts$/
+  /\/([a-z-]*microvm[a-z-]*|guest|image|equivalence|attest|accelerator|cgroup|doctor|raised)(\.all)?\.test\.ts$/
 
 const root = join(import.meta.dirname, '..')
 const { all, chosen, as, patterns } = argumentsOf()
