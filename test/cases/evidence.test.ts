@@ -3,11 +3,13 @@ import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import * as fs from 'node:fs'
 import { join } from 'node:path'
-import { attack, attackIn } from '../support/case.ts'
+import { after } from 'node:test'
+import { attack, attackIn, once } from '../support/case.ts'
 import { makeClock } from '../support/clock.ts'
 import { daemonsOf, endProcesses, eventually, kill, processesWith } from '../support/processes.ts'
 import { RUNTIME } from '../support/runtime.ts'
 import { describe, type RunOptions, Stage } from '../support/stage.ts'
+import { type Answer, serveHttps, type Upstream } from '../support/upstream.ts'
 import { type As, identity } from '../support/users.ts'
 
 const strace = fs.existsSync('/usr/bin/strace') ? null : 'needs strace'
@@ -294,16 +296,40 @@ attack(
 
 const YEAR = 365 * 86_400
 
+/** Every request is another connection, whose certificate is looked at. */
+const once200: Answer = (_, response) => response.setHeader('connection', 'close').end('hello')
+
+/** One whose certificate is valid wherever the clock jumps to, and one whose is not. */
+const clocked = once(async () => {
+  const servers = {
+    lasting: await serveHttps(['lasting.internal'], { answer: once200, valid: [2 * YEAR, 2 * YEAR] }),
+    brief: await serveHttps(['brief.internal'], { answer: once200 }),
+  }
+  open.push(...Object.values(servers))
+  return Object.entries(servers)
+})
+
+const open: Upstream[] = []
+after(() => open.forEach((server) => server.close()))
+
+const TICKS = 12
+
 attack('A-14', 'a wall clock that jumps ends nothing, hurries nothing and reorders nothing', async (as) => {
   const stage = new Stage(as)
   const clock = makeClock(stage.outside)
   const env = { LD_PRELOAD: clock.library }
   await daemonBelow(stage, [], env)
   const isolation = { runtime: 'os-sandbox', limits: 'partly', wallclock: '1m' }
-  const script = 'for n in 1 2 3 4 5 6 7 8 9 10 11 12; do echo x > tick-$n; sleep 0.25; done; echo done'
+  const servers = await clocked(null)
+  const network = servers.map(([name, { ca, port }]) => {
+    fs.writeFileSync(join(stage.root, `${name}.pem`), ca, { mode: 0o644 })
+    return { host: `${name}.internal`, connect: `127.0.0.1:${port}`, ca: join(stage.root, `${name}.pem`) }
+  })
+  const ask = 'curl -sS -m 10 -o /dev/null -w "$h %{http_code}\\n" https://$h.internal/$n'
+  const script = `for n in $(seq ${TICKS}); do echo x > tick-$n; for h in lasting brief; do ${ask}; done; sleep 0.25; done; echo done`
   // Node itself: the command drops what would load a library into it.
   const build = join(stage.product.root, 'ambit/.build')
-  const run = stage.run(['/bin/sh', '-c', script], stage.profile({ isolation }))
+  const run = stage.run(['/bin/sh', '-c', script], stage.profile({ isolation, network }))
   const running = stage.command([join(build, 'node'), join(build, 'ambit.cjs'), ...run], {
     env,
     timeout: 60_000,
@@ -321,6 +347,17 @@ attack('A-14', 'a wall clock that jumps ends nothing, hurries nothing and reorde
   const ran = await running
   assert.equal(ran.code, 0, `the jump ended it\n${describe(ran)}`)
   assert.match(ran.stdout, /done/)
+  const codes = (host: string): string[] =>
+    [...ran.stdout.matchAll(/^(\w+) (\d+)$/gm)].flatMap(([, name, code = '']) =>
+      name === host ? [code] : [],
+    )
+  assert.deepEqual(codes('lasting'), Array(TICKS).fill('200'), `a jump stopped a request\n${describe(ran)}`)
+  // What it says of a certificate is the wall clock's to say, and closed.
+  assert.deepEqual(
+    [...new Set(codes('brief'))].sort(),
+    ['200', '502'],
+    'a certificate of another time passes',
+  )
   await verified(stage)
   const events = await stage.events()
   const times = events.map((event) => event.time as number)
@@ -338,7 +375,7 @@ attack('A-14', 'a wall clock that jumps ends nothing, hurries nothing and reorde
   clock.jump(0)
   const next = await stage.session(['/bin/echo', 'it-runs'])
   assert.match(next.stdout, /it-runs/, describe(next))
-  return `+1 year and -1 day: ${events.length} events in order, ended by itself`
+  return `+1 year, -1 day: ${TICKS} requests pass, ${events.length} events in order`
 })
 
 /** Names as a hostile agent would choose them; a file name holds anything but NUL and a slash. */

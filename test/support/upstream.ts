@@ -44,24 +44,26 @@ export type Answer = (request: Seen, response: Parameters<RequestListener>[1]) =
 /** Answers a request to speak another protocol. */
 export type Upgrade = (request: IncomingMessage, socket: Duplex) => void
 
+export interface ServerOptions {
+  readonly address?: string
+  readonly port?: number
+  readonly answer?: Answer
+  readonly upgrade?: Upgrade
+  /** For how many seconds before now and after it its certificate is valid. */
+  readonly valid?: readonly [number, number]
+}
+
 const KEPT = 4 * 1024 * 1024
 
 /** Starts one; it answers `200 hello` unless `answer` says otherwise. */
 export async function serveHttps(
   hosts: readonly string[],
-  {
-    address = '127.0.0.1',
-    port = 0,
-    answer,
-    upgrade,
-  }: { address?: string; port?: number; answer?: Answer; upgrade?: Upgrade } = {},
+  { address = '127.0.0.1', port = 0, answer, upgrade, valid = [3600, 86_400] }: ServerOptions = {},
 ): Promise<Upstream> {
-  const hour = 3600
   const now = Math.floor(Date.now() / 1000)
-  const ca = native().createCa('Ambit test upstream', now - hour, now + 24 * hour)
-  const certificates = new Map(
-    hosts.map((host) => [host, native().createLeaf(ca, host, now - hour, now + 24 * hour)]),
-  )
+  const [from, to] = [now - valid[0], now + valid[1]]
+  const ca = native().createCa('Ambit test upstream', from, to)
+  const certificates = new Map(hosts.map((host) => [host, native().createLeaf(ca, host, from, to)]))
   const [first] = certificates.values()
   if (!first) throw new TypeError('an upstream needs a host')
   const requests: Seen[] = []
