@@ -195,10 +195,12 @@ attack('Q-13', 'a budget is not fresh after a crash of the daemon', async (as) =
   const stage = await makeStage(as)
   const mark = `budget-${as}`
   const upload = { perRequest: '64KiB', perMinute: '1MiB', perSession: '64KiB' }
-  const running = stage.session([stage.product.node, '-e', UPLOAD, mark], {
-    spec: network(stage, { upload }),
-    timeout: 60_000,
-  })
+  const uploads = async () =>
+    await stage.session([stage.product.node, '-e', UPLOAD, mark], {
+      spec: network(stage, { upload }),
+      timeout: 60_000,
+    })
+  const running = uploads()
   assert.ok(
     await eventually(() => fs.existsSync(join(stage.project, 'sent')), 20_000),
     'control: the first is sent',
@@ -216,7 +218,9 @@ attack('Q-13', 'a budget is not fresh after a crash of the daemon', async (as) =
   assert.match(ran.stdout, /first 200/, describe(ran))
   assert.match(ran.stdout, /second (413|429|403)/, `the second fits no more: ${describe(ran)}`)
   assert.equal(await arrived(mark), 1, 'a body beyond the budget arrived whole')
-  return 'refused after the crash as before'
+  const next = await uploads()
+  assert.match(next.stdout, /first 200/, `control: a session has a budget of its own\n${describe(next)}`)
+  return 'refused after the crash; the next session has its own'
 })
 
 const strace = labMissing ?? (fs.existsSync('/usr/bin/strace') ? null : 'needs strace')
