@@ -271,6 +271,7 @@ export class Exchange implements Watched {
     const first = !this.#over && !this.#denied
     this.#denied = true
     this.abort()
+    this.#pump?.stop()
     if (first) this.#refused(refused, inbound)
   }
 
@@ -302,6 +303,7 @@ export class Exchange implements Watched {
     this.#over = true
     this.gate.watch.delete(this)
     this.abort()
+    if (this.#pump) this.dropRest()
     this.#opener?.destroy()
     if (this.id === 0) return
     const { id: request, status, bytesIn, scrubbed } = this

@@ -82,6 +82,29 @@ for (const version of ['HTTP/1.1', 'HTTP/2']) {
     })
   }
 
+  test(`${version}: what a frozen session held of a request counts for nothing when its client goes`, async () => {
+    const connect = { address: '127.0.0.1', port: upstream.port }
+    const upload = { perRequest: 1 << 20, perMinute: 1 << 30, perSession: 12_000 }
+    const bench = await startBench(planOf([rule({ host: HOST, connect })], { upload }))
+    const before = upstream.requests.length
+    const body = await post(bench, version)
+    body.send('begun')
+    await until(() => upstream.requests.length === before + 1)
+    await sleep(50)
+    bench.gate.pause('frozen')
+    body.send('x'.repeat(9000))
+    await sleep(100)
+    body.close()
+    await until(() => bench.of('http.response').length === 1)
+    bench.gate.resume()
+    await sleep(50)
+    const args = [version === 'HTTP/2' ? '--http2' : '--http1.1', '--data-binary', 'x'.repeat(6000)]
+    assert.equal((await bench.curl(`https://${HOST}/echo`, ...args)).status, 200)
+    // Positive control: of this one all has counted.
+    assert.equal((await bench.curl(`https://${HOST}/echo`, ...args)).status, 413)
+    await bench.close()
+  })
+
   for (const [what, change, reason] of [
     ['freezes', (bench: Bench) => bench.gate.pause('frozen'), 'session.stopped'],
     [
