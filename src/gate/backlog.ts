@@ -96,6 +96,8 @@ export function gather(
   }
   stream.push = (chunk: Buffer | null): boolean => {
     if (chunk === null) {
+      // What came since was dropped: no end tells a reader that this was all.
+      if (broken && !stream.destroyed) return false
       give()
       return push(null)
     }
