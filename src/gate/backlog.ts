@@ -118,7 +118,9 @@ export function gather(
     give()
     count(0)
   })
-  stream.on('pause', countAll)
+  stream.on('pause', () => {
+    if (!broken) countAll()
+  })
   stream.once('close', () => {
     waiting.take()
     broken = true

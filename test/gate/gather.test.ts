@@ -1,8 +1,9 @@
-/** Streams that are broken off because too much waits: what they give then. */
+/** Streams that are broken off because too much waits, or that are over: what they give then, and what they count for. */
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { Readable } from 'node:stream'
 import { test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { gather } from '../../src/gate/backlog.ts'
 
 const MIB = 1 << 20
@@ -36,4 +37,23 @@ test('a stream that is broken off does not end as if it were whole', async () =>
   await Promise.all(others.map((other) => once(other.destroy(), 'close')))
   // Positive control: where there is room all of it comes.
   assert.deepEqual(await sixty(), { bytes: 60_000, how: 'end' })
+})
+
+test('a stream that is over counts for nothing, whatever is asked of it', async () => {
+  for (let count = 0; count < 5; count++) {
+    const stream = gathered()
+    stream.push(Buffer.alloc(32 * MIB))
+    stream.destroy()
+    await once(stream, 'close')
+    stream.pause()
+  }
+  const next = gathered()
+  next.push(Buffer.alloc(1000))
+  await sleep(50)
+  assert.equal(next.destroyed, false)
+  // Positive control: those that are not over do count.
+  const kept = Array.from({ length: 5 }, gathered)
+  for (const stream of kept) stream.push(Buffer.alloc(32 * MIB))
+  await sleep(50)
+  assert.ok(kept.some((stream) => stream.destroyed))
 })
