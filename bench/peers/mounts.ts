@@ -3,7 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { existsSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { makeDir } from '../../src/lib/make-dir.ts'
-import { CACHE, debianProgram, debianSource, sh } from '../cache.ts'
+import { CACHE, debianLibraries, debianProgram, debianSource, sh } from '../cache.ts'
 import type { Bench } from '../figure.ts'
 
 /** Mounts `source` on `target` and unmounts it at the end. */
@@ -13,7 +13,8 @@ export type Mount = (bench: Bench, source: string, target: string) => Promise<vo
 export const bindfs: Mount = async (bench, source, target) => {
   const program = await debianProgram('bindfs', 'bindfs')
   const cached = 'attr_timeout=60,entry_timeout=60,negative_timeout=60'
-  await mounted(bench, [program, '-f', '--multithreaded', '-o', cached, source, target], target)
+  const argv = [program, '-f', '--multithreaded', '-o', cached, source, target]
+  await mounted(bench, argv, target, { ...process.env, LD_LIBRARY_PATH: debianLibraries('bindfs') })
 }
 
 /** It keeps a descriptor for each inode: the tree must have fewer than the hard limit. */
@@ -32,10 +33,15 @@ export async function buildPassthroughHp(): Promise<string> {
   return out
 }
 
-async function mounted(bench: Bench, argv: readonly string[], target: string): Promise<void> {
+async function mounted(
+  bench: Bench,
+  argv: readonly string[],
+  target: string,
+  env = process.env,
+): Promise<void> {
   makeDir(target, 0o777)
   const before = statSync(target).dev
-  const child = spawn(argv[0] ?? '', argv.slice(1), { stdio: ['ignore', 'ignore', 'pipe'] })
+  const child = spawn(argv[0] ?? '', argv.slice(1), { env, stdio: ['ignore', 'ignore', 'pipe'] })
   let complaint = ''
   child.stderr.on('data', (text: Buffer) => (complaint += text.toString()))
   child.on('error', (error) => (complaint += error.message))
