@@ -54,7 +54,7 @@ export async function guestWithFuse(
   const clock = execFileSync(nativeBinary('ambit-launch'), ['tsc'], { encoding: 'utf8' }).trim()
   const line = `${image.commandLine} tsc_early_khz=${clock} mitigations=off rdinit=/${BROUGHT}/load`
   const argv = [
-    [qemu, '-M', 'microvm,rtc=on,isa-serial=off', '-cpu', 'max,-erms', '-accel', 'tcg,tb-size=19'],
+    [qemu, '-M', 'microvm,rtc=on,isa-serial=off', '-cpu', 'max,-erms', '-accel', 'tcg,tb-size=17'],
     ['-m', `${size.memory >> 20}M`, '-smp', String(size.processors)],
     ['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot'],
     ['-kernel', image.kernel, '-initrd', initramfs, '-append', line],

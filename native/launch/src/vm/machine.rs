@@ -29,7 +29,7 @@ const FIRMWARE: [&str; 3] = ["/usr/share/qemu", "/usr/share/seabios", "/usr/shar
 /// What QEMU may use beside the guest's memory: itself, translated code, queues.
 const OVERHEAD: u64 = 256 << 20;
 /// Of translated code, MiB. Its default is an eighth of this machine. docs/decisions/0007-a-machines-memory.md.
-const TRANSLATED: u64 = 19;
+const TRANSLATED: u64 = 17;
 const THREADS: u64 = 64;
 
 /// Where it looks for its modules and firmware from.
