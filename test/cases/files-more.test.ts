@@ -297,6 +297,14 @@ attack('F-19', 'shares no temporary directory with the host', async (as) => {
   return 'private /tmp, planted link untouched'
 })
 
+/** The same marks where they count: in a layer of the kernel's own overlay. Shows what is left to see. */
+const OVERLAY = `mkdir -p layers/lower/dir layers/upper/dir layers/merged; cd layers
+echo kept > lower/kept.txt; echo kept > lower/dir/kept.txt
+mknod upper/kept.txt c 0 0
+python3 -c 'import os; os.setxattr("upper/dir", "user.overlay.opaque", b"y")'
+mount -t overlay overlay -o userxattr,lowerdir=upper:lower merged
+cd merged; ls -d dir; ls kept.txt dir/kept.txt 2>/dev/null || true`
+
 attack('F-20', 'takes no name for a mark of the layer', async (as) => {
   const stage = new Stage(as, { files: { 'kept.txt': 'kept', 'dir/kept.txt': 'kept', 'honest.txt': 'old' } })
   const at = (path: string): string => join(stage.project, path)
@@ -310,19 +318,26 @@ attack('F-20', 'takes no name for a mark of the layer', async (as) => {
       })),
       sh(
         'whiteout',
-        `mknod ${at('dir/white')} c 0 0; python3 -c 'import os; os.setxattr("${at('dir')}", "trusted.overlay.opaque", b"y")'; true`,
+        `mknod ${at('dir/white')} c 0 0; for x in trusted user; do python3 -c "import os; os.setxattr('${at('dir')}', '$x.overlay.opaque', b'y')"; done; true`,
       ),
+      sh('left', `cat ${at('kept.txt')} ${at('dir/kept.txt')}`),
       { name: 'honest', op: 'unlink', path: at('honest.txt') },
       sh('up', `cat ${at('dir')}/../../../outside/secret.txt ${at('../outside/secret.txt')}; true`),
     ],
     { spec: { files: [{ path: '${project}', access: 'review' }] } },
   )
+  assert.equal(ran.result('left').value.stdout, 'keptkept', 'a mark hides a file in the session')
   assert.equal(host(stage, 'honest.txt'), 'old', 'nothing is applied yet')
   const applied = await stage.ambit(['review', ran.summary.session, 'apply'])
   assert.equal(applied.code, 0, describe(applied))
   for (const path of ['kept.txt', 'dir/kept.txt'])
     assert.equal(host(stage, path), 'kept', `${path} was removed`)
   assert.ok(!existsSync(at('honest.txt')), 'control: an honest removal is applied')
+  const namespace = ['unshare', '--user', '--map-root-user', '--mount']
+  const overlay = await stage.command([...namespace, '/bin/sh', '-ec', OVERLAY], { cwd: stage.outside })
+  // No layer of an overlay can be made on another overlay, as a container's own files are.
+  if (overlay.code !== 0) return 'names are names; no overlay here to compare with'
+  assert.equal(overlay.stdout, 'dir\n', `control: in an overlay such marks hide files\n${describe(overlay)}`)
   return 'names are names'
 })
 
