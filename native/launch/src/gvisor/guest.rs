@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -108,10 +109,17 @@ const COMMON: [&str; 6] = [
     "/usr/lib/locale/C.utf8/LC_CTYPE",
 ];
 
-/// Nothing depends on it.
+/// Nothing depends on it. The profile may have put anything there: a device or a FIFO is not waited for.
 fn read_common() {
-    for path in COMMON {
-        let _ = fs::File::open(path).and_then(|mut file| io::copy(&mut file, &mut io::sink()));
+    COMMON.into_iter().for_each(|path| drop(read_file(path)));
+}
+
+fn read_file(path: impl AsRef<Path>) -> io::Result<u64> {
+    let flags = libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY;
+    let mut file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    match file.metadata()?.is_file() {
+        true => io::copy(&mut file, &mut io::sink()),
+        false => Err(io::ErrorKind::InvalidInput.into()),
     }
 }
 
@@ -221,4 +229,23 @@ fn wait_for_go(config: &Config) -> Result<()> {
 
 fn kernel() -> String {
     fs::read_to_string("/proc/version").unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_ahead_is_a_file_and_nothing_that_waits() {
+        let path = std::env::temp_dir().join(format!("ambit-common-{}", std::process::id()));
+        fs::write(&path, "abc").unwrap();
+        assert_eq!(read_file(&path).unwrap(), 3);
+        fs::remove_file(&path).unwrap();
+        let name = sys::cpath(&path).unwrap();
+        // SAFETY: a C string that outlives the call.
+        sys::check(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }).unwrap();
+        assert!(read_file(&path).is_err());
+        assert!(read_file("/dev/zero").is_err());
+        fs::remove_file(path).unwrap();
+    }
 }
