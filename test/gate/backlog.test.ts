@@ -425,11 +425,11 @@ test('uploads that no server reads keep 128 MiB together, and the next one is re
   await new Promise((resolve) => setTimeout(resolve, 1000))
   assert.equal(refused(), 0, 'some 90 MiB may wait')
   for (let count = 0; count < 500; count++) upload(count)
-  await until(() => refused() > 0, 20_000)
-  await until(() => bench.of('http.request').length === 1000, 20_000)
+  await until(() => refused() > 0, 60_000)
+  await until(() => bench.of('http.request').length === 1000, 60_000)
   assert.ok(refused() < 500, `${refused()} of 1000`)
   for (const session of sessions) session.destroy()
-  await until(() => bench.of('http.response').length === 1000, 20_000)
+  await until(() => bench.of('http.response').length === 1000, 60_000)
   // Another connection to the server: of that one it may refuse every further stream.
   const end = performance.now() + 20_000
   for (let status = 0; status !== 204; await sleep(100)) {
