@@ -53,7 +53,7 @@ attack('K-05', 'gives each session its own value of a variable', async (as) => {
   const one = (mark: string): Promise<Steps> =>
     stage.inside(
       [
-        sh('use', `curl -sS -m 5 -H "x-api-key: $API_KEY" https://key.test/${mark}`),
+        sh('use', `curl -sS -m 30 -H "x-api-key: $API_KEY" https://key.test/${mark}`),
         { name: 'env', op: 'env' },
       ],
       {

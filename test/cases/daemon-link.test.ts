@@ -106,6 +106,8 @@ attack('T-11', 'has one daemon, and takes no socket that is not its own', async 
   const linked = await after('rm -r run; mkdir -m 700 other; ln -s other run')
   const open = await after('rm run; mkdir run; chmod 777 run')
   assert.deepEqual([linked.code, open.code], [125, 125], 'a link, a directory open to others')
+  // The first one holds the log until it sees that its directory is gone.
+  assert.ok(await eventually(() => daemonsOf(stage).length === 0))
   const file = await after('rm -r run; mkdir -m 700 run; echo stale > run/ambitd.sock')
   assert.equal(file.code, 0, `a file in its place\n${describe(file)}`)
   for (const pid of daemonsOf(stage)) process.kill(pid, 'SIGKILL')

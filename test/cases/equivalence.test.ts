@@ -160,8 +160,9 @@ function eventsOf(stage: Stage, events: readonly any[]): string[] {
       const rule = firewall_rule?.uid ?? '-'
       return `${ambit.kind} · ${own(message)} · ${disposition_id} · ${own(rule)}`
     })
-    // Ambit's home and the probe's own files.
-    .filter((line) => !/~\/(home|project\/tools)/.test(line))
+    // Ambit's home, the probe's own files; closures and plain mounts go through the view of a machine alone.
+    .filter((line) => !/~\/(home|project\/tools|outside\/plain)/.test(line))
+    .filter((line) => line.includes('~/') || !line.startsWith('file.'))
   return [...new Set(lines)].toSorted()
 }
 
